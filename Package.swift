@@ -1,0 +1,76 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .treatAllWarnings(as: .error),
+]
+let argumentParser = Target.Dependency.product(
+  name: "ArgumentParser", package: "swift-argument-parser")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+
+// Dependencies run downwards only: each room names the rooms below it, never one beside or above.
+let package = Package(
+  name: "granule",
+  products: [.executable(name: "granule", targets: ["granule"])],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
+  ],
+  targets: [
+    // System libraries, from Debian's -dev packages.
+    .systemLibrary(name: "CLibUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
+    .systemLibrary(
+      name: "CProtobufC", pkgConfig: "libprotobuf-c", providers: [.apt(["libprotobuf-c-dev"])]),
+    .systemLibrary(
+      name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
+    .systemLibrary(name: "CJansson", pkgConfig: "jansson", providers: [.apt(["libjansson-dev"])]),
+    .systemLibrary(name: "CLibCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+
+    // C: the hot loops, and what protoc-c makes of the wire contract.
+    .target(name: "CKernels", cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror"])]),
+    .target(
+      name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
+      exclude: ["granule.proto"], sources: ["generated"],
+      publicHeadersPath: "generated/include"),
+
+    // Dictionaries.
+    .target(name: "StrictJSON", dependencies: ["CJansson"], swiftSettings: strict),
+    .target(name: "Tensors", dependencies: ["CKernels", "StrictJSON"], swiftSettings: strict),
+    .target(
+      name: "SparseAutoencoder", dependencies: ["Tensors", "CKernels", "COpenBLAS", "StrictJSON"],
+      swiftSettings: strict),
+    .target(
+      name: "ModelRepository",
+      dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CLibCrypto"],
+      swiftSettings: strict),
+
+    // The network.
+    .target(name: "Wire", dependencies: ["CGranuleProto", "CProtobufC"], swiftSettings: strict),
+    .target(name: "EventLoop", dependencies: ["CLibUV"], swiftSettings: strict),
+    .target(name: "Client", dependencies: ["Wire", "EventLoop"], swiftSettings: strict),
+    .target(
+      name: "Serve",
+      dependencies: [
+        "Wire", "EventLoop", "ModelRepository", "SparseAutoencoder", "Tensors", "CKernels", logging,
+      ],
+      path: "serve", swiftSettings: strict),
+
+    // Making dictionaries.
+    .target(
+      name: "Training",
+      dependencies: ["SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS", "StrictJSON"],
+      path: "training", swiftSettings: strict),
+
+    .executableTarget(
+      name: "granule",
+      dependencies: [
+        "Serve", "Training", "Client", "ModelRepository", "SparseAutoencoder", "Tensors",
+        "StrictJSON", "Wire", "EventLoop", argumentParser, logging,
+      ],
+      swiftSettings: strict),
+  ]
+)
