@@ -72,5 +72,18 @@ let package = Package(
         "StrictJSON", "Wire", "EventLoop", argumentParser, logging,
       ],
       swiftSettings: strict),
+
+    // Tests mirror the rooms.
+    .testTarget(
+      name: "TensorsTests", dependencies: ["Tensors", "StrictJSON", "CKernels"],
+      swiftSettings: strict),
+    .testTarget(
+      name: "SparseAutoencoderTests",
+      dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CKernels", "TestSupport"],
+      swiftSettings: strict),
+    .target(
+      name: "TestSupport", dependencies: ["SparseAutoencoder", "Tensors"],
+      path: "Tests/TestSupport",
+      swiftSettings: strict),
   ]
 )
