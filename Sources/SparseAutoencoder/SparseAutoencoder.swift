@@ -149,6 +149,21 @@ public final class SparseAutoencoder: Sendable {
     return parts
   }
 
+  /// The first `granularity` latents as a dictionary of their own, whose full size is that
+  /// granularity and whose k is the one that serves it here.
+  ///
+  /// - Precondition: 1 ≤ granularity ≤ latents.
+  public func standalone(granularity: Int) -> SparseAutoencoder {
+    var parts = truncated(to: granularity).parts
+    if case .topk = selectionRule { parts.selectionRule = .topk(k: defaultK(at: granularity)) }
+    parts.granularities = granularities.filter { $0.latents <= granularity }
+    if !parts.granularities.isEmpty, parts.granularities.last?.latents != granularity {
+      parts.granularities.append(
+        Granularity(latents: granularity, k: defaultK(at: granularity)))
+    }
+    return SparseAutoencoder(parts)
+  }
+
   /// The first `count` latents with copies of their weights, so that the rest's memory is freed with
   /// the last use of this dictionary. Answers at G ≤ count are the same as this one's.
   ///

@@ -1,6 +1,9 @@
 import ArgumentParser
+import Foundation
 import ModelRepository
+import SparseAutoencoder
 import StrictJSON
+import Tensors
 
 struct PublishCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -14,6 +17,7 @@ struct PublishCommand: AsyncParsableCommand {
 
       EXAMPLE
         granule publish runs/first --repository models --name smollm2-block10
+        granule publish runs/first --repository models --name small --granularity 2048
         granule publish my-saelens-folder --repository models --name imported --keep 3
       """)
 
@@ -23,6 +27,8 @@ struct PublishCommand: AsyncParsableCommand {
   var repository: String
   @Option(help: "The model's name: letters, digits, '.', '_' and '-'.")
   var name: String
+  @Option(help: "Publish only the first so many latents, as a dictionary of their own.")
+  var granularity: Int?
   @Option(help: "Remove older versions so that at most so many remain.")
   var keep: Int?
   @Flag(help: "Print JSON.")
@@ -34,12 +40,27 @@ struct PublishCommand: AsyncParsableCommand {
 
   func run() async throws {
     let location = try DictionaryLocation(path)
+    var folder = location.folder
+    var temporary: String?
+    defer { if let temporary { try? FileManager.default.removeItem(atPath: temporary) } }
+    if let granularity {
+      let whole = try SparseAutoencoder(folder: folder)
+      guard (1...whole.latents).contains(granularity) else {
+        throw ValidationError(
+          "--granularity is \(granularity), the dictionary has \(whole.latents) latents")
+      }
+      folder = NSTemporaryDirectory() + "/granule-publish-\(UUID().uuidString)"
+      temporary = folder
+      try Folder.make(folder)
+      try whole.standalone(granularity: granularity).write(to: folder)
+    }
     let version = try ModelRepository(path: repository).publish(
-      folder: location.folder, name: name, keep: keep)
+      folder: folder, name: name, keep: keep)
     if json {
       print(StrictJSON.text(["name": .string(name), "version": .integer(Int64(version))]))
     } else {
-      print("Published \(location.folder) as \(name), version \(version), in \(repository)")
+      let part = granularity.map { "the first \($0.grouped) latents of " } ?? ""
+      print("Published \(part)\(location.folder) as \(name), version \(version), in \(repository)")
     }
   }
 }

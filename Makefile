@@ -1,0 +1,32 @@
+# `make demo` and `make test` are all that is needed; both install what they lack and can be run
+# again at any time.
+.PHONY: help demo test build lint dependencies clean
+
+help:
+	@echo "make demo    train a dictionary on a real model's activations, publish, serve, encode, swap"
+	@echo "             (ACTIVATIONS=FILE TOKENS=N OUT=FOLDER change what it works on)"
+	@echo "make test    run every test"
+	@echo "make build   build .build/release/granule"
+	@echo "make lint    check the sources' format and the generated protobuf code"
+	@echo "make clean   remove what was built"
+
+dependencies:
+	@scripts/install-dependencies
+
+build: dependencies
+	@echo "Building (about two minutes the first time) …"
+	swift build -c release --product granule
+
+demo: build
+	@scripts/demo
+
+# Release, since the kernels' tests would take minutes unoptimised.
+test: dependencies
+	swift test -c release
+
+lint: dependencies
+	swift format lint --strict --recursive Package.swift Sources serve training Tests
+	@for script in scripts/* proto/generate .ci/run; do sh -n $$script || exit 1; done
+
+clean:
+	rm -rf .build
