@@ -34,7 +34,7 @@ let package = Package(
     .target(name: "CKernels", cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror"])]),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
-      exclude: ["granule.proto"], sources: ["generated"],
+      exclude: ["granule.proto", "generate"], sources: ["generated"],
       publicHeadersPath: "generated/include"),
 
     // Dictionaries.
@@ -72,5 +72,8 @@ let package = Package(
         "StrictJSON", "Wire", "EventLoop", argumentParser, logging,
       ],
       swiftSettings: strict),
+
+    // Each room's tests.
+    .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
   ]
 )
