@@ -73,7 +73,26 @@ let package = Package(
       ],
       swiftSettings: strict),
 
-    // Each room's tests.
+    // Tests mirror the rooms.
+    .testTarget(
+      name: "TensorsTests", dependencies: ["Tensors", "StrictJSON", "CKernels"],
+      swiftSettings: strict),
+    .testTarget(
+      name: "SparseAutoencoderTests",
+      dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CKernels", "TestSupport"],
+      swiftSettings: strict),
+    .target(
+      name: "TestSupport", dependencies: ["SparseAutoencoder", "Tensors"],
+      path: "Tests/TestSupport",
+      swiftSettings: strict),
     .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
+    .testTarget(name: "EventLoopTests", dependencies: ["EventLoop"], swiftSettings: strict),
+    .testTarget(
+      name: "ServeTests",
+      dependencies: [
+        "Serve", "Client", "Wire", "EventLoop", "ModelRepository", "SparseAutoencoder", "Tensors",
+        "TestSupport", logging,
+      ],
+      swiftSettings: strict),
   ]
 )

@@ -1,0 +1,44 @@
+#include "CKernels.h"
+#include "vector.h"
+
+static inline __attribute__((always_inline)) void emit(
+    const float *sum, size_t d_model, const float *activation, float scale, float shift,
+    float *squared_error, float *reconstruction) {
+  float16x scales = splat16(scale), shifts = splat16(shift), errors = {0};
+  for (size_t i = 0; i < d_model; i += 16) {
+    size_t left = d_model - i < 16 ? d_model - i : 16;
+    float16x value = left == 16 ? fma16(scales, load16(sum + i), shifts)
+                                : fma16(scales, load16_partial(sum + i, left), shifts);
+    if (reconstruction) memcpy(reconstruction + i, &value, left * sizeof(float));
+    if (squared_error) {
+      float16x difference =
+          (left == 16 ? load16(activation + i) : load16_partial(activation + i, left)) - value;
+      // Beyond the end the sum is 0 and the shift must not count.
+      for (size_t l = left; l < 16; l++) difference[l] = 0;
+      errors = fma16(difference, difference, errors);
+    }
+  }
+  if (squared_error) *squared_error = sum16(errors);
+}
+
+GRANULE_VERSIONS
+void granule_nested_decode(
+    const float *decoder, const float *bias, size_t d_model, const uint32_t *indices,
+    const float *values, size_t active, const uint32_t *granularities, size_t prefixes,
+    const float *activation, float scale, float shift, float *sum, float *squared_errors,
+    float *reconstructions, size_t reconstruction_stride) {
+  memcpy(sum, bias, d_model * sizeof(float));
+  size_t next = 0;
+  for (size_t m = 0; m < prefixes; m++) {
+    for (; next < active && indices[next] < granularities[m]; next++) {
+      const float *row = decoder + (size_t)indices[next] * d_model;
+      float16x value = splat16(values[next]);
+      size_t i = 0;
+      for (; i + 16 <= d_model; i += 16)
+        store16(sum + i, fma16(value, load16(row + i), load16(sum + i)));
+      for (; i < d_model; i++) sum[i] = __builtin_fmaf(values[next], row[i], sum[i]);
+    }
+    emit(sum, d_model, activation, scale, shift, squared_errors ? squared_errors + m : NULL,
+         reconstructions ? reconstructions + m * reconstruction_stride : NULL);
+  }
+}

@@ -1,0 +1,47 @@
+internal import CKernels
+internal import Tensors
+
+/// The plain encoder: every pre-activation by the plain inner product, then a full sort. Slow, and
+/// the oracle of every fast encoder: sets and values must be equal to the bit.
+public struct ReferenceEncoder {
+  private let dictionary: SparseAutoencoder
+
+  /// An encoder of `dictionary`.
+  public init(_ dictionary: SparseAutoencoder) { self.dictionary = dictionary }
+
+  /// As `SparseAutoencoder.encode`.
+  public func encode(
+    _ activations: [Float], granularity: Int, k: Int? = nil
+  ) throws(EncodingError) -> SparseCodes {
+    let dModel = dictionary.dModel
+    let k = try dictionary.checkedK(k, granularity: granularity)
+    var codes = SparseCodes()
+    var input = [Float](repeating: 0, count: dModel)
+    for token in 0..<activations.count / dModel {
+      let row = Array(activations[token * dModel..<(token + 1) * dModel])
+      do throws(EncodingError) { _ = try dictionary.prepare(row, into: &input) } catch {
+        throw error.shifted(by: token)
+      }
+      let values = (0..<granularity).map { latent in
+        granule_dot_reference(
+          dictionary.encoderWeights.pointer + latent * dModel, input, dModel)
+          + dictionary.encoderBias.pointer[latent]
+      }
+      var active: [Int]
+      switch dictionary.selectionRule {
+      case .topk:
+        let ordered = (0..<granularity).sorted { (-values[$0], $0) < (-values[$1], $1) }
+        active = ordered.prefix(k).filter { values[$0] > 0 }.sorted()
+      case .threshold(let thresholds):
+        active = (0..<granularity).filter { values[$0] > thresholds[$0] && values[$0] > 0 }
+      case .relu: active = (0..<granularity).filter { values[$0] > 0 }
+      }
+      active.map { UInt32($0) }.withUnsafeBufferPointer { indices in
+        active.map { values[$0] }.withUnsafeBufferPointer { values in
+          codes.append(indices: indices, values: values)
+        }
+      }
+    }
+    return codes
+  }
+}

@@ -1,0 +1,111 @@
+internal import Glibc
+internal import StrictJSON
+public import Tensors
+
+extension SparseAutoencoder {
+  /// Writes the dictionary to the folder `folder`, which must exist, as SAELens loads it unmodified:
+  /// `cfg.json` and `sae_weights.safetensors`, and our `granule.safetensors` beside them.
+  ///
+  /// SAELens's standard, topk and jumprelu stand for the rules relu, topk and threshold; what it has
+  /// no place for is under `metadata.granule`, which it keeps.
+  ///
+  /// - Throws: `TensorFileError` with the system's reason; files written before it stay.
+  public func write(to folder: String) throws(TensorFileError) {
+    var weights: [SafetensorsWriter.Entry] = [
+      .init(
+        "W_enc", [dModel, latents], transposed(encoderWeights, rows: latents, columns: dModel)),
+      .init("b_enc", [latents], encoderBias),
+      .init("W_dec", [latents, dModel], decoderWeights),
+      .init("b_dec", [dModel], decoderBias),
+    ]
+    if case .threshold(let thresholds) = selectionRule {
+      weights.append(.init("threshold", [latents], FloatStorage(thresholds)))
+    }
+    try SafetensorsWriter.write(
+      weights, metadata: ["format": "pt"], to: "\(folder)/\(DictionaryFiles.weightsName)")
+
+    let order = latentOrder?.map { Int64($0) }
+    var companion: [SafetensorsWriter.Entry] = []
+    if let activationMean {
+      companion.append(.init("activation_mean", [dModel], FloatStorage(activationMean)))
+    }
+    let companionPath = "\(folder)/\(DictionaryFiles.companionName)"
+    if let order {
+      try order.withBytes { (bytes) throws(TensorFileError) in
+        companion.append(.init("latent_order", .int64, [latents], bytes))
+        try SafetensorsWriter.write(companion, to: companionPath)
+      }
+    } else if !companion.isEmpty {
+      try SafetensorsWriter.write(companion, to: companionPath)
+    } else {
+      unlink(companionPath)
+    }
+    try DurableFile.replace(
+      "\(folder)/\(DictionaryFiles.configName)",
+      with: StrictJSON.text(saeLensConfig, indented: true) + "\n")
+  }
+
+  /// SAELens reads a config without a version as older than 6.0, by other rules.
+  private static let saeLensVersion = "6.54.12"
+
+  private var saeLensConfig: JSONValue {
+    var members: [JSONValue.Member] = []
+    func add(_ key: String, _ value: JSONValue) { members.append(.init(key, value)) }
+    switch selectionRule {
+    case .topk(let k):
+      add("architecture", "topk")
+      add("k", JSONValue(k))
+      add("rescale_acts_by_decoder_norm", false)
+    case .threshold: add("architecture", "jumprelu")
+    case .relu: add("architecture", "standard")
+    }
+    add("d_in", JSONValue(dModel))
+    add("d_sae", JSONValue(latents))
+    add("dtype", "float32")
+    add("device", "cpu")
+    add("apply_b_dec_to_input", .bool(subtractsDecoderBias))
+    add("normalize_activations", .string(inputNormalization.rawValue))
+    add("reshape_activations", "none")
+
+    var own: [JSONValue.Member] = [
+      .init("selection_rule", .string(selectionRule.name)),
+      .init(
+        "granularities",
+        .array(
+          granularities.map { granularity in
+            var entry: [JSONValue.Member] = [
+              .init("latents", JSONValue(granularity.latents)),
+              .init("k", JSONValue(granularity.k)),
+            ]
+            if let l0 = granularity.l0 { entry.append(.init("l0", JSONValue(Double(l0)))) }
+            if let fvu = granularity.fvu { entry.append(.init("fvu", JSONValue(Double(fvu)))) }
+            return .object(entry)
+          })),
+    ]
+    var trainedOn: [JSONValue.Member] = []
+    if !provenance.languageModel.isEmpty {
+      trainedOn.append(.init("model", .string(provenance.languageModel)))
+    }
+    if !provenance.hook.isEmpty { trainedOn.append(.init("hook", .string(provenance.hook))) }
+    if let tokens = provenance.tokens { trainedOn.append(.init("tokens", JSONValue(tokens))) }
+    own.append(.init("trained_on", .object(trainedOn)))
+    if let orderedBy = provenance.orderedBy { own.append(.init("ordered_by", .string(orderedBy))) }
+    if let scale = provenance.activationScale {
+      own.append(.init("activation_scale", JSONValue(scale)))
+    }
+
+    var metadata: [JSONValue.Member] = [
+      .init("sae_lens_version", .string(Self.saeLensVersion)),
+      .init("model_name", .string(provenance.languageModel)),
+      .init("hook_name", .string(provenance.hook)),
+      .init("granule", .object(own)),
+    ]
+    if !granularities.isEmpty {
+      let widths = JSONValue.array(granularities.map { JSONValue($0.latents) })
+      metadata.append(
+        .init("training_architecture_details", ["matryoshka_widths": widths]))
+    }
+    add("metadata", .object(metadata))
+    return .object(members)
+  }
+}

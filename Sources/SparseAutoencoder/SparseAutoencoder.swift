@@ -1,0 +1,218 @@
+internal import CKernels
+internal import Glibc
+public import Tensors
+
+/// A dictionary: its weights, its selection rule, and the granularities it was made for. Immutable.
+///
+/// x̂ = b_dec + Σ_j z_j W_dec[j], where z holds ReLU(W_enc (x − b_dec) + b_enc) for the latents that
+/// the selection rule finds active among the first G. Weights act on raw activations.
+public final class SparseAutoencoder: Sendable {
+  /// Length of an activation.
+  public let dModel: Int
+  /// Number of latents that are in memory, N.
+  public let latents: Int
+  /// W_enc: [latents, d_model], a latent's row contiguous, so that a granularity is a prefix.
+  public let encoderWeights: FloatStorage
+  /// b_enc: [latents]
+  public let encoderBias: FloatStorage
+  /// W_dec: [latents, d_model]
+  public let decoderWeights: FloatStorage
+  /// b_dec: [d_model]
+  public let decoderBias: FloatStorage
+  /// Whether b_dec is subtracted before encoding (SAELens's `apply_b_dec_to_input`).
+  public let subtractsDecoderBias: Bool
+  /// Which latents are active.
+  public let selectionRule: SelectionRule
+  /// What is done to each activation first.
+  public let inputNormalization: InputNormalization
+  /// The granularities it was made for, ascending; empty where nothing is known.
+  public let granularities: [Granularity]
+  /// Mean of the activations, [d_model], the baseline of FVU; nil where none was stored.
+  public let activationMean: [Float]?
+  /// Each latent's index in the dictionary that it was ordered from, nil where it was not.
+  public let latentOrder: [Int]?
+  /// Where it comes from.
+  public let provenance: Provenance
+
+  /// Number of latents of the whole dictionary, of which `latents` are in memory: the k of a fixed
+  /// ratio refers to it.
+  public let latentsBeforeTruncation: Int
+  /// max(θ_j, 0), the least pre-activation that is active; nil unless the rule is `threshold`.
+  let effectiveThresholds: FloatStorage?
+  /// The largest ‖W_enc[j]‖ among the first G latents, at G − 1; rounded up.
+  let encoderNormMax: [Float]
+  /// The largest |b_enc[j]| among the first G latents, at G − 1.
+  let encoderBiasMax: [Float]
+
+  /// What a dictionary is made of.
+  public struct Parts {
+    /// W_enc: [latents, d_model], latent-major.
+    public var encoderWeights: FloatStorage
+    /// b_enc: [latents]
+    public var encoderBias: FloatStorage
+    /// W_dec: [latents, d_model]
+    public var decoderWeights: FloatStorage
+    /// b_dec: [d_model]
+    public var decoderBias: FloatStorage
+    /// See `SparseAutoencoder.subtractsDecoderBias`.
+    public var subtractsDecoderBias = true
+    /// See `SparseAutoencoder.selectionRule`.
+    public var selectionRule: SelectionRule
+    /// See `SparseAutoencoder.inputNormalization`.
+    public var inputNormalization = InputNormalization.none
+    /// See `SparseAutoencoder.granularities`.
+    public var granularities: [Granularity] = []
+    /// See `SparseAutoencoder.activationMean`.
+    public var activationMean: [Float]?
+    /// See `SparseAutoencoder.latentOrder`.
+    public var latentOrder: [Int]?
+    /// See `SparseAutoencoder.provenance`.
+    public var provenance = Provenance()
+
+    /// Weights and a rule; the rest as defaults say.
+    public init(
+      encoderWeights: FloatStorage, encoderBias: FloatStorage, decoderWeights: FloatStorage,
+      decoderBias: FloatStorage, selectionRule: SelectionRule
+    ) {
+      self.encoderWeights = encoderWeights
+      self.encoderBias = encoderBias
+      self.decoderWeights = decoderWeights
+      self.decoderBias = decoderBias
+      self.selectionRule = selectionRule
+    }
+  }
+
+  /// - Precondition: shapes agree, there is at least one latent and one dimension, every value is
+  ///   finite, granularities ascend within 1 … latents. Readers of files check before.
+  public convenience init(_ parts: Parts) {
+    self.init(parts, latentsBeforeTruncation: parts.encoderBias.count)
+  }
+
+  private init(_ parts: Parts, latentsBeforeTruncation: Int) {
+    dModel = parts.decoderBias.count
+    latents = parts.encoderBias.count
+    precondition(dModel > 0 && latents > 0)
+    precondition(parts.encoderWeights.count == latents * dModel)
+    precondition(parts.decoderWeights.count == latents * dModel)
+    encoderWeights = parts.encoderWeights
+    encoderBias = parts.encoderBias
+    decoderWeights = parts.decoderWeights
+    decoderBias = parts.decoderBias
+    subtractsDecoderBias = parts.subtractsDecoderBias
+    selectionRule = parts.selectionRule
+    inputNormalization = parts.inputNormalization
+    granularities = parts.granularities
+    activationMean = parts.activationMean
+    latentOrder = parts.latentOrder
+    provenance = parts.provenance
+    self.latentsBeforeTruncation = latentsBeforeTruncation
+    if case .threshold(let thresholds) = parts.selectionRule {
+      precondition(thresholds.count == latents)
+      effectiveThresholds = FloatStorage(thresholds.map { max($0, 0) })
+    } else {
+      effectiveThresholds = nil
+    }
+    var normMax: [Float] = []
+    var biasMax: [Float] = []
+    normMax.reserveCapacity(latents)
+    biasMax.reserveCapacity(latents)
+    for latent in 0..<latents {
+      let row = parts.encoderWeights.pointer + latent * dModel
+      let squaredNorm = granule_dot(row, row, dModel)
+      // 1.01 covers the rounding of the sum, the floor what underflows in it.
+      normMax.append(max(normMax.last ?? 0, 1.01 * (squaredNorm + 1e-30).squareRoot()))
+      biasMax.append(max(biasMax.last ?? 0, abs(parts.encoderBias.pointer[latent])))
+    }
+    encoderNormMax = normMax
+    encoderBiasMax = biasMax
+  }
+
+  /// Bytes of memory that its weights take.
+  public var residentBytes: Int {
+    let weights = encoderWeights.count + decoderWeights.count + encoderBias.count
+    let vectors = decoderBias.count + encoderNormMax.count + encoderBiasMax.count
+    return MemoryLayout<Float>.size
+      * (weights + vectors + (effectiveThresholds?.count ?? 0) * 2 + (activationMean?.count ?? 0))
+  }
+
+  /// The dictionary's parts, sharing its weights, to make another from.
+  public var parts: Parts {
+    var parts = Parts(
+      encoderWeights: encoderWeights, encoderBias: encoderBias, decoderWeights: decoderWeights,
+      decoderBias: decoderBias, selectionRule: selectionRule)
+    parts.subtractsDecoderBias = subtractsDecoderBias
+    parts.inputNormalization = inputNormalization
+    parts.granularities = granularities
+    parts.activationMean = activationMean
+    parts.latentOrder = latentOrder
+    parts.provenance = provenance
+    return parts
+  }
+
+  /// The first `count` latents with copies of their weights, so that the rest's memory is freed with
+  /// the last use of this dictionary. Answers at G ≤ count are the same as this one's.
+  ///
+  /// - Precondition: 1 ≤ count ≤ latents.
+  public func truncated(to count: Int) -> SparseAutoencoder {
+    precondition((1...latents).contains(count))
+    var parts = parts
+    parts.encoderWeights = FloatStorage(encoderWeights.values[..<(count * dModel)])
+    parts.decoderWeights = FloatStorage(decoderWeights.values[..<(count * dModel)])
+    parts.encoderBias = FloatStorage(encoderBias.values[..<count])
+    if case .threshold(let thresholds) = selectionRule {
+      parts.selectionRule = .threshold(Array(thresholds[..<count]))
+    }
+    parts.latentOrder = latentOrder.map { Array($0[..<count]) }
+    return SparseAutoencoder(parts, latentsBeforeTruncation: latentsBeforeTruncation)
+  }
+
+  /// The k that serves granularity G unless the caller says another.
+  ///
+  /// A dictionary that was calibrated has its own: what it lists at G, between two listed
+  /// granularities interpolated linearly in log G, below the first in proportion to G. Without
+  /// calibration the ratio k / N is kept (Progressive Coding for SAEs, section 4). At least 1, at
+  /// most G; 0 where the selection rule has no k.
+  public func defaultK(at granularity: Int) -> Int {
+    guard case .topk(let fullK) = selectionRule else { return 0 }
+    var known = granularities.filter { $0.k > 0 }.map { (latents: $0.latents, k: Double($0.k)) }
+    guard !known.isEmpty else { return fixedRatioK(at: granularity) }
+    if known.last?.latents != latentsBeforeTruncation {
+      known.append((latentsBeforeTruncation, Double(fullK)))
+    }
+    let g = Double(granularity)
+    guard let above = known.firstIndex(where: { $0.latents >= granularity }) else { return fullK }
+    let k: Double
+    if known[above].latents == granularity {
+      k = known[above].k
+    } else if above == 0 {
+      k = known[0].k * g / Double(known[0].latents)
+    } else {
+      let (low, high) = (known[above - 1], known[above])
+      let share = log(g / Double(low.latents)) / log(Double(high.latents) / Double(low.latents))
+      k = low.k + share * (high.k - low.k)
+    }
+    return min(max(Int(k.rounded()), 1), granularity)
+  }
+
+  /// k · G / N, at least 1: the fixed relative sparsity at which the progressive-coding paper
+  /// evaluates. 0 where the selection rule has no k.
+  public func fixedRatioK(at granularity: Int) -> Int {
+    guard case .topk(let fullK) = selectionRule else { return 0 }
+    let k = Double(fullK) * Double(granularity) / Double(latentsBeforeTruncation)
+    return min(max(Int(k.rounded()), 1), granularity)
+  }
+
+  /// Σ‖x − mean‖² over the tokens of `activations`: [tokens, d_model], the denominator of FVU; nil
+  /// where the dictionary stores no mean.
+  public func totalVariance(of activations: UnsafeBufferPointer<Float>) -> Double? {
+    guard let activationMean else { return nil }
+    var total = 0.0
+    for start in stride(from: 0, to: activations.count, by: dModel) {
+      for dimension in 0..<dModel {
+        let difference = Double(activations[start + dimension]) - Double(activationMean[dimension])
+        total += difference * difference
+      }
+    }
+    return total
+  }
+}

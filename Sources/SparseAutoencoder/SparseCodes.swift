@@ -1,0 +1,99 @@
+/// The active latents of some tokens, in compressed sparse rows.
+public struct SparseCodes: Sendable, Equatable {
+  /// Where each token's latents begin in `indices` and `values`, and the end of the last:
+  /// [tokens + 1].
+  public private(set) var rowOffsets: [UInt32] = [0]
+  /// Latent indices, ascending within a token: [nonzeros].
+  public private(set) var indices: [UInt32] = []
+  /// The latents' values: [nonzeros].
+  public private(set) var values: [Float] = []
+
+  /// No tokens.
+  public init() {}
+
+  /// Codes from elsewhere, checked.
+  ///
+  /// - Throws: `CodesError` where the offsets do not begin at 0, descend, or do not end at the number
+  ///   of indices; where indices do not ascend within a token; where a value is not finite.
+  public init(
+    rowOffsets: [UInt32], indices: [UInt32], values: [Float]
+  ) throws(CodesError) {
+    guard rowOffsets.first == 0 else {
+      throw CodesError(
+        "row_offsets begin with \(rowOffsets.first.map(String.init) ?? "nothing"), 0 is needed")
+    }
+    guard indices.count == values.count else {
+      throw CodesError("there are \(indices.count) indices and \(values.count) values")
+    }
+    guard Int(rowOffsets[rowOffsets.count - 1]) == indices.count else {
+      throw CodesError(
+        "row_offsets end with \(rowOffsets[rowOffsets.count - 1]), there are \(indices.count) indices"
+      )
+    }
+    for token in 0..<rowOffsets.count - 1 {
+      let (start, end) = (Int(rowOffsets[token]), Int(rowOffsets[token + 1]))
+      guard start <= end, end <= indices.count else {
+        throw CodesError("row_offsets descend after token \(token)")
+      }
+      for position in start..<end {
+        guard position == start || indices[position - 1] < indices[position] else {
+          throw CodesError("indices of token \(token) do not ascend")
+        }
+        guard values[position].isFinite else {
+          throw CodesError(
+            "the value of token \(token)'s latent \(indices[position]) is not finite")
+        }
+      }
+    }
+    self.rowOffsets = rowOffsets
+    self.indices = indices
+    self.values = values
+  }
+
+  /// Number of tokens.
+  public var tokens: Int { rowOffsets.count - 1 }
+  /// Mean number of active latents a token; 0 without tokens.
+  public var l0: Double { tokens == 0 ? 0 : Double(indices.count) / Double(tokens) }
+
+  /// Adds a token. indices ascend; indices, values: [active]
+  package mutating func append(
+    indices newIndices: UnsafeBufferPointer<UInt32>, values newValues: UnsafeBufferPointer<Float>
+  ) {
+    indices.append(contentsOf: newIndices)
+    values.append(contentsOf: newValues)
+    rowOffsets.append(UInt32(indices.count))
+  }
+
+  /// Adds the tokens of `other` after these.
+  public mutating func append(_ other: SparseCodes) {
+    let base = UInt32(indices.count)
+    indices.append(contentsOf: other.indices)
+    values.append(contentsOf: other.values)
+    rowOffsets.append(contentsOf: other.rowOffsets.dropFirst().map { base + $0 })
+  }
+
+  /// The codes' first latents only: what a full-width code leaves of a prefix of G latents.
+  public func prefix(granularity: Int) -> SparseCodes {
+    var result = SparseCodes()
+    indices.withUnsafeBufferPointer { indices in
+      values.withUnsafeBufferPointer { values in
+        for token in 0..<tokens {
+          let (start, end) = (Int(rowOffsets[token]), Int(rowOffsets[token + 1]))
+          let kept = start + indices[start..<end].prefix { $0 < UInt32(granularity) }.count
+          result.append(
+            indices: UnsafeBufferPointer(rebasing: indices[start..<kept]),
+            values: UnsafeBufferPointer(rebasing: values[start..<kept]))
+        }
+      }
+    }
+    return result
+  }
+}
+
+/// Why codes are not valid.
+public struct CodesError: Error, CustomStringConvertible, Sendable {
+  /// What is wrong, and where.
+  public let description: String
+
+  init(_ description: String) { self.description = description }
+}

@@ -1,0 +1,123 @@
+internal import CJansson
+
+/// Why a text is not acceptable JSON.
+public struct StrictJSONError: Error, CustomStringConvertible, Sendable {
+  /// What was wrong and where, in libjansson's words.
+  public let description: String
+}
+
+/// JSON read strictly, by libjansson: duplicate keys, text after the value, invalid UTF-8, NUL in
+/// strings, integers beyond 64 bits and nesting deeper than `depthMax` are errors, never silently
+/// mended.
+public enum StrictJSON {
+  /// How deeply arrays and objects may be nested: far beyond any file of ours, far below what a
+  /// thread's stack holds.
+  public static let depthMax = 64
+
+  /// Parses one JSON value.
+  ///
+  /// - Throws: `StrictJSONError` with line, column and fault.
+  public static func parse(_ bytes: UnsafeRawBufferPointer) throws(StrictJSONError) -> JSONValue {
+    var fault = json_error_t()
+    let text = bytes.baseAddress?.assumingMemoryBound(to: CChar.self)
+    // libjansson takes NULL for an error of the caller; an empty text is a fault of the text.
+    guard let text, !bytes.isEmpty else { throw StrictJSONError(description: "the text is empty") }
+    let flags = Int(JSON_REJECT_DUPLICATES | JSON_DECODE_ANY)
+    guard let root = json_loadb(text, bytes.count, flags, &fault) else {
+      let message = withUnsafeBytes(of: &fault.text) { raw in
+        String(decoding: raw.prefix { $0 != 0 }, as: UTF8.self)
+      }
+      throw StrictJSONError(
+        description: "\(message) (line \(fault.line), column \(fault.column))")
+    }
+    defer { json_decref(root) }
+    return try value(of: root, depth: 0)
+  }
+
+  /// Parses one JSON value.
+  ///
+  /// - Throws: `StrictJSONError` with line, column and fault.
+  public static func parse(_ text: String) throws(StrictJSONError) -> JSONValue {
+    let bytes = Array(text.utf8)
+    let result: Result<JSONValue, StrictJSONError> = bytes.withUnsafeBytes { buffer in
+      do throws(StrictJSONError) { return .success(try parse(buffer)) } catch {
+        return .failure(error)
+      }
+    }
+    return try result.get()
+  }
+
+  /// The text of `value`: one line, or indented by two spaces. Reals keep 17 significant digits.
+  public static func text(_ value: JSONValue, indented: Bool = false) -> String {
+    let tree = node(of: value)
+    defer { json_decref(tree) }
+    let realPrecision = 17 << 11  // JSON_REAL_PRECISION(17), a macro that Swift does not see
+    let layout = indented ? 2 : Int(JSON_COMPACT)
+    let flags = Int(JSON_PRESERVE_ORDER | JSON_ENCODE_ANY) | realPrecision | layout
+    guard let text = json_dumps(tree, flags) else {
+      preconditionFailure("libjansson could not allocate the text of a JSON value")
+    }
+    defer { free(text) }
+    return String(cString: text)
+  }
+
+  private static func value(
+    of node: UnsafeMutablePointer<json_t>, depth: Int
+  ) throws(StrictJSONError) -> JSONValue {
+    guard depth <= depthMax else {
+      throw StrictJSONError(description: "nested more than \(depthMax) deep")
+    }
+    switch node.pointee.type {
+    case JSON_OBJECT:
+      var members: [JSONValue.Member] = []
+      members.reserveCapacity(json_object_size(node))
+      var iterator = json_object_iter(node)
+      while let current = iterator {
+        if let key = json_object_iter_key(current), let child = json_object_iter_value(current) {
+          members.append(.init(String(cString: key), try value(of: child, depth: depth + 1)))
+        }
+        iterator = json_object_iter_next(node, current)
+      }
+      return .object(members)
+    case JSON_ARRAY:
+      var elements: [JSONValue] = []
+      elements.reserveCapacity(json_array_size(node))
+      for index in 0..<json_array_size(node) {
+        guard let child = json_array_get(node, index) else { break }
+        elements.append(try value(of: child, depth: depth + 1))
+      }
+      return .array(elements)
+    case JSON_STRING:
+      let bytes = UnsafeRawBufferPointer(
+        start: json_string_value(node), count: json_string_length(node))
+      return .string(String(decoding: bytes, as: UTF8.self))
+    case JSON_INTEGER: return .integer(Int64(json_integer_value(node)))
+    case JSON_REAL: return .real(json_real_value(node))
+    case JSON_TRUE: return .bool(true)
+    case JSON_FALSE: return .bool(false)
+    default: return .null
+    }
+  }
+
+  private static func node(of value: JSONValue) -> UnsafeMutablePointer<json_t>? {
+    switch value {
+    case .object(let members):
+      let object = json_object()
+      for member in members { json_object_set_new(object, member.key, node(of: member.value)) }
+      return object
+    case .array(let elements):
+      let array = json_array()
+      for element in elements { json_array_append_new(array, node(of: element)) }
+      return array
+    case .string(let text):
+      var text = text
+      return text.withUTF8 { utf8 in
+        utf8.withMemoryRebound(to: CChar.self) { json_stringn($0.baseAddress, $0.count) }
+      }
+    case .integer(let value): return json_integer(json_int_t(value))
+    case .real(let value): return value.isFinite ? json_real(value) : json_null()
+    case .bool(let value): return value ? json_true() : json_false()
+    case .null: return json_null()
+    }
+  }
+}

@@ -1,0 +1,76 @@
+internal import Glibc
+
+/// Writing files so that a crash leaves the old or the new, never a part.
+public enum DurableFile {
+  /// Writes `chunks` one after the other to a new file at `path`, replacing any, and flushes it to
+  /// the disk. Where it fails no file is left at `path`.
+  ///
+  /// - Throws: `TensorFileError` with the system's reason.
+  public static func write(
+    _ chunks: [UnsafeRawBufferPointer], to path: String
+  ) throws(TensorFileError) {
+    let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+    guard descriptor >= 0 else { throw systemError(path, "cannot be created") }
+    var failure: TensorFileError?
+    outer: for chunk in chunks {
+      var done = 0
+      while done < chunk.count {
+        let wrote = Glibc.write(descriptor, chunk.baseAddress! + done, chunk.count - done)
+        if wrote < 0 && errno == EINTR { continue }
+        guard wrote > 0 else {
+          failure = systemError(path, "cannot be written")
+          break outer
+        }
+        done += wrote
+      }
+    }
+    if failure == nil, fsync(descriptor) != 0 { failure = systemError(path, "cannot be flushed") }
+    if close(descriptor) != 0, failure == nil { failure = systemError(path, "cannot be closed") }
+    if let failure {
+      unlink(path)
+      throw failure
+    }
+  }
+
+  /// Writes `text` to `path` by way of a neighbouring file and a rename: readers see the old or
+  /// the new text, also after a crash.
+  ///
+  /// - Throws: `TensorFileError` with the system's reason.
+  public static func replace(_ path: String, with text: String) throws(TensorFileError) {
+    let temporary = path + ".new"
+    try Array(text.utf8).withBytes { (bytes) throws(TensorFileError) in
+      try write([bytes], to: temporary)
+    }
+    guard rename(temporary, path) == 0 else {
+      let failure = systemError(path, "cannot be replaced")
+      unlink(temporary)
+      throw failure
+    }
+    try flushFolder(path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".")
+  }
+
+  /// Flushes a folder's entries to the disk, so that names made or changed in it last.
+  ///
+  /// - Throws: `TensorFileError` with the system's reason.
+  public static func flushFolder(_ path: String) throws(TensorFileError) {
+    let descriptor = open(path.isEmpty ? "/" : path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
+    defer { close(descriptor) }
+    guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be flushed") }
+  }
+
+  private static func systemError(_ path: String, _ what: String) -> TensorFileError {
+    TensorFileError(file: path, fault: "\(what): \(String(cString: strerror(errno)))")
+  }
+}
+
+extension Array where Element: BitwiseCopyable {
+  /// `withUnsafeBytes` with typed throws, which the standard library's lacks.
+  public func withBytes<Result, Failure>(
+    _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    try withUnsafeBufferPointer { (buffer) throws(Failure) in
+      try body(UnsafeRawBufferPointer(buffer))
+    }
+  }
+}

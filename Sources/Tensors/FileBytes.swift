@@ -1,0 +1,97 @@
+internal import Glibc
+
+/// The bytes of a file, for as long as the object lives; immutable.
+public final class FileBytes: Sendable {
+  /// The file's path, for messages.
+  public let path: String
+  /// All bytes of the file.
+  public nonisolated(unsafe) let bytes: UnsafeRawBufferPointer  // never written after init
+  private let isMapped: Bool
+
+  private init(path: String, bytes: UnsafeRawBufferPointer, isMapped: Bool) {
+    self.path = path
+    self.bytes = bytes
+    self.isMapped = isMapped
+  }
+
+  deinit {
+    guard let start = bytes.baseAddress else { return }
+    if isMapped {
+      munmap(UnsafeMutableRawPointer(mutating: start), bytes.count)
+    } else {
+      bytes.deallocate()
+    }
+  }
+
+  /// Maps a file that nobody shortens while it is mapped: a page beyond the end kills the process.
+  ///
+  /// - Throws: `TensorFileError` where the file cannot be opened or mapped.
+  public static func map(_ path: String) throws(TensorFileError) -> FileBytes {
+    let (descriptor, count) = try open(path)
+    defer { close(descriptor) }
+    guard count > 0 else {
+      return FileBytes(path: path, bytes: .init(start: nil, count: 0), isMapped: true)
+    }
+    let start = mmap(nil, count, PROT_READ, MAP_PRIVATE, descriptor, 0)
+    guard let start, start != MAP_FAILED else { throw systemError(path, "cannot be mapped") }
+    return FileBytes(
+      path: path, bytes: UnsafeRawBufferPointer(start: start, count: count), isMapped: true)
+  }
+
+  /// Reads a whole file into memory of our own, which nobody else can change.
+  ///
+  /// - Throws: `TensorFileError` where the file cannot be read, is longer than `byteCountMax`, or
+  ///   shrinks while it is read.
+  public static func read(
+    _ path: String, byteCountMax: Int = .max
+  ) throws(TensorFileError) -> FileBytes {
+    let (descriptor, count) = try open(path)
+    defer { close(descriptor) }
+    guard count <= byteCountMax else {
+      throw TensorFileError(
+        file: path, fault: "is \(count) bytes long, the limit is \(byteCountMax)")
+    }
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 64)
+    var filled = 0
+    while filled < count {
+      let got = Glibc.read(descriptor, buffer.baseAddress! + filled, count - filled)
+      if got < 0 && errno == EINTR { continue }
+      guard got > 0 else {
+        let fault =
+          got == 0 ? "ended after \(filled) of \(count) bytes while it was read" : systemFault()
+        buffer.deallocate()
+        throw TensorFileError(file: path, fault: fault)
+      }
+      filled += got
+    }
+    return FileBytes(path: path, bytes: UnsafeRawBufferPointer(buffer), isMapped: false)
+  }
+
+  /// A copy of bytes that are in memory already, under a name for messages.
+  public static func copy(_ source: UnsafeRawBufferPointer, named path: String) -> FileBytes {
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: source.count, alignment: 64)
+    buffer.copyMemory(from: source)
+    return FileBytes(path: path, bytes: UnsafeRawBufferPointer(buffer), isMapped: false)
+  }
+
+  private static func open(_ path: String) throws(TensorFileError) -> (Int32, Int) {
+    let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else {
+      defer { close(descriptor) }
+      throw systemError(path, "cannot be examined")
+    }
+    guard status.st_mode & S_IFMT == S_IFREG else {
+      close(descriptor)
+      throw TensorFileError(file: path, fault: "is not a regular file")
+    }
+    return (descriptor, Int(status.st_size))
+  }
+
+  private static func systemError(_ path: String, _ what: String) -> TensorFileError {
+    TensorFileError(file: path, fault: "\(what): \(systemFault())")
+  }
+
+  private static func systemFault() -> String { String(cString: strerror(errno)) }
+}

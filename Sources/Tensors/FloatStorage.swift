@@ -1,0 +1,53 @@
+internal import Glibc
+
+/// A block of float32 values, aligned to 64 bytes; zeroed at first.
+///
+/// Whoever makes one fills it and then shares it: nothing guards a writer against readers.
+public final class FloatStorage: @unchecked Sendable {
+  // Unchecked: written only by its maker, before it is shared, as stated above; the trainer, which
+  // keeps writing, gives each thread a range of its own.
+
+  /// The first value.
+  public let pointer: UnsafeMutablePointer<Float>
+  /// Number of values.
+  public let count: Int
+
+  /// Zeros.
+  public init(count: Int) {
+    precondition(count >= 0)
+    self.count = count
+    // Whole huge pages for large blocks: a dictionary is streamed through at every encode, and
+    // 4 KiB pages would spend the time on address translation.
+    let hugePage = 2 << 20
+    let byteCount = max(count, 1) * MemoryLayout<Float>.stride
+    let isLarge = byteCount >= hugePage
+    var raw: UnsafeMutableRawPointer?
+    let rounded = isLarge ? (byteCount + hugePage - 1) / hugePage * hugePage : byteCount
+    let failure = posix_memalign(&raw, isLarge ? hugePage : 64, rounded)
+    guard failure == 0, let raw else { fatalError("out of memory: \(byteCount) bytes asked for") }
+    if isLarge { madvise(raw, rounded, MADV_HUGEPAGE) }
+    memset(raw, 0, byteCount)
+    pointer = raw.bindMemory(to: Float.self, capacity: max(count, 1))
+  }
+
+  /// A copy of `values`.
+  public convenience init(_ values: some Collection<Float>) {
+    self.init(count: values.count)
+    var next = pointer
+    for value in values {
+      next.pointee = value
+      next += 1
+    }
+  }
+
+  deinit { free(pointer) }
+
+  /// A copy of all values.
+  public var array: [Float] { Array(values) }
+  /// All values, for as long as the storage is held: of a temporary take `array`.
+  public var values: UnsafeBufferPointer<Float> { .init(start: pointer, count: count) }
+  /// All values, for the maker to fill.
+  public var mutableValues: UnsafeMutableBufferPointer<Float> {
+    .init(start: pointer, count: count)
+  }
+}

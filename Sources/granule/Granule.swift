@@ -1,0 +1,13 @@
+import ArgumentParser
+
+/// The command line: one subcommand a file.
+@main
+struct Granule: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "granule",
+    abstract:
+      "Progressive sparse autoencoders: train nested dictionaries, serve any prefix of them.",
+    version: "0.1.0",
+    subcommands: []
+  )
+}

@@ -1,0 +1,39 @@
+import Foundation
+import SparseAutoencoder
+import Tensors
+import TestSupport
+import Testing
+
+@Suite("A dictionary that is written and read back")
+struct RoundTripTests {
+  @Test("is the same in every part, for every rule")
+  func roundTrip() throws {
+    let folder = try TemporaryFolder()
+    for rule in [SelectionRule.topk(k: 3), .relu, .threshold([0, 0.5, 1, -1, 2, 0.25])] {
+      let written = SparseAutoencoder.random(dModel: 5, latents: 6, rule: rule, seed: 2) {
+        $0.granularities = [
+          Granularity(latents: 2, k: 1, l0: 1.5, fvu: 0.75), Granularity(latents: 6, k: 3),
+        ]
+        $0.latentOrder = [3, 1, 0, 2, 5, 4]
+        $0.provenance.languageModel = "a \"model\""
+        $0.provenance.hook = "blocks.10.hook_resid_pre"
+        $0.provenance.tokens = 1_000_000
+        $0.provenance.activationScale = 0.1791708907084553
+        $0.subtractsDecoderBias = rule != .relu
+      }
+      try written.write(to: folder.path)
+      let read = try SparseAutoencoder(folder: folder.path)
+      #expect(read.selectionRule == written.selectionRule)
+      #expect(read.granularities == written.granularities)
+      #expect(read.latentOrder == written.latentOrder)
+      #expect(read.provenance == written.provenance)
+      #expect(read.activationMean == written.activationMean)
+      #expect(read.subtractsDecoderBias == written.subtractsDecoderBias)
+      for part in [
+        \SparseAutoencoder.encoderWeights, \.encoderBias, \.decoderWeights, \.decoderBias,
+      ] {
+        #expect(Array(read[keyPath: part].values) == Array(written[keyPath: part].values))
+      }
+    }
+  }
+}
