@@ -81,6 +81,10 @@ let package = Package(
       name: "SparseAutoencoderTests",
       dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CKernels", "TestSupport"],
       swiftSettings: strict),
+    .testTarget(
+      name: "ModelRepositoryTests",
+      dependencies: ["ModelRepository", "SparseAutoencoder", "Tensors", "TestSupport"],
+      swiftSettings: strict),
     .target(
       name: "TestSupport", dependencies: ["SparseAutoencoder", "Tensors"],
       path: "Tests/TestSupport",

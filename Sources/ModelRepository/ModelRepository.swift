@@ -1,1 +1,156 @@
+internal import Glibc
+public import SparseAutoencoder
+internal import Tensors
 
+/// The folder in which the trainer and the server meet: `REPOSITORY/NAME/VERSION/`, VERSION a
+/// positive integer in canonical decimal, immutable once published.
+public struct ModelRepository: Sendable {
+  /// The repository's folder.
+  public let path: String
+
+  /// A repository at `path`; nothing is read or made until it is used.
+  public init(path: String) { self.path = path }
+
+  /// Whether `name` may name a model: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`.
+  public static func isValidName(_ name: String) -> Bool {
+    func isLetterOrDigit(_ byte: UInt8) -> Bool {
+      (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
+        || (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20)
+    }
+    guard let first = name.utf8.first, isLetterOrDigit(first), name.utf8.count <= 128 else {
+      return false
+    }
+    return name.utf8.allSatisfy { isLetterOrDigit($0) || "._-".utf8.contains($0) }
+  }
+
+  /// Names of the models that have a complete version, sorted. A repository that does not exist has
+  /// none.
+  ///
+  /// - Throws: `ModelRepositoryError.system` where the folder cannot be read.
+  public func modelNames() throws(ModelRepositoryError) -> [String] {
+    var names: [String] = []
+    for name in try entries(of: path) where Self.isValidName(name) {
+      if try !versions(of: name).isEmpty { names.append(name) }
+    }
+    return names
+  }
+
+  /// The complete versions of a model, ascending: those whose manifest, written last, is there.
+  ///
+  /// - Throws: `ModelRepositoryError.system` where the folder cannot be read.
+  public func versions(of name: String) throws(ModelRepositoryError) -> [UInt64] {
+    guard Self.isValidName(name) else { throw .invalidName(name) }
+    let folder = "\(path)/\(name)"
+    var versions: [UInt64] = []
+    for entry in try entries(of: folder) {
+      guard let version = Self.version(entry),
+        access("\(folder)/\(entry)/\(Manifest.fileName)", F_OK) == 0
+      else { continue }
+      versions.append(version)
+    }
+    return versions.sorted()
+  }
+
+  /// Reads a version into memory and verifies every file's size and digest, those very bytes.
+  ///
+  /// - Parameter latents: keep only so many of the first latents in memory; nil or more than there
+  ///   are: all.
+  /// - Throws: `ModelRepositoryError`; nothing half-read is ever returned.
+  public func load(
+    _ name: String, version: UInt64, latents: Int? = nil
+  ) throws(ModelRepositoryError) -> PublishedDictionary {
+    guard Self.isValidName(name) else { throw .invalidName(name) }
+    let folder = "\(path)/\(name)/\(version)"
+    guard access(folder, F_OK) == 0 else {
+      let known = try versions(of: name)
+      guard !known.isEmpty else { throw .unknownModel(name, repository: path) }
+      throw .unknownVersion(name, version: version, known: known)
+    }
+    let manifest = try Manifest(folder: folder)
+    var files: [String: FileBytes] = [:]
+    for (fileName, entry) in manifest.files {
+      files[fileName] = try Self.verifiedFile("\(folder)/\(fileName)", entry)
+    }
+    func file(_ fileName: String) throws(ModelRepositoryError) -> FileBytes {
+      guard let file = files[fileName] else {
+        throw .corrupt(path: "\(folder)/\(Manifest.fileName)", fault: "does not list \(fileName)")
+      }
+      return file
+    }
+    let dictionary: SparseAutoencoder
+    let dictionaryFiles = DictionaryFiles(
+      config: try file(DictionaryFiles.configName), weights: try file(DictionaryFiles.weightsName),
+      companion: files[DictionaryFiles.companionName])
+    do throws(TensorFileError) { dictionary = try SparseAutoencoder(files: dictionaryFiles) } catch
+    {
+      throw .invalidDictionary("\(error)")
+    }
+    let sha256 = manifest.files.first { $0.name == DictionaryFiles.weightsName }?.entry.sha256 ?? ""
+    let kept = latents.map { min($0, dictionary.latents) } ?? dictionary.latents
+    return PublishedDictionary(
+      dictionary: kept < dictionary.latents ? dictionary.truncated(to: max(kept, 1)) : dictionary,
+      sha256: sha256, latents: dictionary.latents)
+  }
+
+  /// The version that an entry of a model's folder names, nil where it names none: 0, signs and
+  /// leading zeros do not count.
+  static func version(_ entry: String) -> UInt64? {
+    guard let version = UInt64(entry), version > 0, String(version) == entry else { return nil }
+    return version
+  }
+
+  /// The entries of a folder, sorted, hidden ones left out; none where it does not exist.
+  func entries(of folder: String) throws(ModelRepositoryError) -> [String] {
+    guard let names = Self.allEntries(of: folder) else {
+      // A stray file where a model's folder would be is no model.
+      if errno == ENOENT || (errno == ENOTDIR && folder != path) { return [] }
+      throw .system(path: folder, fault: String(cString: strerror(errno)))
+    }
+    return names.filter { !$0.hasPrefix(".") }
+  }
+
+  /// The entries of a folder, sorted, hidden ones included; nil with `errno` where it cannot be read.
+  static func allEntries(of folder: String) -> [String]? {
+    guard let directory = opendir(folder) else { return nil }
+    defer { closedir(directory) }
+    var names: [String] = []
+    while let entry = readdir(directory) {
+      let name = withUnsafePointer(to: &entry.pointee.d_name) {
+        $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+      }
+      if name != "." && name != ".." { names.append(name) }
+    }
+    return names.sorted()
+  }
+
+  private static func verifiedFile(
+    _ path: String, _ entry: Manifest.Entry
+  ) throws(ModelRepositoryError) -> FileBytes {
+    let file: FileBytes
+    do throws(TensorFileError) {
+      file = try FileBytes.read(path, byteCountMax: entry.byteCount)
+    } catch {
+      throw .corrupt(path: path, fault: error.fault)
+    }
+    guard file.bytes.count == entry.byteCount else {
+      throw .corrupt(
+        path: path,
+        fault: "is \(file.bytes.count) bytes long, the manifest says \(entry.byteCount)")
+    }
+    let digest = Digest.sha256(file.bytes)
+    guard digest == entry.sha256 else {
+      throw .corrupt(path: path, fault: "has sha256 \(digest), the manifest says \(entry.sha256)")
+    }
+    return file
+  }
+}
+
+/// A dictionary as it was published.
+public struct PublishedDictionary: Sendable {
+  /// The dictionary, with as many latents in memory as were asked for.
+  public let dictionary: SparseAutoencoder
+  /// SHA-256 of the weights file, 64 hexadecimal digits.
+  public let sha256: String
+  /// Number of latents in the file.
+  public let latents: Int
+}

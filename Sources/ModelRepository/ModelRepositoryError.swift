@@ -1,0 +1,31 @@
+/// Why something cannot be published, found or loaded.
+public enum ModelRepositoryError: Error, CustomStringConvertible, Sendable {
+  /// The name is not `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`.
+  case invalidName(String)
+  /// The repository has no such model.
+  case unknownModel(String, repository: String)
+  /// The model has no such version that is complete.
+  case unknownVersion(String, version: UInt64, known: [UInt64])
+  /// A file of the version is not what its manifest says, or cannot be read.
+  case corrupt(path: String, fault: String)
+  /// The dictionary cannot be read from its files.
+  case invalidDictionary(String)
+  /// The system refused an operation on a path.
+  case system(path: String, fault: String)
+
+  /// What was wrong, where, and what would be right.
+  public var description: String {
+    switch self {
+    case .invalidName(let name):
+      "model name '\(name.prefix(140))' is not valid: 1 to 128 letters, digits, '.', '_' and '-', "
+        + "beginning with a letter or digit"
+    case .unknownModel(let name, let repository): "\(repository) has no model \(name)"
+    case .unknownVersion(let name, let version, let known):
+      "model \(name) has no version \(version); it has "
+        + (known.isEmpty ? "none" : known.map(String.init).joined(separator: ", "))
+    case .corrupt(let path, let fault): "\(path): \(fault)"
+    case .invalidDictionary(let fault): fault
+    case .system(let path, let fault): "\(path): \(fault)"
+    }
+  }
+}
