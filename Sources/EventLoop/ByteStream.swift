@@ -34,17 +34,15 @@ public final class ByteStream: LoopHandle {
   private var error: EventLoopError?
   private var deadline: LoopTimer?
   /// Bytes given to `write` and not yet taken by the system.
-  public private(set) var queuedBytes = 0
+  public var queuedBytes: Int { isOpen ? rawStream.pointee.write_queue_size : 0 }
 
   private final class PendingWrite {
     let request = UnsafeMutablePointer<uv_write_t>.allocate(capacity: 1)
     let stream: ByteStream
     let owner: AnyObject
-    let count: Int
-    init(stream: ByteStream, owner: AnyObject, count: Int) {
+    init(stream: ByteStream, owner: AnyObject) {
       self.stream = stream
       self.owner = owner
-      self.count = count
     }
     deinit { request.deallocate() }
   }
@@ -63,7 +61,11 @@ public final class ByteStream: LoopHandle {
   private final class PendingShutdown {
     let request = UnsafeMutablePointer<uv_shutdown_t>.allocate(capacity: 1)
     let stream: ByteStream
-    init(stream: ByteStream) { self.stream = stream }
+    let limit: Duration
+    init(stream: ByteStream, limit: Duration) {
+      self.stream = stream
+      self.limit = limit
+    }
     deinit { request.deallocate() }
   }
 
@@ -247,24 +249,21 @@ public final class ByteStream: LoopHandle {
   }
 
   private func queue(_ start: UnsafeRawPointer, _ count: Int, owner: AnyObject) {
-    let pending = PendingWrite(stream: self, owner: owner, count: count)
+    let pending = PendingWrite(stream: self, owner: owner)
     pending.request.pointee.data = Unmanaged.passRetained(pending).toOpaque()
     var buffer = Self.buffer(start, count)
-    queuedBytes += count
     let code = uv_write(pending.request, rawStream, &buffer, 1) { request, code in
       guard let data = request?.pointee.data else { return }
       let pending = Unmanaged<PendingWrite>.fromOpaque(data).takeRetainedValue()
-      pending.stream.didWrite(pending.count, code)
+      pending.stream.didWrite(code)
     }
     if code < 0 {
       Unmanaged.passUnretained(pending).release()
-      queuedBytes -= count
       fail(EventLoopError(operation: "write", code: code))
     }
   }
 
-  private func didWrite(_ count: Int, _ code: Int32) {
-    queuedBytes -= count
+  private func didWrite(_ code: Int32) {
     guard isOpen else { return }
     if code < 0 { return fail(EventLoopError(operation: "write", code: code)) }
     if case .open = state { handler?.streamWrote(self) }
@@ -272,27 +271,32 @@ public final class ByteStream: LoopHandle {
 
   // MARK: Ending
 
-  /// Writes what waits, tells the peer that no more will come, and closes once the peer has ended too, has sent
-  /// `discardBytesMax` more, or `limit` has passed.
+  /// Writes what waits, however long that takes, tells the peer that no more will come, and closes once the peer has
+  /// ended too, has sent `discardBytesMax` more, or `limit` has passed since the last byte was written.
   public func finish(discardBytesMax: Int, within limit: Duration) {
     guard isOpen, case .open = state else { return }
     state = .finishing(discardBytesLeft: discardBytesMax)
-    let timer = LoopTimer(loop: loop)
-    timer.start(after: limit) { [unowned self] in self.close() }
-    deadline = timer
-    let pending = PendingShutdown(stream: self)
+    let pending = PendingShutdown(stream: self, limit: limit)
     pending.request.pointee.data = Unmanaged.passRetained(pending).toOpaque()
     let code = uv_shutdown(pending.request, rawStream) { request, code in
       guard let data = request?.pointee.data else { return }
       let pending = Unmanaged<PendingShutdown>.fromOpaque(data).takeRetainedValue()
-      pending.stream.writeEnded = true
-      if code < 0 || pending.stream.peerEnded { pending.stream.close() }
+      pending.stream.didEndWriting(code, closeAfter: pending.limit)
     }
     if code < 0 {
       Unmanaged.passUnretained(pending).release()
       return close()
     }
     if !peerEnded { startReading() }
+  }
+
+  private func didEndWriting(_ code: Int32, closeAfter limit: Duration) {
+    guard isOpen else { return }
+    writeEnded = true
+    guard code == 0, !peerEnded else { return close() }
+    let timer = LoopTimer(loop: loop)
+    timer.start(after: limit) { [unowned self] in self.close() }
+    deadline = timer
   }
 
   private func fail(_ error: EventLoopError) {

@@ -1,3 +1,4 @@
+import CLibUV
 import Glibc
 
 /// Where a server listens: a TCP port or a Unix socket.
