@@ -31,7 +31,13 @@ let package = Package(
     .systemLibrary(name: "CLibCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
-    .target(name: "CKernels", cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror"])]),
+    .target(
+      name: "CKernels",
+      cSettings: [
+        // Fused multiply-adds are written out, so that every version gives the same bits; without
+        // errno the compiler vectorises square roots.
+        .unsafeFlags(["-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"])
+      ]),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
       exclude: ["granule.proto", "generate"], sources: ["generated"],

@@ -26,9 +26,10 @@ extension ModelRepository {
       throw .invalidDictionary("\(error)")
     }
     let modelFolder = "\(path)/\(name)"
-    try Self.makeFolder(path)
-    try Self.makeFolder(modelFolder)
-    try sweepAbandoned(in: modelFolder)
+    do throws(TensorFileError) { try Folder.make(modelFolder) } catch {
+      throw .system(path: error.file, fault: error.fault)
+    }
+    sweepAbandoned(in: modelFolder)
 
     let (temporary, lock) = try Self.makeTemporaryFolder(in: modelFolder)
     var isPublished = false
@@ -124,8 +125,8 @@ extension ModelRepository {
     }
   }
 
-  private func sweepAbandoned(in modelFolder: String) throws(ModelRepositoryError) {
-    guard let names = Self.allEntries(of: modelFolder) else { throw Self.systemError(modelFolder) }
+  private func sweepAbandoned(in modelFolder: String) {
+    let names = (try? Folder.entries(of: modelFolder)) ?? []
     for name in names where name.hasPrefix(Self.temporaryPrefix) {
       let folder = "\(modelFolder)/\(name)"
       let descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
@@ -135,14 +136,9 @@ extension ModelRepository {
     }
   }
 
-  private static func makeFolder(_ path: String) throws(ModelRepositoryError) {
-    guard mkdir(path, 0o755) != 0 else { return }
-    guard errno == EEXIST else { throw systemError(path) }
-  }
-
   /// Removes a folder of plain files; what cannot be removed is left for the next sweep.
   private static func removeFolder(_ folder: String) {
-    for name in allEntries(of: folder) ?? [] { unlink("\(folder)/\(name)") }
+    for name in (try? Folder.entries(of: folder)) ?? [] { unlink("\(folder)/\(name)") }
     rmdir(folder)
   }
 

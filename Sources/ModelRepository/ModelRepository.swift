@@ -101,26 +101,13 @@ public struct ModelRepository: Sendable {
 
   /// The entries of a folder, sorted, hidden ones left out; none where it does not exist.
   func entries(of folder: String) throws(ModelRepositoryError) -> [String] {
-    guard let names = Self.allEntries(of: folder) else {
-      // A stray file where a model's folder would be is no model.
-      if errno == ENOENT || (errno == ENOTDIR && folder != path) { return [] }
-      throw .system(path: folder, fault: String(cString: strerror(errno)))
+    // A stray file where a model's folder would be is no model.
+    guard Folder.isFolder(folder) || (folder == path && access(path, F_OK) == 0) else { return [] }
+    do throws(TensorFileError) {
+      return try Folder.entries(of: folder).filter { !$0.hasPrefix(".") }
+    } catch {
+      throw .system(path: error.file, fault: error.fault)
     }
-    return names.filter { !$0.hasPrefix(".") }
-  }
-
-  /// The entries of a folder, sorted, hidden ones included; nil with `errno` where it cannot be read.
-  static func allEntries(of folder: String) -> [String]? {
-    guard let directory = opendir(folder) else { return nil }
-    defer { closedir(directory) }
-    var names: [String] = []
-    while let entry = readdir(directory) {
-      let name = withUnsafePointer(to: &entry.pointee.d_name) {
-        $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-      }
-      if name != "." && name != ".." { names.append(name) }
-    }
-    return names.sorted()
   }
 
   private static func verifiedFile(

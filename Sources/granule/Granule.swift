@@ -8,6 +8,6 @@ struct Granule: AsyncParsableCommand {
     abstract:
       "Progressive sparse autoencoders: train nested dictionaries, serve any prefix of them.",
     version: "0.1.0",
-    subcommands: []
+    subcommands: [TrainCommand.self, EvaluateCommand.self, PublishCommand.self]
   )
 }

@@ -48,3 +48,36 @@ void granule_nested_decode(
     const float *values, size_t active, const uint32_t *granularities, size_t prefixes,
     const float *activation, float scale, float shift, float *sum, float *squared_errors,
     float *reconstructions, size_t reconstruction_stride);
+
+// ---- train.c
+
+/// Turns one token's nested reconstructions into what their losses send back, in place: row m
+/// becomes Σ over m' ≥ m of weights[m'] · (reconstruction m' − activation), which every latent of
+/// block m (in prefix m, not in m − 1) receives. rows: [prefixes, d_model]; activation: [d_model].
+void granule_suffix_residuals(
+    float *rows, size_t prefixes, size_t d_model, const float *activation, const float *weights);
+/// sum := Σ_i weights[i] · rows[row_indices[i]], in the order given.
+/// rows: [*, d_model]; row_indices, weights: [count]; sum: [d_model].
+void granule_weighted_rows_sum(
+    const float *rows, size_t d_model, const uint32_t *row_indices, const float *weights,
+    size_t count, float *sum);
+/// gradient := gradient − ⟨gradient, row⟩ · row, for a row of unit norm.
+void granule_remove_parallel(float *gradient, const float *row, size_t count);
+/// row := row / ‖row‖; a row of zeros stays.
+void granule_normalize(float *row, size_t count);
+
+/// What one Adam step needs besides gradients.
+typedef struct {
+  float learning_rate;
+  float beta1, beta2, epsilon;
+  /// 1 − beta1^t and 1 − beta2^t at step t, counted from 1.
+  float bias_correction1, bias_correction2;
+  /// Decoupled (AdamW): parameters shrink by learning_rate · weight_decay first.
+  float weight_decay;
+  /// Gradients are multiplied by it: the share that clipping leaves.
+  float gradient_scale;
+} granule_adam_step;
+/// One Adam step, as torch.optim.AdamW takes it. All: [count].
+void granule_adam(
+    float *parameters, float *first_moments, float *second_moments, const float *gradients,
+    size_t count, const granule_adam_step *step);

@@ -1,0 +1,42 @@
+internal import Glibc
+
+/// Folders, as far as the rooms above need them.
+public enum Folder {
+  /// The names in a folder, sorted, hidden ones included.
+  ///
+  /// - Throws: `TensorFileError` with the system's reason.
+  public static func entries(of path: String) throws(TensorFileError) -> [String] {
+    guard let directory = opendir(path) else { throw systemError(path) }
+    defer { closedir(directory) }
+    var names: [String] = []
+    while let entry = readdir(directory) {
+      let name = withUnsafePointer(to: &entry.pointee.d_name) {
+        $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+      }
+      if name != "." && name != ".." { names.append(name) }
+    }
+    return names.sorted()
+  }
+
+  /// Makes a folder with all that lead to it; one that is there already is left as it is.
+  ///
+  /// - Throws: `TensorFileError` with the system's reason.
+  public static func make(_ path: String) throws(TensorFileError) {
+    var partial = path.hasPrefix("/") ? "/" : ""
+    for component in path.split(separator: "/") {
+      partial += component + "/"
+      if mkdir(partial, 0o755) != 0 && errno != EEXIST { throw systemError(partial) }
+    }
+    guard isFolder(path) else { throw TensorFileError(file: path, fault: "is not a folder") }
+  }
+
+  /// Whether there is a folder at `path`.
+  public static func isFolder(_ path: String) -> Bool {
+    var status = stat()
+    return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+  }
+
+  private static func systemError(_ path: String) -> TensorFileError {
+    TensorFileError(file: path, fault: String(cString: strerror(errno)))
+  }
+}

@@ -1,0 +1,49 @@
+import Foundation
+import SparseAutoencoder
+import Training
+
+/// Where a command's argument, a run or a dictionary folder, has its dictionary and activations.
+struct DictionaryLocation {
+  /// The dictionary's folder.
+  let folder: String
+  private let run: TrainingConfiguration?
+
+  /// - Throws: `TrainingError` where the path is neither, or a run that has not finished.
+  init(_ path: String) throws {
+    func exists(_ name: String) -> Bool {
+      FileManager.default.fileExists(atPath: "\(path)/\(name)")
+    }
+    if exists(DictionaryFiles.configName) {
+      folder = path
+      run = nil
+      return
+    }
+    guard exists("config.json") else {
+      throw TrainingError(
+        "\(path) is no dictionary folder (it has no cfg.json) and no training run (no config.json)")
+    }
+    let dictionary = "\(path)/\(Trainer.dictionaryFolderName)"
+    guard FileManager.default.fileExists(atPath: dictionary) else {
+      throw TrainingError(
+        "\(path) is a run that has not finished: go on with granule train --resume --out \(path)")
+    }
+    folder = dictionary
+    run = try TrainingConfiguration(run: path)
+  }
+
+  /// The activations to evaluate on: those given, else the run's own that it held out.
+  func activations(paths: [String], sequences: Range<Int>?) throws -> ActivationDataset {
+    if paths.isEmpty, let run {
+      if let sequences {
+        return try ActivationDataset(paths: run.activations).selecting(sequences: sequences)
+      }
+      let split = try Trainer.split(run)
+      return split.heldOut ?? split.training
+    }
+    guard !paths.isEmpty else {
+      throw TrainingError("--activations: a dictionary folder has none of its own, name some")
+    }
+    let dataset = try ActivationDataset(paths: paths)
+    return try sequences.map { try dataset.selecting(sequences: $0) } ?? dataset
+  }
+}

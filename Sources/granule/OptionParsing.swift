@@ -1,0 +1,30 @@
+import ArgumentParser
+
+/// Granularities on the command line: `512,1024,8192`.
+struct Granularities: ExpressibleByArgument {
+  let values: [Int]
+
+  init?(argument: String) {
+    let values = argument.split(separator: ",", omittingEmptySubsequences: false).map { Int($0) }
+    guard !values.isEmpty, !values.contains(nil) else { return nil }
+    self.values = values.compactMap { $0 }
+    guard zip(self.values, self.values.dropFirst()).allSatisfy({ $0 < $1 }),
+      self.values[0] >= 1
+    else { return nil }
+  }
+
+  static var defaultValueDescription: String { "ascending, separated by commas" }
+}
+
+/// A range of sequences on the command line, both ends included: `0-35`, or one: `7`.
+struct SequenceRange: ExpressibleByArgument {
+  let range: Range<Int>
+
+  init?(argument: String) {
+    let ends = argument.split(separator: "-", omittingEmptySubsequences: false).map { Int($0) }
+    guard (1...2).contains(ends.count), let first = ends[0], let last = ends[ends.count - 1],
+      0 <= first, first <= last, last < Int.max
+    else { return nil }
+    range = first..<last + 1
+  }
+}

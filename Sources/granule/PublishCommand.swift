@@ -1,0 +1,45 @@
+import ArgumentParser
+import ModelRepository
+import StrictJSON
+
+struct PublishCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "publish",
+    abstract: "Publish a dictionary as the next version of a model.",
+    discussion: """
+      The dictionary is checked, copied beside the versions there are, described by a manifest with \
+      sizes and digests, and renamed into place: servers of the repository see it whole or not at \
+      all, and load it within a second or two. Any dictionary folder that SAELens loads can be \
+      published, if its architecture is standard, topk or jumprelu.
+
+      EXAMPLE
+        granule publish runs/first --repository models --name smollm2-block10
+        granule publish my-saelens-folder --repository models --name imported --keep 3
+      """)
+
+  @Argument(help: "A finished run of `granule train`, or a dictionary folder.")
+  var path: String
+  @Option(help: "The model repository, a folder; it is made where there is none.")
+  var repository: String
+  @Option(help: "The model's name: letters, digits, '.', '_' and '-'.")
+  var name: String
+  @Option(help: "Remove older versions so that at most so many remain.")
+  var keep: Int?
+  @Flag(help: "Print JSON.")
+  var json = false
+
+  func validate() throws {
+    if let keep, keep < 1 { throw ValidationError("--keep is \(keep), at least 1 must remain") }
+  }
+
+  func run() async throws {
+    let location = try DictionaryLocation(path)
+    let version = try ModelRepository(path: repository).publish(
+      folder: location.folder, name: name, keep: keep)
+    if json {
+      print(StrictJSON.text(["name": .string(name), "version": .integer(Int64(version))]))
+    } else {
+      print("Published \(location.folder) as \(name), version \(version), in \(repository)")
+    }
+  }
+}

@@ -1,0 +1,174 @@
+public import Tensors
+
+/// Activations in files: the tokens of many sequences, read as they are needed.
+///
+/// - `.npy` of three dimensions, `[sequences, positions, d_model]`: position 0, the attention sink,
+///   is dropped.
+/// - `.npy` of two dimensions and safetensors with a tensor `activations`, `[tokens, d_model]`:
+///   every row is a token; blocks of 512 rows stand for sequences where they are split.
+///
+/// Files are mapped: they must not be shortened while they are in use.
+public struct ActivationDataset: Sendable {
+  /// Rows that stand for a sequence where a file does not say where sequences end.
+  public static let blockRows = 512
+
+  /// Consecutive rows of one file that belong together.
+  struct Sequence: Sendable {
+    var file: Int
+    var rows: Range<Int>
+  }
+
+  /// Length of an activation.
+  public let dModel: Int
+  /// The files' paths, sorted.
+  public let paths: [String]
+  /// Number of tokens.
+  public let tokens: Int
+  private let tensors: [Tensor]
+  private let sequences: [Sequence]
+  /// The index of each sequence's first token, and the number of tokens at the end.
+  private let starts: [Int]
+
+  /// Number of sequences.
+  public var sequenceCount: Int { sequences.count }
+
+  /// Opens files, or all `.npy` and `.safetensors` files in folders.
+  ///
+  /// - Throws: `TrainingError` or `TensorFileError` where a path is missing, holds no activations, or
+  ///   files differ in d_model.
+  public init(paths: [String]) throws {
+    let files = try paths.flatMap(Self.files)
+    var tensors: [Tensor] = []
+    var sequences: [Sequence] = []
+    for (number, path) in files.enumerated() {
+      let tensor = try Self.tensor(path)
+      let shape = tensor.shape
+      guard shape.count == 2 || shape.count == 3, let dModel = shape.last, dModel > 0 else {
+        throw tensor.fault(
+          "has shape \(shape); [tokens, d_model] or [sequences, positions, d_model] is needed")
+      }
+      guard tensor.type.isFloatingPoint else {
+        throw tensor.fault("has element type \(tensor.type.safetensorsName), numbers are needed")
+      }
+      if let first = tensors.first, first.shape.last != dModel {
+        throw tensor.fault(
+          "has d_model \(dModel), but \(first.file.path) has \(first.shape.last ?? 0)")
+      }
+      tensors.append(tensor)
+      if shape.count == 3 {
+        guard shape[1] > 1 else { continue }
+        for sequence in 0..<shape[0] {
+          let start = sequence * shape[1]
+          sequences.append(Sequence(file: number, rows: start + 1..<start + shape[1]))
+        }
+      } else {
+        for start in stride(from: 0, to: shape[0], by: Self.blockRows) {
+          sequences.append(
+            Sequence(file: number, rows: start..<min(start + Self.blockRows, shape[0])))
+        }
+      }
+    }
+    guard let dModel = tensors.first?.shape.last, !sequences.isEmpty else {
+      throw TrainingError("\(paths.joined(separator: ", ")): no activations found")
+    }
+    self.init(dModel: dModel, paths: files, tensors: tensors, sequences: sequences)
+  }
+
+  private init(dModel: Int, paths: [String], tensors: [Tensor], sequences: [Sequence]) {
+    self.dModel = dModel
+    self.paths = paths
+    self.tensors = tensors
+    self.sequences = sequences
+    var starts = [0]
+    for sequence in sequences { starts.append(starts[starts.count - 1] + sequence.rows.count) }
+    self.starts = starts
+    tokens = starts[starts.count - 1]
+  }
+
+  /// The tokens of some of the sequences only.
+  ///
+  /// - Throws: `TrainingError` where the range goes beyond the sequences there are.
+  public func selecting(sequences range: Range<Int>) throws(TrainingError) -> ActivationDataset {
+    guard range.lowerBound >= 0, range.upperBound <= sequences.count, !range.isEmpty else {
+      throw TrainingError(
+        "sequences \(range.lowerBound) to \(range.upperBound - 1) were asked for, there are "
+          + "0 to \(sequences.count - 1)")
+    }
+    return ActivationDataset(
+      dModel: dModel, paths: paths, tensors: tensors, sequences: Array(sequences[range]))
+  }
+
+  /// Reads one token as float32.
+  ///
+  /// - Parameter output: room for d_model values.
+  public func copyToken(_ token: Int, into output: UnsafeMutablePointer<Float>) {
+    let (sequence, row) = location(of: token)
+    copy(rows: row..<row + 1, of: sequence, into: output)
+  }
+
+  /// Reads consecutive tokens as float32: [tokens, d_model].
+  ///
+  /// - Parameter output: room for range.count · d_model values.
+  public func copyTokens(_ range: Range<Int>, into output: UnsafeMutablePointer<Float>) {
+    var token = range.lowerBound
+    var output = output
+    while token < range.upperBound {
+      let (sequence, row) = location(of: token)
+      let count = min(sequence.rows.upperBound - row, range.upperBound - token)
+      copy(rows: row..<row + count, of: sequence, into: output)
+      output += count * dModel
+      token += count
+    }
+  }
+
+  /// All tokens as float32: [tokens, d_model].
+  public func allTokens() -> FloatStorage {
+    let result = FloatStorage(count: tokens * dModel)
+    copyTokens(0..<tokens, into: result.pointer)
+    return result
+  }
+
+  /// Where a token comes from, for messages.
+  public func describe(token: Int) -> String {
+    let (sequence, row) = location(of: token)
+    return "\(paths[sequence.file]), row \(row)"
+  }
+
+  private func location(of token: Int) -> (sequence: Sequence, row: Int) {
+    precondition((0..<tokens).contains(token))
+    var (low, high) = (0, sequences.count - 1)
+    while low < high {
+      let middle = (low + high + 1) / 2
+      if starts[middle] <= token { low = middle } else { high = middle - 1 }
+    }
+    return (sequences[low], sequences[low].rows.lowerBound + token - starts[low])
+  }
+
+  private func copy(
+    rows: Range<Int>, of sequence: Sequence, into output: UnsafeMutablePointer<Float>
+  ) {
+    let elements = rows.lowerBound * dModel..<rows.upperBound * dModel
+    do throws(TensorFileError) {
+      try tensors[sequence.file].copyFloat32(elements: elements, into: output)
+    } catch {
+      preconditionFailure("the element type was checked when the file was opened: \(error)")
+    }
+  }
+
+  private static func tensor(_ path: String) throws(TensorFileError) -> Tensor {
+    let file = try FileBytes.map(path)
+    if path.hasSuffix(".npy") { return try NumpyFile(file).tensor }
+    return try SafetensorsFile(file).tensor("activations")
+  }
+
+  private static func files(_ path: String) throws -> [String] {
+    guard Folder.isFolder(path) else { return [path] }
+    let names = try Folder.entries(of: path).filter {
+      !$0.hasPrefix(".") && ($0.hasSuffix(".npy") || $0.hasSuffix(".safetensors"))
+    }
+    guard !names.isEmpty else {
+      throw TrainingError("\(path): the folder has no .npy and no .safetensors file")
+    }
+    return names.map { "\(path)/\($0)" }
+  }
+}

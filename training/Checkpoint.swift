@@ -1,0 +1,115 @@
+internal import Glibc
+internal import StrictJSON
+internal import Tensors
+
+/// All that a run needs to go on as if it had never stopped: `RUN/checkpoints/step-N/`, a folder that
+/// is there whole or not at all.
+struct Checkpoint {
+  static let folderName = "checkpoints"
+  /// Older ones are removed once a newer one is on the disk.
+  static let kept = 2
+  private static let prefix = "step-"
+  private static let stateName = "state.safetensors"
+
+  /// Steps done.
+  var step: Int
+  var weights: DictionaryWeights
+  var optimizer: AdamOptimizer
+  /// For each latent, tokens since it was last active.
+  var tokensSinceActive: [Int]
+  var statistics: ActivationStatistics
+
+  /// Writes the checkpoint and removes those older than the last two.
+  ///
+  /// - Throws: `TensorFileError` with the system's reason; older checkpoints are still there then.
+  func write(run: String) throws(TensorFileError) {
+    let folder = "\(run)/\(Self.folderName)"
+    let temporary = "\(folder)/.new"
+    Self.remove(temporary)
+    try Folder.make(temporary)
+    var entries: [SafetensorsWriter.Entry] = []
+    for (prefix, part) in [
+      ("", weights), ("first_moment.", optimizer.firstMoments),
+      ("second_moment.", optimizer.secondMoments),
+    ] {
+      for (name, shape, values) in part.named {
+        entries.append(.init(prefix + name, shape, values))
+      }
+    }
+    entries.append(.init("activation_mean", [weights.dModel], FloatStorage(statistics.mean)))
+    do throws(TensorFileError) {
+      try tokensSinceActive.map { Int64($0) }.withBytes { (ages) throws(TensorFileError) in
+        try [statistics.scale].withBytes { (scale) throws(TensorFileError) in
+          entries.append(.init("tokens_since_active", .int64, [weights.latents], ages))
+          entries.append(.init("activation_scale", .float64, [], scale))
+          try SafetensorsWriter.write(
+            entries, metadata: ["step": String(step), "optimizer_steps": String(optimizer.steps)],
+            to: "\(temporary)/\(Self.stateName)")
+        }
+      }
+      try DurableFile.flushFolder(temporary)
+    } catch {
+      Self.remove(temporary)
+      throw error
+    }
+    let target = "\(folder)/\(Self.prefix)\(step)"
+    Self.remove(target)
+    guard rename(temporary, target) == 0 else {
+      throw TensorFileError(file: target, fault: String(cString: strerror(errno)))
+    }
+    try DurableFile.flushFolder(folder)
+    for old in Self.steps(run: run).dropLast(Self.kept) {
+      Self.remove("\(folder)/\(Self.prefix)\(old)")
+    }
+  }
+
+  /// The steps of a run's checkpoints, ascending.
+  static func steps(run: String) -> [Int] {
+    let names = (try? Folder.entries(of: "\(run)/\(folderName)")) ?? []
+    return names.filter { $0.hasPrefix(prefix) }.compactMap { Int($0.dropFirst(prefix.count)) }
+      .sorted()
+  }
+
+  /// Reads the newest checkpoint of a run, nil where there is none.
+  ///
+  /// - Throws: `TensorFileError` or `TrainingError` where it does not fit the run's configuration.
+  static func latest(
+    run: String, latents: Int, dModel: Int
+  ) throws -> Checkpoint? {
+    guard let step = steps(run: run).last else { return nil }
+    let path = "\(run)/\(folderName)/\(prefix)\(step)/\(stateName)"
+    let file = try SafetensorsFile(FileBytes.read(path))
+    let weights = DictionaryWeights(latents: latents, dModel: dModel)
+    var optimizer = AdamOptimizer(latents: latents, dModel: dModel)
+    for (prefix, part) in [
+      ("", weights), ("first_moment.", optimizer.firstMoments),
+      ("second_moment.", optimizer.secondMoments),
+    ] {
+      for (name, shape, values) in part.named {
+        let tensor = try file.tensor(prefix + name)
+        guard tensor.shape == shape else {
+          throw tensor.fault("has shape \(tensor.shape), the run's configuration needs \(shape)")
+        }
+        try tensor.copyFloat32(elements: 0..<tensor.count, into: values.pointer)
+      }
+    }
+    guard let optimizerSteps = file.metadata["optimizer_steps"].flatMap(Int.init) else {
+      throw TrainingError("\(path): the metadata has no optimizer_steps")
+    }
+    optimizer.steps = optimizerSteps
+    let ages = try file.tensor("tokens_since_active")
+    let mean = try file.tensor("activation_mean").float32().array
+    let scale = try file.tensor("activation_scale")
+    guard ages.shape == [latents], mean.count == dModel, scale.type == .float64, scale.count == 1
+    else { throw TrainingError("\(path): does not fit the run's configuration") }
+    return Checkpoint(
+      step: step, weights: weights, optimizer: optimizer, tokensSinceActive: try ages.integers(),
+      statistics: ActivationStatistics(
+        mean: mean, scale: scale.bytes.loadUnaligned(as: Double.self)))
+  }
+
+  private static func remove(_ folder: String) {
+    unlink("\(folder)/\(stateName)")
+    rmdir(folder)
+  }
+}

@@ -1,0 +1,302 @@
+internal import Glibc
+public import SparseAutoencoder
+internal import StrictJSON
+internal import Tensors
+
+/// Trains a Matryoshka TopK dictionary; everything it makes is in the run's folder:
+/// `config.json`, `metrics.jsonl`, `checkpoints/`, and at the end `dictionary/`, which SAELens loads.
+public final class Trainer {
+  /// What is known after a step.
+  public struct Progress: Sendable {
+    /// Steps done, of `steps`.
+    public var step: Int
+    /// Steps of the run.
+    public var steps: Int
+    /// Tokens trained on so far.
+    public var tokens: Int
+    /// The batch's loss: mean FVU over granularities, and the auxiliary loss.
+    public var loss: Double
+    /// FVU of the batch at full size.
+    public var fvu: Double
+    /// FVU of held-out activations at full size, as of the last validation; nil before the first.
+    public var heldOutFVU: Double?
+    /// Latents that have not been active for `deadAfterTokens` tokens.
+    public var deadLatents: Int
+    /// Tokens a second, over the last seconds.
+    public var tokensPerSecond: Double
+    /// Seconds left at that rate.
+    public var secondsLeft: Double
+  }
+
+  /// How a run ended.
+  public enum Outcome: Sendable {
+    /// The dictionary is in the run's folder `dictionary`.
+    case finished(SparseAutoencoder)
+    /// It was told to stop; a checkpoint holds what was done.
+    case interrupted(step: Int)
+  }
+
+  /// The folder within a run that holds the finished dictionary.
+  public static let dictionaryFolderName = "dictionary"
+
+  /// The run's configuration.
+  public let configuration: TrainingConfiguration
+  /// The activations trained on.
+  public let training: ActivationDataset
+  /// The activations kept from training, nil where none are.
+  public let heldOut: ActivationDataset?
+  private let run: String
+  private var state: Checkpoint
+  private var heldOutFVU: Double?
+
+  /// Begins a run in a new folder.
+  ///
+  /// - Throws: `TrainingError` or `TensorFileError` where the configuration or the activations are not
+  ///   usable, or the folder holds a run already.
+  public init(_ configuration: TrainingConfiguration, run: String) throws {
+    try configuration.validate()
+    guard access("\(run)/\(TrainingConfiguration.fileName)", F_OK) != 0 else {
+      throw TrainingError(
+        "\(run) holds a run already: continue it with --resume, or choose another --out")
+    }
+    (training, heldOut) = try Self.split(configuration)
+    let statistics = try ActivationStatistics(training)
+    let weights = DictionaryWeights(latents: configuration.latents, dModel: training.dModel)
+    weights.initialize(
+      decoderBias: statistics.mean.map { Float(Double($0) * statistics.scale) },
+      seed: configuration.seed)
+    state = Checkpoint(
+      step: 0, weights: weights,
+      optimizer: AdamOptimizer(latents: configuration.latents, dModel: training.dModel),
+      tokensSinceActive: [Int](repeating: 0, count: configuration.latents),
+      statistics: statistics)
+    self.configuration = configuration
+    self.run = run
+    try Folder.make(run)
+    try configuration.write(to: run)
+  }
+
+  /// Takes up a run where its last checkpoint left it; without one, from the start.
+  ///
+  /// - Throws: `TrainingError` or `TensorFileError` where there is no run, or its files are damaged.
+  public init(resuming run: String) throws {
+    configuration = try TrainingConfiguration(run: run)
+    self.run = run
+    (training, heldOut) = try Self.split(configuration)
+    let latents = configuration.latents
+    if let checkpoint = try Checkpoint.latest(
+      run: run, latents: latents, dModel: training.dModel)
+    {
+      state = checkpoint
+    } else {
+      let statistics = try ActivationStatistics(training)
+      let weights = DictionaryWeights(latents: latents, dModel: training.dModel)
+      weights.initialize(
+        decoderBias: statistics.mean.map { Float(Double($0) * statistics.scale) },
+        seed: configuration.seed)
+      state = Checkpoint(
+        step: 0, weights: weights,
+        optimizer: AdamOptimizer(latents: latents, dModel: training.dModel),
+        tokensSinceActive: [Int](repeating: 0, count: latents), statistics: statistics)
+    }
+  }
+
+  /// Steps done so far.
+  public var step: Int { state.step }
+
+  /// Trains to the end of the run, or until told to stop.
+  ///
+  /// - Parameters:
+  ///   - onProgress: called after every step.
+  ///   - shouldStop: asked after every step; true writes a checkpoint and returns.
+  /// - Throws: `TrainingError` where the loss is no longer finite or a token cannot be encoded;
+  ///   `TensorFileError` where a file cannot be written. The last checkpoint stays.
+  public func train(
+    onProgress: (Progress) -> Void = { _ in }, shouldStop: () -> Bool = { false }
+  ) throws -> Outcome {
+    let log = try MetricsLog(run: run, keepingStepsUpTo: state.step)
+    var sampler = try BatchSampler(
+      training, scale: state.statistics.scale, seed: configuration.seed)
+    let batch = FloatStorage(count: configuration.batchTokens * training.dModel)
+    let nested = NestedStep(
+      weights: state.weights, granularities: configuration.granularities, k: configuration.k,
+      auxiliaryCoefficient: configuration.auxiliaryCoefficient)
+    var clock = RateClock(tokens: state.step * configuration.batchTokens)
+    var lastCheckpoint = state.step
+
+    while state.step < configuration.steps {
+      let indices = sampler.read(step: state.step, into: batch)
+      let dead = state.tokensSinceActive.indices.filter {
+        state.tokensSinceActive[$0] >= configuration.deadAfterTokens
+      }
+      let losses: NestedStep.Losses
+      do throws(EncodingError) { losses = try nested.run(batch: batch, dead: dead) } catch {
+        throw failure(error, indices: indices)
+      }
+      guard losses.total.isFinite else {
+        throw TrainingError(
+          "the loss is \(losses.total) at step \(state.step): training diverged; the last "
+            + "checkpoint is of step \(lastCheckpoint). A lower --learning-rate may help")
+      }
+      let learningRate = configuration.learningRate(atStep: state.step)
+      let gradientNorm = state.optimizer.step(
+        state.weights, gradient: nested.gradient, learningRate: learningRate,
+        weightDecay: configuration.weightDecay, gradientNormMax: configuration.gradientNormMax)
+      for latent in state.tokensSinceActive.indices {
+        state.tokensSinceActive[latent] =
+          nested.wasActive[latent] ? 0 : state.tokensSinceActive[latent] + configuration.batchTokens
+      }
+      state.step += 1
+
+      let tokens = state.step * configuration.batchTokens
+      let rate = clock.tokensPerSecond(at: tokens)
+      try log.append(
+        metrics(
+          losses, dead: dead.count, learningRate: learningRate, gradientNorm: gradientNorm,
+          tokensPerSecond: rate))
+      let isCheckpoint = state.step % configuration.checkpointEverySteps == 0
+      if isCheckpoint || state.step == configuration.steps {
+        try state.write(run: run)
+        lastCheckpoint = state.step
+        try validate(log)
+      }
+      onProgress(
+        Progress(
+          step: state.step, steps: configuration.steps, tokens: tokens, loss: losses.total,
+          fvu: losses.fvu.last ?? 0, heldOutFVU: heldOutFVU, deadLatents: dead.count,
+          tokensPerSecond: rate,
+          secondsLeft: Double(configuration.steps * configuration.batchTokens - tokens) / rate))
+      if shouldStop(), state.step < configuration.steps {
+        if lastCheckpoint != state.step { try state.write(run: run) }
+        return .interrupted(step: state.step)
+      }
+    }
+    let dictionary = try export()
+    return .finished(dictionary)
+  }
+
+  /// The dictionary as of now, acting on raw activations: the scale of training is folded away. Rows
+  /// keep their norms; b_enc and b_dec are divided by the scale.
+  func rawDictionary() -> SparseAutoencoder {
+    let scale = Float(state.statistics.scale)
+    let weights = state.weights
+    var parts = SparseAutoencoder.Parts(
+      encoderWeights: FloatStorage(weights.encoder.values),
+      encoderBias: FloatStorage(weights.encoderBias.values.map { $0 / scale }),
+      decoderWeights: FloatStorage(weights.decoder.values),
+      decoderBias: FloatStorage(weights.decoderBias.values.map { $0 / scale }),
+      selectionRule: .topk(k: configuration.k))
+    parts.activationMean = state.statistics.mean
+    parts.provenance.languageModel = configuration.languageModel
+    parts.provenance.hook = configuration.hook
+    parts.provenance.tokens = state.step * configuration.batchTokens
+    parts.provenance.activationScale = state.statistics.scale
+    return SparseAutoencoder(parts)
+  }
+
+  private func export() throws -> SparseAutoencoder {
+    let dictionary = try Evaluation.calibrated(
+      rawDictionary(), granularities: configuration.granularities, on: heldOut ?? training)
+    // Written aside and renamed, so that the folder is whole whenever it is there.
+    let folder = "\(run)/\(Self.dictionaryFolderName)"
+    let temporary = "\(run)/.\(Self.dictionaryFolderName)"
+    try Folder.make(temporary)
+    try dictionary.write(to: temporary)
+    for name in DictionaryFiles.names { unlink("\(folder)/\(name)") }
+    rmdir(folder)
+    guard rename(temporary, folder) == 0 else {
+      throw TrainingError("\(folder): \(String(cString: strerror(errno)))")
+    }
+    try DurableFile.flushFolder(run)
+    return dictionary
+  }
+
+  private func validate(_ log: MetricsLog) throws {
+    guard let heldOut else { return }
+    let evaluation = try Evaluation(
+      rawDictionary(), on: heldOut, granularities: [configuration.latents])
+    guard let row = evaluation.rows.first else { return }
+    heldOutFVU = row.fvu
+    try log.append([
+      .init("step", JSONValue(state.step)), .init("held_out_fvu", JSONValue(row.fvu)),
+      .init("held_out_l0", JSONValue(row.l0)), .init("held_out_tokens", JSONValue(heldOut.tokens)),
+    ])
+  }
+
+  private func metrics(
+    _ losses: NestedStep.Losses, dead: Int, learningRate: Double, gradientNorm: Double,
+    tokensPerSecond: Double
+  ) -> [JSONValue.Member] {
+    let fvu = zip(configuration.granularities, losses.fvu).map {
+      JSONValue.Member(String($0), JSONValue($1))
+    }
+    return [
+      .init("step", JSONValue(state.step)),
+      .init("tokens", JSONValue(state.step * configuration.batchTokens)),
+      .init("loss", JSONValue(losses.total)), .init("fvu", .object(fvu)),
+      .init("auxiliary_loss", JSONValue(losses.auxiliary)), .init("l0", JSONValue(losses.l0)),
+      .init("dead_latents", JSONValue(dead)), .init("learning_rate", JSONValue(learningRate)),
+      .init("gradient_norm", JSONValue(gradientNorm)),
+      .init("tokens_per_second", JSONValue(tokensPerSecond)),
+    ]
+  }
+
+  /// A token of the batch that cannot be encoded: the file's fault, or a sign of divergence.
+  private func failure(_ error: EncodingError, indices: [Int]) -> TrainingError {
+    switch error {
+    case .notFinite(let token, let dimension):
+      return TrainingError(
+        "\(training.describe(token: indices[token])): dimension \(dimension) is not finite")
+    case .overflow(let token):
+      return TrainingError(
+        "a pre-activation of \(training.describe(token: indices[token])) overflows at step "
+          + "\(state.step): the activation is an outlier, or training diverged; a lower "
+          + "--learning-rate may help")
+    default: return TrainingError("\(error)")
+    }
+  }
+
+  /// The activations that a configuration trains on, and those that it holds out.
+  ///
+  /// - Throws: `TrainingError` or `TensorFileError` where they cannot be opened or are too few.
+  public static func split(
+    _ configuration: TrainingConfiguration
+  ) throws -> (training: ActivationDataset, heldOut: ActivationDataset?) {
+    var dataset = try ActivationDataset(paths: configuration.activations)
+    if let sequences = configuration.sequences {
+      dataset = try dataset.selecting(sequences: sequences)
+    }
+    let count = dataset.sequenceCount
+    let heldOut = configuration.heldOutSequences
+    guard heldOut < count else {
+      throw TrainingError(
+        "\(heldOut) sequences are to be held out, but there are only \(count) to train on")
+    }
+    guard heldOut > 0 else { return (dataset, nil) }
+    return (
+      try dataset.selecting(sequences: 0..<count - heldOut),
+      try dataset.selecting(sequences: count - heldOut..<count)
+    )
+  }
+}
+
+/// Tokens a second over the last few seconds.
+private struct RateClock {
+  private static let windowSeconds = 5.0
+  private var marks: [(seconds: Double, tokens: Int)]
+
+  init(tokens: Int) { marks = [(Self.now(), tokens)] }
+
+  mutating func tokensPerSecond(at tokens: Int) -> Double {
+    let now = Self.now()
+    marks.append((now, tokens))
+    while marks.count > 2, now - marks[1].seconds > Self.windowSeconds { marks.removeFirst() }
+    return Double(tokens - marks[0].tokens) / max(now - marks[0].seconds, 1e-9)
+  }
+
+  private static func now() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
+  }
+}
