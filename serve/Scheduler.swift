@@ -122,31 +122,3 @@ package struct Scheduler<Item> {
     return nil
   }
 }
-
-/// A queue whose both ends cost constant time, on average.
-struct FirstInFirstOut<Element> {
-  private var elements: [Element] = []
-  private var head = 0
-
-  var count: Int { elements.count - head }
-
-  mutating func append(_ element: Element) { elements.append(element) }
-
-  mutating func popFirst() -> Element? {
-    guard head < elements.count else { return nil }
-    defer {
-      head += 1
-      if head > 64, head * 2 > elements.count {
-        elements.removeFirst(head)
-        head = 0
-      }
-    }
-    return elements[head]
-  }
-
-  mutating func removeAll(where isUnwanted: (Element) -> Bool) {
-    elements.removeFirst(head)
-    head = 0
-    elements.removeAll(where: isUnwanted)
-  }
-}
