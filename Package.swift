@@ -91,6 +91,10 @@ let package = Package(
       name: "ModelRepositoryTests",
       dependencies: ["ModelRepository", "SparseAutoencoder", "Tensors", "TestSupport"],
       swiftSettings: strict),
+    .testTarget(
+      name: "TrainingTests",
+      dependencies: ["Training", "SparseAutoencoder", "Tensors", "StrictJSON", "TestSupport"],
+      exclude: ["Fixtures"], swiftSettings: strict),
     .target(
       name: "TestSupport", dependencies: ["SparseAutoencoder", "Tensors"],
       path: "Tests/TestSupport",

@@ -4,7 +4,7 @@ internal import Tensors
 
 /// Adam with decoupled weight decay (AdamW, as torch.optim takes it) on a dictionary's weights, whose
 /// decoder rows stay unit vectors.
-struct AdamOptimizer {
+package struct AdamOptimizer {
   static let beta1 = 0.9
   static let beta2 = 0.999
   static let epsilon = 1e-8
@@ -14,7 +14,7 @@ struct AdamOptimizer {
   /// Steps taken.
   var steps = 0
 
-  init(latents: Int, dModel: Int) {
+  package init(latents: Int, dModel: Int) {
     firstMoments = DictionaryWeights(latents: latents, dModel: dModel)
     secondMoments = DictionaryWeights(latents: latents, dModel: dModel)
   }
@@ -24,7 +24,7 @@ struct AdamOptimizer {
   ///
   /// - Parameter gradientNormMax: gradients are scaled so that their norm is at most this; 0: never.
   /// - Returns: the gradient's norm before it was scaled.
-  mutating func step(
+  package mutating func step(
     _ weights: DictionaryWeights, gradient: DictionaryWeights, learningRate: Double,
     weightDecay: Double, gradientNormMax: Double
   ) -> Double {

@@ -1,21 +1,21 @@
 internal import CKernels
 internal import Glibc
 internal import SparseAutoencoder
-internal import Tensors
+package import Tensors
 
 /// The four parameters of a dictionary, or anything that has their shapes: gradients, moments.
-struct DictionaryWeights {
+package struct DictionaryWeights {
   /// W_enc: [latents, d_model], latent-major.
-  let encoder: FloatStorage
+  package let encoder: FloatStorage
   /// b_enc: [latents]
-  let encoderBias: FloatStorage
+  package let encoderBias: FloatStorage
   /// W_dec: [latents, d_model]
-  let decoder: FloatStorage
+  package let decoder: FloatStorage
   /// b_dec: [d_model]
-  let decoderBias: FloatStorage
+  package let decoderBias: FloatStorage
 
   /// Zeros.
-  init(latents: Int, dModel: Int) {
+  package init(latents: Int, dModel: Int) {
     encoder = FloatStorage(count: latents * dModel)
     encoderBias = FloatStorage(count: latents)
     decoder = FloatStorage(count: latents * dModel)
@@ -34,7 +34,7 @@ struct DictionaryWeights {
   }
 
   /// Random decoder rows of unit norm, the encoder their transpose, no encoder bias.
-  func initialize(decoderBias mean: [Float], seed: UInt64) {
+  package func initialize(decoderBias mean: [Float], seed: UInt64) {
     var generator = Xoshiro(seed: seed)
     for index in 0..<decoder.count { decoder.pointer[index] = Float(generator.normal()) }
     for latent in 0..<latents { granule_normalize(decoder.pointer + latent * dModel, dModel) }

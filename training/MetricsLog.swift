@@ -14,8 +14,7 @@ final class MetricsLog {
   init(run: String, keepingStepsUpTo step: Int) throws(TensorFileError) {
     path = "\(run)/\(Self.fileName)"
     if access(path, F_OK) == 0 {
-      let text = String(decoding: try FileBytes.read(path).bytes, as: UTF8.self)
-      let kept = text.split(separator: "\n").filter { line in
+      let kept = try FileBytes.read(path).text.split(separator: "\n").filter { line in
         guard let logged = (try? StrictJSON.parse(String(line)))?["step"]?.integer else {
           return false  // a line that a crash cut short
         }

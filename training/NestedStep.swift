@@ -1,6 +1,6 @@
 internal import CKernels
-internal import SparseAutoencoder
-internal import Tensors
+package import SparseAutoencoder
+package import Tensors
 
 /// The loss of a Matryoshka TopK dictionary on a batch, and its gradient.
 ///
@@ -13,24 +13,24 @@ internal import Tensors
 /// All granularities cost one decode: the partial sums along a token's active latents are its nested
 /// reconstructions; on the way back, a latent receives the sum of the residuals of all prefixes that
 /// contain it. Results do not depend on the number of threads.
-final class NestedStep {
+package final class NestedStep {
   /// What a batch's loss is made of.
-  struct Losses {
+  package struct Losses {
     /// Σ‖x − x̂_m‖² / Σ‖x − x̄‖² at each granularity.
-    var fvu: [Double]
+    package var fvu: [Double]
     /// Σ‖e − ê‖² / Σ‖e − ē‖², e the residual at full size and ê its reconstruction by dead latents;
     /// 0 where none is dead.
-    var auxiliary: Double
+    package var auxiliary: Double
     /// mean(fvu) + auxiliaryCoefficient · auxiliary
-    var total: Double
+    package var total: Double
     /// Mean number of active latents a token.
-    var l0: Double
+    package var l0: Double
   }
 
   /// The gradient of the last batch's loss.
-  let gradient: DictionaryWeights
+  package let gradient: DictionaryWeights
   /// Which latents were active in the last batch.
-  private(set) var wasActive: [Bool]
+  package private(set) var wasActive: [Bool]
 
   private let weights: DictionaryWeights
   private let granularities: [UInt32]
@@ -46,7 +46,7 @@ final class NestedStep {
   private var returned = FloatStorage(count: 0)
 
   /// A step for `weights`, which it reads at every call.
-  init(
+  package init(
     weights: DictionaryWeights, granularities: [Int], k: Int, auxiliaryCoefficient: Double
   ) {
     self.weights = weights
@@ -71,7 +71,7 @@ final class NestedStep {
   ///   - batch: [tokens, d_model] float32.
   ///   - dead: the latents that the auxiliary loss may use, ascending.
   /// - Throws: `EncodingError` for the first token that cannot be encoded.
-  func run(batch: FloatStorage, dead: [Int]) throws(EncodingError) -> Losses {
+  package func run(batch: FloatStorage, dead: [Int]) throws(EncodingError) -> Losses {
     let tokens = batch.count / dModel
     reserve(tokens: tokens)
     let variance = Self.variance(of: batch.pointer, rows: tokens, columns: dModel)

@@ -1,32 +1,47 @@
 /// `NestedStep` written plainly: dense, float64, one token and latent after another. Slow, and the
 /// oracle of the fast step; itself checked against finite differences.
-struct ReferenceStep {
+package struct ReferenceStep {
   /// Parameters or their gradient, row-major as in `DictionaryWeights`.
-  struct Weights: Equatable {
-    var encoder: [Double]
-    var encoderBias: [Double]
-    var decoder: [Double]
-    var decoderBias: [Double]
+  package struct Weights: Equatable {
+    package var encoder: [Double]
+    package var encoderBias: [Double]
+    package var decoder: [Double]
+    package var decoderBias: [Double]
 
     var dModel: Int { decoderBias.count }
     var latents: Int { encoderBias.count }
+
+    package init(
+      encoder: [Double], encoderBias: [Double], decoder: [Double], decoderBias: [Double]
+    ) {
+      self.encoder = encoder
+      self.encoderBias = encoderBias
+      self.decoder = decoder
+      self.decoderBias = decoderBias
+    }
   }
 
-  struct Losses {
-    var fvu: [Double]
-    var auxiliary: Double
-    var total: Double
+  package struct Losses {
+    package var fvu: [Double]
+    package var auxiliary: Double
+    package var total: Double
   }
 
   let granularities: [Int]
   let k: Int
   let auxiliaryCoefficient: Double
 
+  package init(granularities: [Int], k: Int, auxiliaryCoefficient: Double) {
+    self.granularities = granularities
+    self.k = k
+    self.auxiliaryCoefficient = auxiliaryCoefficient
+  }
+
   /// - Parameters:
   ///   - batch: tokens, each [d_model].
   ///   - residuals: what the auxiliary loss reconstructs, nil for the residuals of this very
   ///     batch; finite differences hold them constant, as the gradient does.
-  func run(
+  package func run(
     _ weights: Weights, batch: [[Double]], dead: [Int], residuals: [[Double]]? = nil
   ) -> (losses: Losses, gradient: Weights, residuals: [[Double]]) {
     let (dModel, latents) = (weights.dModel, weights.latents)

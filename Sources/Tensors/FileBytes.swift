@@ -4,7 +4,10 @@ internal import Glibc
 public final class FileBytes: Sendable {
   /// The file's path, for messages.
   public let path: String
-  /// All bytes of the file.
+  /// The file's text, with what is no UTF-8 replaced.
+  public var text: String { String(decoding: bytes, as: UTF8.self) }
+  /// All bytes of the file, for as long as the object is held in a variable: a temporary is gone
+  /// before its bytes are read.
   public nonisolated(unsafe) let bytes: UnsafeRawBufferPointer  // never written after init
   private let isMapped: Bool
 

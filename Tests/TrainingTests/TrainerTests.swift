@@ -1,0 +1,200 @@
+import Foundation
+import SparseAutoencoder
+import StrictJSON
+import Tensors
+import TestSupport
+import Testing
+import Training
+
+@Suite("A training run")
+struct TrainerTests {
+  let folder: TemporaryFolder
+  let activations: String
+
+  /// 12 sequences of 21 positions, position 0 a sink: sparse combinations of 24 directions.
+  init() throws {
+    folder = try TemporaryFolder()
+    activations = "\(folder.path)/activations.npy"
+    var generator = SeededGenerator(seed: 31)
+    let (sequences, positions, dModel) = (12, 21, 16)
+    let directions = (0..<24).map { _ in generator.normals(dModel) }
+    var values: [Float] = []
+    for _ in 0..<sequences {
+      for position in 0..<positions {
+        var x = [Float](repeating: position == 0 ? 1e4 : 2, count: dModel)
+        for _ in 0..<3 {
+          let direction = directions[Int.random(in: 0..<24, using: &generator)]
+          let strength = Float.random(in: 1..<3, using: &generator)
+          for i in 0..<dModel { x[i] += strength * direction[i] }
+        }
+        values += x
+      }
+    }
+    try writeNumpy(values, shape: "(\(sequences), \(positions), \(dModel))", to: activations)
+  }
+
+  func writeNumpy(_ values: [Float], shape: String, to path: String) throws {
+    var header = "{'descr': '<f4', 'fortran_order': False, 'shape': \(shape), }"
+    while (10 + header.utf8.count + 1) % 64 != 0 { header += " " }
+    header += "\n"
+    var bytes: [UInt8] = [0x93] + Array("NUMPY".utf8) + [1, 0]
+    bytes += [UInt8(header.utf8.count & 255), UInt8(header.utf8.count >> 8)] + Array(header.utf8)
+    bytes += values.withBytes { Array($0) }
+    try Data(bytes).write(to: URL(fileURLWithPath: path))
+  }
+
+  func configuration() -> TrainingConfiguration {
+    var configuration = TrainingConfiguration(
+      activations: [activations], latents: 48, granularities: [6, 20, 48], k: 5, tokens: 4000,
+      heldOutSequences: 2, batchTokens: 100)
+    configuration.learningRate = 3e-3
+    configuration.deadAfterTokens = 600
+    configuration.checkpointEverySteps = 7
+    configuration.languageModel = "toy"
+    return configuration
+  }
+
+  func run(_ name: String) -> String { "\(folder.path)/\(name)" }
+
+  func weights(_ run: String) throws -> Data {
+    try Data(contentsOf: URL(fileURLWithPath: "\(run)/dictionary/sae_weights.safetensors"))
+  }
+
+  @Test("learns: FVU falls as training goes and as the granularity grows; the dictionary loads")
+  func learns() throws {
+    var configuration = configuration()
+    configuration.tokens = 20_000
+    configuration.learningRate = 1e-2
+    let trainer = try Trainer(configuration, run: run("a"))
+    #expect(trainer.training.tokens == 200 && trainer.heldOut?.tokens == 40)
+    var first: Double?
+    var last = 0.0
+    let outcome = try trainer.train(onProgress: {
+      first = first ?? $0.loss
+      last = $0.loss
+    })
+    #expect(last < 0.6 * (first ?? 0))
+    guard case .finished(let dictionary) = outcome else {
+      Issue.record("the run did not finish")
+      return
+    }
+    let fvu = dictionary.granularities.compactMap(\.fvu)
+    #expect(fvu.count == 3 && fvu[0] > fvu[1] && fvu[1] > fvu[2] && fvu[2] < 0.2)
+    #expect(dictionary.granularities.map(\.latents) == [6, 20, 48])
+    #expect(dictionary.granularities[2].k == 5)
+    for latent in 0..<48 {
+      let norm = (0..<16).reduce(Float(0)) {
+        let value = dictionary.decoderWeights.pointer[latent * 16 + $1]
+        return $0 + value * value
+      }
+      #expect(abs(norm - 1) < 1e-5)
+    }
+    let read = try SparseAutoencoder(folder: "\(run("a"))/dictionary")
+    #expect(read.granularities == dictionary.granularities)
+    #expect(read.provenance.languageModel == "toy" && read.provenance.tokens == 20_000)
+    let evaluation = try Evaluation(read, on: #require(trainer.heldOut))
+    for (row, granularity) in zip(
+      evaluation.rows.filter({ $0.sparsity == .asTrained }), read.granularities)
+    {
+      #expect(abs(Float(row.fvu) - (granularity.fvu ?? 0)) < 1e-6)
+    }
+  }
+
+  @Test(
+    "that is interrupted at any step and resumed ends with the very bits of one that was not",
+    arguments: [1, 6, 7, 20, 39])
+  func resume(step: Int) throws {
+    _ = try Trainer(configuration(), run: run("whole")).train()
+    let interrupted = try Trainer(configuration(), run: run("part"))
+    var done = 0
+    let outcome = try interrupted.train(
+      onProgress: { done = $0.step }, shouldStop: { done == step })
+    guard case .interrupted(step) = outcome else {
+      Issue.record("the run ended with \(outcome)")
+      return
+    }
+    let resumed = try Trainer(resuming: run("part"))
+    #expect(resumed.step == step)
+    _ = try resumed.train()
+    #expect(try weights(run("part")) == weights(run("whole")))
+    let lines = try String(contentsOfFile: "\(run("part"))/metrics.jsonl", encoding: .utf8)
+      .split(separator: "\n")
+    let steps = try lines.map { try StrictJSON.parse(String($0)) }.filter { $0["loss"] != nil }
+      .compactMap { $0["step"]?.integer }
+    #expect(steps == Array(1...40))
+  }
+
+  @Test(
+    "resumed after a crash between checkpoints takes up the last one, and its log has no step twice"
+  )
+  func crash() throws {
+    _ = try Trainer(configuration(), run: run("whole")).train()
+    var done = 0
+    _ = try Trainer(configuration(), run: run("part")).train(
+      onProgress: { done = $0.step }, shouldStop: { done == 17 })
+    // As if it had crashed before the last checkpoint, in the middle of a line.
+    try FileManager.default.removeItem(atPath: "\(run("part"))/checkpoints/step-17")
+    let log = "\(run("part"))/metrics.jsonl"
+    try (String(contentsOfFile: log, encoding: .utf8) + "{\"step\": 9").write(
+      toFile: log, atomically: true, encoding: .utf8)
+    #expect(try Trainer(resuming: run("part")).step == 14)
+    _ = try Trainer(resuming: run("part")).train()
+    #expect(try weights(run("part")) == weights(run("whole")))
+  }
+
+  @Test("revives dead latents by the auxiliary loss")
+  func deadLatents() throws {
+    var configuration = configuration()
+    configuration.tokens = 12_000
+    configuration.k = 2
+    configuration.learningRate = 3e-2
+    func deadAtEnd(_ name: String) throws -> Int {
+      var dead = 0
+      _ = try Trainer(configuration, run: run(name)).train(onProgress: { dead = $0.deadLatents })
+      return dead
+    }
+    let revived = try deadAtEnd("with")
+    configuration.auxiliaryCoefficient = 0
+    let left = try deadAtEnd("without")
+    #expect(revived < left, "\(revived) of \(left) are still dead")
+  }
+
+  @Test("refuses what it cannot use, and says why")
+  func refusals() throws {
+    func expectError(_ naming: String, _ body: () throws -> Void) {
+      let error = #expect(throws: (any Error).self) { try body() }
+      #expect("\(error.map { "\($0)" } ?? "")".contains(naming), "\(String(describing: error))")
+    }
+    _ = try Trainer(self.configuration(), run: run("a"))
+    expectError("--resume") { _ = try Trainer(self.configuration(), run: run("a")) }
+    expectError("config.json") { _ = try Trainer(resuming: run("none")) }
+    for (change, naming) in [
+      ({ $0.k = 49 }, "k is 49"), ({ $0.granularities = [6, 20] }, "end at latents"),
+      ({ $0.granularities = [20, 6, 48] }, "ascend"), ({ $0.heldOutSequences = 12 }, "held out"),
+      ({ $0.learningRate = .nan }, "learning rate"), ({ $0.batchTokens = 0 }, "batch"),
+      ({ $0.sequences = 3..<40 }, "sequences 3 to 39"), ({ $0.activations = [] }, "no activations"),
+      ({ $0.activations = ["/nowhere.npy"] }, "/nowhere.npy"),
+    ] as [((inout TrainingConfiguration) -> Void, String)] {
+      var configuration = self.configuration()
+      change(&configuration)
+      expectError(naming) { _ = try Trainer(configuration, run: run("b")) }
+    }
+    let bad = "\(folder.path)/bad.npy"
+    try writeNumpy([1, 2, .nan, 4] + [Float](repeating: 1, count: 16), shape: "(5, 4)", to: bad)
+    var configuration = self.configuration()
+    configuration.activations = [bad]
+    configuration.heldOutSequences = 0
+    expectError("bad.npy, row 0") { _ = try Trainer(configuration, run: run("c")) }
+    configuration.activations = [bad, activations]
+    expectError("d_model") { _ = try Trainer(configuration, run: run("d")) }
+  }
+
+  @Test("that diverges stops, says so, and keeps its last checkpoint")
+  func divergence() throws {
+    var configuration = configuration()
+    configuration.learningRate = 1e30
+    let trainer = try Trainer(configuration, run: run("a"))
+    let error = #expect(throws: TrainingError.self) { _ = try trainer.train() }
+    #expect(error?.description.contains("learning-rate") == true, "\(String(describing: error))")
+  }
+}
