@@ -37,7 +37,7 @@ final class ServerCore {
     limits = options.limits
     logger = options.logger
     admission = Admission(limits: options.limits)
-    connectionsMax = min(limits.connectionsMax, openFilesMax() - limits.filesReserved)
+    connectionsMax = max(min(limits.connectionsMax, openFilesMax() - limits.filesReserved), 1)
   }
 
   /// Listens and starts everything that runs again and again.

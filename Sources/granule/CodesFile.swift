@@ -40,6 +40,8 @@ struct CodesFile {
 
   /// Adds the rows of a response.
   mutating func append(_ part: PackedCodes) throws {
+    _ = try part.tokens()
+    try part.checkRows(latents: Int(UInt32.max))
     let base = UInt32(indices.count)
     guard part.indices.count / 4 <= Int(UInt32.max - base) else {
       throw ServerError(.resourceExhausted, "codes: more than 2^32 active latents; encode less")

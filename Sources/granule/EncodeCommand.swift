@@ -107,7 +107,8 @@ struct EncodeCommand: AsyncParsableCommand {
       let list = rows.map { row -> JSONValue in
         [
           "granularity": JSONValue(Int(row.granularity)), "k": JSONValue(Int(row.k)),
-          "version": JSONValue(Int(row.version)), "fvu": row.fvu.map { JSONValue($0) } ?? .null,
+          "version": JSONValue(Int(clamping: row.version)),
+          "fvu": row.fvu.map { JSONValue($0) } ?? .null,
           "l0": JSONValue(row.l0), "tokens": JSONValue(tokens), "seconds": JSONValue(row.seconds),
           "tokens_per_second": JSONValue(Double(tokens) / row.seconds),
           "queue_seconds": JSONValue(row.queueSeconds),

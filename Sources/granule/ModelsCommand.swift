@@ -55,7 +55,7 @@ func show(_ models: [ModelStatus], json: Bool) {
 extension ModelStatus {
   fileprivate var json: JSONValue {
     [
-      "name": .string(name), "serving_version": JSONValue(Int(servingVersion)),
+      "name": .string(name), "serving_version": JSONValue(Int(clamping: servingVersion)),
       "pinned": .bool(pinned), "versions": .array(versions.map(\.json)),
     ]
   }
@@ -64,10 +64,11 @@ extension ModelStatus {
 extension ModelVersionStatus {
   fileprivate var json: JSONValue {
     [
-      "version": JSONValue(Int(version)), "state": .string("\(state)"),
+      "version": JSONValue(Int(clamping: version)), "state": .string("\(state)"),
       "failure": .string(failure), "d_model": JSONValue(Int(dModel)),
       "latents": JSONValue(Int(latents)), "resident_latents": JSONValue(Int(residentLatents)),
-      "resident_bytes": JSONValue(Int(residentBytes)), "selection_rule": .string(selectionRule),
+      "resident_bytes": JSONValue(Int(clamping: residentBytes)),
+      "selection_rule": .string(selectionRule),
       "granularities": .array(
         granularities.map {
           [

@@ -25,7 +25,7 @@ struct StatusCommand: AsyncParsableCommand {
         "ready": .bool(status.ready), "server_version": .string(status.serverVersion),
         "connections": JSONValue(Int(status.connections)),
         "queued_requests": JSONValue(Int(status.queuedRequests)),
-        "queued_tokens": JSONValue(Int(status.queuedTokens)),
+        "queued_tokens": JSONValue(Int(clamping: status.queuedTokens)),
         "uptime_seconds": .real(status.uptimeSeconds),
       ]
       return print(StrictJSON.text(object, indented: true))

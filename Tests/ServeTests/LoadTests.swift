@@ -88,6 +88,8 @@ private let slow = SparseAutoencoder.random(
     let test = try TestServer(["m": slow]) {
       $0.limits.writeQueueHighBytes = 1 << 20
       $0.limits.writeQueueLowBytes = 1 << 18
+      // However slow the machine: what is not read for so long would be closed.
+      $0.limits.stall = .seconds(3600)
     }
     let slowSocket = try test.socket()
     var request = Activations(tokens: 100, dModel: 64, seed: 4).request("m", 64)
