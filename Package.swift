@@ -40,7 +40,7 @@ let package = Package(
       ]),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
-      exclude: ["granule.proto"], sources: ["generated"],
+      exclude: ["granule.proto", "generate"], sources: ["generated"],
       publicHeadersPath: "generated/include"),
 
     // Dictionaries.
@@ -98,6 +98,15 @@ let package = Package(
     .target(
       name: "TestSupport", dependencies: ["SparseAutoencoder", "Tensors"],
       path: "Tests/TestSupport",
+      swiftSettings: strict),
+    .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
+    .testTarget(name: "EventLoopTests", dependencies: ["EventLoop"], swiftSettings: strict),
+    .testTarget(
+      name: "ServeTests",
+      dependencies: [
+        "Serve", "Client", "Wire", "EventLoop", "ModelRepository", "SparseAutoencoder", "Tensors",
+        "TestSupport", logging,
+      ],
       swiftSettings: strict),
   ]
 )

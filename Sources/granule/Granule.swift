@@ -8,6 +8,10 @@ struct Granule: AsyncParsableCommand {
     abstract:
       "Progressive sparse autoencoders: train nested dictionaries, serve any prefix of them.",
     version: "0.1.0",
-    subcommands: [TrainCommand.self, EvaluateCommand.self, PublishCommand.self]
+    subcommands: [
+      TrainCommand.self, EvaluateCommand.self, PublishCommand.self, ServeCommand.self,
+      EncodeCommand.self, DecodeCommand.self, StatusCommand.self, ModelsCommand.self,
+      LoadCommand.self, UnloadCommand.self, ResizeCommand.self,
+    ]
   )
 }

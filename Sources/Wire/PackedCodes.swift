@@ -1,0 +1,94 @@
+/// Sparse codes on the wire, as compressed sparse rows: only values > 0, indices ascending within a row.
+public struct PackedCodes: Sendable {
+  /// Where each row starts, and the end of the last: `UInt32 [tokens + 1]`.
+  public var rowOffsets: SharedBytes
+  /// The latents, in the dictionary's published order: `UInt32 [active]`.
+  public var indices: SharedBytes
+  /// Their activations: `Float [active]`.
+  public var values: SharedBytes
+
+  /// Codes as they are; `tokens()` and `checkRows(latents:)` check them.
+  public init(rowOffsets: SharedBytes, indices: SharedBytes, values: SharedBytes) {
+    self.rowOffsets = rowOffsets
+    self.indices = indices
+    self.values = values
+  }
+
+  /// Codes with a copy of the given arrays.
+  public init(rowOffsets: [UInt32], indices: [UInt32], values: [Float]) {
+    self.init(
+      rowOffsets: SharedBytes(copying: rowOffsets), indices: SharedBytes(copying: indices),
+      values: SharedBytes(copying: values))
+  }
+
+  /// The number of rows, after a check of the three sizes, which costs no pass over the data.
+  public func tokens() throws(ServerError) -> Int {
+    guard rowOffsets.count >= 4, rowOffsets.count % 4 == 0 else {
+      throw ServerError(
+        .invalidArgument,
+        "codes.row_offsets: has \(rowOffsets.count) bytes; it must hold 4 for each token and 4 more"
+      )
+    }
+    guard indices.count % 4 == 0, indices.count == values.count else {
+      throw ServerError(
+        .invalidArgument,
+        "codes: indices has \(indices.count) bytes and values \(values.count); both must hold 4 for each active latent"
+      )
+    }
+    return rowOffsets.count / 4 - 1
+  }
+
+  /// Checks every row: offsets that ascend from 0 to the number of values, indices that ascend strictly below
+  /// `latents`, values finite and > 0. `tokens()` comes first.
+  public func checkRows(latents: Int) throws(ServerError) {
+    try rowOffsets.withBytes { offsets throws(ServerError) in
+      try indices.withBytes { indices throws(ServerError) in
+        try values.withBytes { values throws(ServerError) in
+          try Self.check(offsets: offsets, indices: indices, values: values, latents: latents)
+        }
+      }
+    }
+  }
+
+  private static func check(
+    offsets: UnsafeRawBufferPointer, indices: UnsafeRawBufferPointer,
+    values: UnsafeRawBufferPointer, latents: Int
+  ) throws(ServerError) {
+    func fail(_ message: String) -> ServerError {
+      ServerError(.invalidArgument, "codes.\(message)")
+    }
+    let active = indices.count / 4
+    func offset(_ row: Int) -> Int {
+      Int(offsets.loadUnaligned(fromByteOffset: 4 * row, as: UInt32.self))
+    }
+    let tokens = offsets.count / 4 - 1
+    guard offset(0) == 0, offset(tokens) == active else {
+      throw fail(
+        "row_offsets: go from \(offset(0)) to \(offset(tokens)); they must go from 0 to \(active), the number of values"
+      )
+    }
+    for token in 0..<tokens {
+      let (start, end) = (offset(token), offset(token + 1))
+      guard start <= end, end <= active else {
+        throw fail("row_offsets: token \(token) goes from \(start) to \(end); offsets must ascend")
+      }
+      var previous = -1
+      for position in start..<end {
+        let index = Int(indices.loadUnaligned(fromByteOffset: 4 * position, as: UInt32.self))
+        guard index > previous else {
+          throw fail("indices: token \(token) has \(index) after \(previous); they must ascend")
+        }
+        guard index < latents else {
+          throw fail(
+            "indices: token \(token) names latent \(index); \(latents) latents are resident, 0 to \(latents - 1)"
+          )
+        }
+        let value = values.loadUnaligned(fromByteOffset: 4 * position, as: Float.self)
+        guard value > 0, value.isFinite else {
+          throw fail("values: token \(token) has \(value); values must be finite and above 0")
+        }
+        previous = index
+      }
+    }
+  }
+}

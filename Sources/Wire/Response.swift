@@ -1,0 +1,137 @@
+/// What a server answers.
+public struct Response: Sendable {
+  /// The request's id; 0 where no request could be read.
+  public var id: UInt64
+  /// True on exactly one response for each request: the only one, the last stage, or the error.
+  public var last: Bool
+  /// The answer, or why there is none. Stages sent before an error stay valid.
+  public var result: Result<Body, ServerError>
+
+  /// A response.
+  public init(id: UInt64, last: Bool = true, result: Result<Body, ServerError>) {
+    self.id = id
+    self.last = last
+    self.result = result
+  }
+
+  /// The kinds of answer.
+  public enum Body: Sendable {
+    /// To `encode`, once a stage.
+    case encode(EncodeResponse)
+    /// To `decode`.
+    case decode(DecodeResponse)
+    /// To `listModels`.
+    case listModels([ModelStatus])
+    /// To `status`.
+    case status(ServerStatus)
+    /// To `cancel`: whether the request was in flight.
+    case cancel(found: Bool)
+    /// To `loadModel`, `unloadModel` and `resizeModel`, once the change has taken effect.
+    case model(ModelStatus)
+  }
+}
+
+/// Why a sequence of stages ended.
+public enum StopReason: UInt32, Sendable {
+  /// Every granularity that was asked for has been sent.
+  case complete = 1
+  /// The FVU asked for was reached.
+  case targetFVU = 2
+  /// The server was busy and answered a smaller granularity, as the request allowed.
+  case overload = 3
+}
+
+/// The codes of a request's tokens at one granularity.
+public struct EncodeResponse: Sendable {
+  /// The model's name.
+  public var model: String
+  /// The version that answered.
+  public var version: UInt64
+  /// The granularity used.
+  public var granularity: UInt32
+  /// The k used; 0 where the selection rule has none.
+  public var k: UInt32
+  /// All active latents; nil where the request left them out.
+  public var codes: PackedCodes?
+  /// Latents of the last stage that are no longer active, where stages carry changes only.
+  public var removed: PackedCodes?
+  /// Float32 `[tokens, d_model]`, in raw scale; nil where it was not asked for.
+  public var reconstruction: PackedTensor?
+  /// Fraction of variance unexplained over the request's tokens; nil without a stored activation mean.
+  public var fvu: Float?
+  /// ‖x − x̂‖² of each token: `Float [tokens]`.
+  public var squaredErrors: SharedBytes
+  /// Why this was the last stage; nil on the others.
+  public var stopReason: StopReason?
+  /// From the frame's arrival until a worker took the request.
+  public var queueNanoseconds: UInt64
+  /// Wall-clock time from a worker's first touch to the last piece done.
+  public var computeNanoseconds: UInt64
+
+  /// A response.
+  public init(
+    model: String, version: UInt64, granularity: UInt32, k: UInt32, codes: PackedCodes?,
+    removed: PackedCodes? = nil, reconstruction: PackedTensor?, fvu: Float?,
+    squaredErrors: SharedBytes, stopReason: StopReason?, queueNanoseconds: UInt64,
+    computeNanoseconds: UInt64
+  ) {
+    self.model = model
+    self.version = version
+    self.granularity = granularity
+    self.k = k
+    self.codes = codes
+    self.removed = removed
+    self.reconstruction = reconstruction
+    self.fvu = fvu
+    self.squaredErrors = squaredErrors
+    self.stopReason = stopReason
+    self.queueNanoseconds = queueNanoseconds
+    self.computeNanoseconds = computeNanoseconds
+  }
+}
+
+/// The activations that codes stand for.
+public struct DecodeResponse: Sendable {
+  /// The model's name.
+  public var model: String
+  /// The version that answered.
+  public var version: UInt64
+  /// Float32 `[tokens, d_model]`, in raw scale.
+  public var reconstruction: PackedTensor
+
+  /// A response.
+  public init(model: String, version: UInt64, reconstruction: PackedTensor) {
+    self.model = model
+    self.version = version
+    self.reconstruction = reconstruction
+  }
+}
+
+/// How a server is.
+public struct ServerStatus: Sendable, Equatable {
+  /// The repository has been read once, and the server is not stopping.
+  public var ready: Bool
+  /// The server's own version.
+  public var serverVersion: String
+  /// Connections open.
+  public var connections: UInt32
+  /// Requests that wait for a worker.
+  public var queuedRequests: UInt32
+  /// The tokens of those.
+  public var queuedTokens: UInt64
+  /// Seconds since the server started.
+  public var uptimeSeconds: Double
+
+  /// A status.
+  public init(
+    ready: Bool, serverVersion: String, connections: UInt32, queuedRequests: UInt32,
+    queuedTokens: UInt64, uptimeSeconds: Double
+  ) {
+    self.ready = ready
+    self.serverVersion = serverVersion
+    self.connections = connections
+    self.queuedRequests = queuedRequests
+    self.queuedTokens = queuedTokens
+    self.uptimeSeconds = uptimeSeconds
+  }
+}

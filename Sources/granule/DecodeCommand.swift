@@ -1,0 +1,54 @@
+import ArgumentParser
+import Client
+import Tensors
+import Wire
+
+/// `granule decode`: the activations that codes stand for.
+struct DecodeCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "decode",
+    abstract: "Turn sparse codes back into activations with a server.",
+    discussion: """
+      Reads what `granule encode --out` writes, and writes a safetensors file with `activations` [tokens, d_model].
+
+      EXAMPLE
+        granule decode --server 127.0.0.1:7700 --model smollm2 --codes codes.safetensors --out decoded.safetensors
+      """)
+
+  @OptionGroup var connection: ConnectionOptions
+  @Option(help: "The model's name.")
+  var model: String
+  @Option(help: "The codes: a safetensors file with row_offsets, indices and values.")
+  var codes: String
+  @Option(help: "Where to write the activations.")
+  var out: String
+  @Option(help: "Tokens a request.")
+  var batch = 256
+
+  func validate() throws {
+    guard (1...1 << 20).contains(batch) else {
+      throw ValidationError("--batch: is \(batch); it must be 1 to 1048576 tokens")
+    }
+  }
+
+  func run() async throws {
+    let file = try CodesFile(path: codes)
+    let client = try await connection.connect()
+    let tokens = file.rowOffsets.count - 1
+    var (rows, dModel) = ([Float](), 0)
+    var bar = ProgressBar()
+    for start in stride(from: 0, to: max(tokens, 1), by: batch) {
+      let range = start..<min(start + batch, tokens)
+      let response = try await client.decode(
+        DecodeRequest(model: model, codes: file.packed(rows: range)))
+      dModel = Int(response.reconstruction.shape.last ?? 0)
+      rows += response.reconstruction.data.array(of: Float.self)
+      bar.update(
+        fraction: Double(range.upperBound) / Double(max(tokens, 1)),
+        "\(range.upperBound.grouped) tokens")
+    }
+    bar.finish()
+    try SafetensorsWriter.write(
+      [.init("activations", [tokens, dModel], FloatStorage(rows))], to: out)
+  }
+}

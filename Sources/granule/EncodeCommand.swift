@@ -1,0 +1,140 @@
+import ArgumentParser
+import Client
+import Foundation
+import StrictJSON
+import Tensors
+import Training
+import Wire
+
+/// `granule encode`: codes of activations from a server, and what each granularity costs.
+struct EncodeCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "encode",
+    abstract: "Encode activations with a server, at one granularity or several.",
+    discussion: """
+      Prints for each granularity: FVU, mean active latents (L0), tokens a second, and where the time of a token \
+      goes: in the server's workers (compute) or between (wire: sending, receiving, packing). Relative times are to \
+      the largest granularity. Of several repetitions the fastest counts.
+
+      EXAMPLE
+        granule encode --server 127.0.0.1:7700 --model smollm2 --activations test.npy \\
+          --granularities 512,2048,8192 --out codes.safetensors
+      """)
+
+  @OptionGroup var connection: ConnectionOptions
+  @Option(help: "The model's name.")
+  var model: String
+  @Option(parsing: .upToNextOption, help: "Files or folders of activations.")
+  var activations: [String]
+  @Option(help: "Granularities, ascending. Default: the largest that is resident.")
+  var granularities: Granularities?
+  @Option(help: "Active latents a token, at each granularity. Default: the dictionary's own.")
+  var k: UInt32?
+  @Option(help: "Tokens a request.")
+  var batch = 256
+  @Option(help: "Requests in flight at once.")
+  var inFlight = 4
+  @Option(help: "Use only these sequences, such as 36-39.")
+  var sequences: SequenceRange?
+  @Option(
+    name: .customLong("repeat"), help: "Times to encode everything, for steadier measurements.")
+  var repetitions = 1
+  @Option(help: "Write the codes of the largest granularity to this safetensors file.")
+  var out: String?
+  @Flag(help: "Print JSON; no progress.")
+  var json = false
+
+  func validate() throws {
+    guard (1...1 << 20).contains(batch) else {
+      throw ValidationError("--batch: is \(batch); it must be 1 to 1048576 tokens")
+    }
+    guard (1...1024).contains(inFlight) else {
+      throw ValidationError("--in-flight: is \(inFlight); it must be 1 to 1024 requests")
+    }
+    guard (1...1_000_000).contains(repetitions) else {
+      throw ValidationError("--repeat: is \(repetitions); it must be at least 1")
+    }
+    guard granularities?.values.last ?? 0 <= UInt32.max else {
+      throw ValidationError("--granularities: must be below 2^32")
+    }
+  }
+
+  func run() async throws {
+    var dataset = try ActivationDataset(paths: activations)
+    if let sequences { dataset = try dataset.selecting(sequences: sequences.range) }
+    let client = try await connection.connect()
+    let run = EncodeRun(
+      client: client, model: model, dataset: dataset, k: k ?? 0,
+      batch: try await fittingBatch(client), inFlight: inFlight)
+    let wanted = granularities?.values ?? [0]
+    var bar = ProgressBar(isQuiet: json)
+    var rows: [EncodeRun.Result] = []
+    let steps = wanted.count * repetitions
+    for (place, granularity) in wanted.enumerated() {
+      // Out of the measurement: the first request finds caches cold.
+      _ = try await run.encode(UInt32(granularity), isWarmUp: true) { _ in }
+      var best: EncodeRun.Result?
+      for repetition in 0..<repetitions {
+        let step = place * repetitions + repetition
+        let result = try await run.encode(UInt32(granularity), isWarmUp: false) { done in
+          bar.update(
+            fraction: (Double(step) + done) / Double(steps), "granularity \(granularity)")
+        }
+        if result.seconds < best?.seconds ?? .infinity { best = result }
+      }
+      if let best { rows.append(best) }
+    }
+    bar.finish()
+    if let out, let last = rows.last { try last.codes.write(to: out) }
+    show(rows, tokens: dataset.tokens)
+  }
+
+  /// The batch, made smaller where the largest possible response would not fit a frame: without a k a token may have
+  /// every latent active.
+  private func fittingBatch(_ client: Client) async throws -> Int {
+    let models = try await client.listModels(timeout: .seconds(10))
+    guard let serving = models.first(where: { $0.name == model }),
+      let version = serving.versions.first(where: { $0.state == .ready }),
+      version.selectionRule != "topk"
+    else { return batch }
+    let latents = granularities?.values.last ?? Int(version.residentLatents)
+    return max(1, min(batch, (FrameDecoder.frameBytesMaxDefault - (1 << 20)) / (8 * (latents + 2))))
+  }
+
+  private func show(_ rows: [EncodeRun.Result], tokens: Int) {
+    guard let last = rows.last else { return }
+    guard !json else {
+      let list = rows.map { row -> JSONValue in
+        [
+          "granularity": JSONValue(Int(row.granularity)), "k": JSONValue(Int(row.k)),
+          "version": JSONValue(Int(clamping: row.version)),
+          "fvu": row.fvu.map { JSONValue($0) } ?? .null,
+          "l0": JSONValue(row.l0), "tokens": JSONValue(tokens), "seconds": JSONValue(row.seconds),
+          "tokens_per_second": JSONValue(Double(tokens) / row.seconds),
+          "queue_seconds": JSONValue(row.queueSeconds),
+          "compute_seconds": JSONValue(row.computeSeconds),
+          "wire_seconds": JSONValue(row.wireSeconds),
+          "relative_seconds": JSONValue(row.seconds / last.seconds),
+          "relative_compute_seconds": JSONValue(row.computeSeconds / last.computeSeconds),
+        ]
+      }
+      return print(StrictJSON.text(.array(list), indented: true))
+    }
+    var table = TextTable(
+      "granularity", "k", "FVU", "L0", "tokens/s", "relative time", "compute µs/token",
+      "relative", "wire µs/token")
+    func microseconds(_ seconds: Double) -> String {
+      (seconds / Double(max(tokens, 1)) * 1e6).formatted(digits: 1)
+    }
+    for row in rows {
+      table.add(
+        Int(row.granularity).grouped, row.k == 0 ? "–" : "\(row.k)",
+        row.fvu?.formatted(digits: 4) ?? "–", row.l0.formatted(digits: 1),
+        Int(Double(tokens) / row.seconds).grouped,
+        (row.seconds / last.seconds).formatted(digits: 3), microseconds(row.computeSeconds),
+        (row.computeSeconds / last.computeSeconds).formatted(digits: 3),
+        microseconds(row.wireSeconds))
+    }
+    print(table.text, terminator: "")
+  }
+}

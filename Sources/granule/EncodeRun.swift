@@ -1,0 +1,121 @@
+import Client
+import Tensors
+import Training
+import Wire
+
+/// Encodes a data set with a server, several requests in flight, and measures it.
+struct EncodeRun: Sendable {
+  let client: Client
+  let model: String
+  let dataset: ActivationDataset
+  /// Active latents a token; 0: the dictionary's own.
+  let k: UInt32
+  /// Tokens a request.
+  let batch: Int
+  /// Requests in flight at once.
+  let inFlight: Int
+
+  /// One granularity's codes, and how long they took.
+  struct Result {
+    var granularity: UInt32
+    var k: UInt32
+    var version: UInt64
+    /// Fraction of variance unexplained over all tokens; nil where the dictionary stores no mean.
+    var fvu: Double?
+    var codes: CodesFile
+    /// Wall-clock time.
+    var seconds: Double
+    /// Sums over the requests: until a worker took them, in the workers, and the rest.
+    var queueSeconds: Double
+    var computeSeconds: Double
+    var wireSeconds: Double
+    /// Mean number of active latents a token.
+    var l0: Double { Double(codes.indices.count) / Double(max(codes.rowOffsets.count - 1, 1)) }
+  }
+
+  private struct Answer: Sendable {
+    var place: Int
+    var response: EncodeResponse
+    var seconds: Double
+  }
+
+  /// - Parameters:
+  ///   - granularity: 0 for the largest resident.
+  ///   - isWarmUp: send the first batch only.
+  ///   - onProgress: is told the share done.
+  /// - Throws: `ServerError` or `ClientError` of the first request that failed.
+  func encode(_ granularity: UInt32, isWarmUp: Bool, onProgress: (Double) -> Void) async throws
+    -> Result
+  {
+    let tokens = isWarmUp ? min(batch, dataset.tokens) : dataset.tokens
+    let starts = Array(stride(from: 0, to: max(tokens, 1), by: batch))
+    let clock = ContinuousClock()
+    let begin = clock.now
+    var answers: [Answer?] = Array(repeating: nil, count: starts.count)
+    try await withThrowingTaskGroup(of: Answer.self) { group in
+      var next = 0
+      var done = 0
+      func add() {
+        let place = next
+        let range = starts[place]..<min(starts[place] + batch, tokens)
+        group.addTask { try await send(range, place, granularity) }
+        next += 1
+      }
+      while next < min(inFlight, starts.count) { add() }
+      while let answer = try await group.next() {
+        answers[answer.place] = answer
+        done += 1
+        onProgress(Double(done) / Double(starts.count))
+        if next < starts.count { add() }
+      }
+    }
+    return try summary(answers.compactMap { $0 }, seconds: (clock.now - begin) / .seconds(1))
+  }
+
+  private func send(_ range: Range<Int>, _ place: Int, _ granularity: UInt32) async throws
+    -> Answer
+  {
+    let rows = FloatStorage(count: range.count * dataset.dModel)
+    dataset.copyTokens(range, into: rows.pointer)
+    let request = EncodeRequest(
+      model: model,
+      activations: PackedTensor(
+        type: .float32, shape: [UInt32(range.count), UInt32(dataset.dModel)],
+        data: SharedBytes(UnsafeRawBufferPointer(rows.values), owner: rows)),
+      granularities: granularity == 0 ? [] : [granularity], k: k)
+    let begin = ContinuousClock.now
+    let response = try await client.encode(request)
+    return Answer(
+      place: place, response: response, seconds: (ContinuousClock.now - begin) / .seconds(1))
+  }
+
+  private func summary(_ answers: [Answer], seconds: Double) throws -> Result {
+    var codes = CodesFile()
+    var (queue, compute, latency) = (0.0, 0.0, 0.0)
+    var (error, variance) = (0.0, 0.0)
+    var hasFVU = !answers.isEmpty
+    for answer in answers {
+      let response = answer.response
+      queue += Double(response.queueNanoseconds) * 1e-9
+      compute += Double(response.computeNanoseconds) * 1e-9
+      latency += answer.seconds
+      if let part = response.codes { try codes.append(part) }
+      let own = response.squaredErrors.array(of: Float.self).reduce(0.0) { $0 + Double($1) }
+      error += own
+      // Each response's FVU is its error over its variance.
+      if let fvu = response.fvu {
+        variance += fvu > 0 ? own / Double(fvu) : 0
+      } else {
+        hasFVU = false
+      }
+    }
+    guard let first = answers.first?.response else {
+      throw ServerError(.internal, "no request was sent")
+    }
+    return Result(
+      granularity: first.granularity, k: first.k, version: first.version,
+      fvu: hasFVU && variance > 0 ? error / variance : nil, codes: codes, seconds: seconds,
+      queueSeconds: queue, computeSeconds: compute,
+      wireSeconds: max(latency - queue - compute, 0))
+  }
+}

@@ -1,0 +1,82 @@
+import ArgumentParser
+import Client
+import StrictJSON
+import Wire
+
+/// `granule models`: what a server has, and what it does with it.
+struct ModelsCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "models",
+    abstract: "List a server's models and their versions.",
+    discussion: """
+      EXAMPLE
+        granule models --server 127.0.0.1:7700
+      """)
+
+  @OptionGroup var connection: ConnectionOptions
+
+  @Flag(name: .long, help: "Print JSON.")
+  var json = false
+
+  func run() async throws {
+    let models = try await connection.connect().listModels(timeout: .seconds(10))
+    show(models, json: json)
+  }
+}
+
+/// Prints models as a table, a version a line, or as JSON.
+func show(_ models: [ModelStatus], json: Bool) {
+  guard !json else {
+    return print(StrictJSON.text(.array(models.map(\.json)), indented: true))
+  }
+  var table = TextTable(
+    "model", "version", "state", "rule", "d_model", "latents", "resident", "MiB", "granularities")
+  for model in models {
+    for version in model.versions {
+      let isServing = version.version == model.servingVersion
+      // Only files that have been read tell how large they are.
+      func known(_ number: Int) -> String { version.dModel == 0 ? "" : number.grouped }
+      table.add(
+        model.name, "\(version.version)",
+        "\(version.state)" + (isServing && model.pinned ? ", pinned" : ""), version.selectionRule,
+        known(Int(version.dModel)), known(Int(version.latents)),
+        known(Int(version.residentLatents)), known(Int(version.residentBytes >> 20)),
+        version.granularities.map { "\($0.latents)" }.joined(separator: ","))
+    }
+  }
+  print(table.text, terminator: "")
+  for model in models {
+    for version in model.versions where !version.failure.isEmpty {
+      print("\(model.name) version \(version.version) failed: \(version.failure)")
+    }
+  }
+}
+
+extension ModelStatus {
+  fileprivate var json: JSONValue {
+    [
+      "name": .string(name), "serving_version": JSONValue(Int(clamping: servingVersion)),
+      "pinned": .bool(pinned), "versions": .array(versions.map(\.json)),
+    ]
+  }
+}
+
+extension ModelVersionStatus {
+  fileprivate var json: JSONValue {
+    [
+      "version": JSONValue(Int(clamping: version)), "state": .string("\(state)"),
+      "failure": .string(failure), "d_model": JSONValue(Int(dModel)),
+      "latents": JSONValue(Int(latents)), "resident_latents": JSONValue(Int(residentLatents)),
+      "resident_bytes": JSONValue(Int(clamping: residentBytes)),
+      "selection_rule": .string(selectionRule),
+      "granularities": .array(
+        granularities.map {
+          [
+            "latents": JSONValue(Int($0.latents)), "k": JSONValue(Int($0.k)),
+            "l0": .real(Double($0.l0)), "fvu": .real(Double($0.fvu)),
+          ]
+        }),
+      "language_model": .string(languageModel), "hook": .string(hook), "sha256": .string(sha256),
+    ]
+  }
+}

@@ -1,0 +1,84 @@
+import ArgumentParser
+import EventLoop
+import Glibc
+import Logging
+import Serve
+
+/// `granule serve`: answers requests for the models of a repository.
+struct ServeCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "serve",
+    abstract: "Serve the dictionaries of a model repository.",
+    discussion: """
+      Prints one line on standard output once it answers, and logs on standard error. New versions that are \
+      published while it runs take over without a failed request. SIGTERM and SIGINT end it after what it has \
+      admitted; a second one at once.
+
+      EXAMPLE
+        granule serve --repository models --listen 127.0.0.1:7700
+      """)
+
+  @Option(help: ArgumentHelp("The folder of published models.", valueName: "folder"))
+  var repository: String
+
+  @Option(
+    help: ArgumentHelp(
+      "Where to answer: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 picks a free one.",
+      valueName: "address"))
+  var listen: SocketAddress
+
+  @Option(
+    help: ArgumentHelp(
+      "Where to answer administration too; a Unix socket in the repository by default.",
+      valueName: "address"))
+  var adminListen: SocketAddress?
+
+  @Option(help: ArgumentHelp("Threads that compute; one a core by default.", valueName: "count"))
+  var workers: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "Seconds between two looks at the repository for new versions.", valueName: "seconds"))
+  var pollInterval = 1.0
+
+  @Option(
+    help: ArgumentHelp(
+      "Seconds that requests in flight may take once the server has been told to stop.",
+      valueName: "seconds"))
+  var drainTimeout = 30.0
+
+  @Option(help: ArgumentHelp("The least important messages to log: debug, info, warning or error."))
+  var logLevel = "info"
+
+  func validate() throws {
+    if let workers, !(1...1024).contains(workers) {
+      throw ValidationError("--workers: is \(workers); it must be 1 to 1024")
+    }
+    for (name, seconds) in [("--poll-interval", pollInterval), ("--drain-timeout", drainTimeout)] {
+      guard seconds >= 0.001, seconds <= 86_400 else {
+        throw ValidationError("\(name): is \(seconds); it must be 0.001 to 86400 seconds")
+      }
+    }
+    guard Logger.Level(rawValue: logLevel) != nil else {
+      throw ValidationError("--log-level: \(logLevel) is none of debug, info, warning, error")
+    }
+  }
+
+  func run() throws {
+    LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
+    var options = ServerOptions(repository: repository, listen: listen)
+    options.adminListen = adminListen
+    options.workers = workers
+    options.pollInterval = .milliseconds(Int64(pollInterval * 1000))
+    options.drainTimeout = .milliseconds(Int64(drainTimeout * 1000))
+    options.handlesSignals = true
+    options.logger = Logger(label: "granule")
+    options.logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
+    let server = try Server.start(options)
+    print(
+      "granule: serving \(repository) on \(server.address) (admin \(server.adminAddress))")
+    // A script that waits for the line reads it through a pipe.
+    fflush(nil)
+    server.wait()
+  }
+}

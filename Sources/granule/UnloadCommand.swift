@@ -1,0 +1,22 @@
+import ArgumentParser
+import Client
+
+/// `granule unload`: stop serving a model until it is loaded again.
+struct UnloadCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "unload",
+    abstract: "Stop serving a model until it is loaded again.",
+    discussion: """
+      EXAMPLE
+        granule unload smollm2 --admin unix:models/.granule-admin.sock
+      """)
+
+  @Argument(help: "The model's name.")
+  var name: String
+
+  @OptionGroup var admin: AdminOptions
+
+  func run() async throws {
+    show([try await admin.connect().unloadModel(name)], json: admin.json)
+  }
+}

@@ -1,0 +1,182 @@
+import Client
+import Glibc
+import ModelRepository
+import Serve
+import SparseAutoencoder
+import Synchronization
+import TestSupport
+import Testing
+import Wire
+
+private func dictionary(_ seed: UInt64) -> SparseAutoencoder {
+  .random(dModel: 16, latents: 64, rule: .topk(k: 8), seed: seed)
+}
+
+/// What the clients of a test have seen, and whether they may stop.
+private final class Sightings: Sendable {
+  private let state = Mutex((isDone: false, versions: Set<UInt64>()))
+  var isDone: Bool { state.withLock { $0.isDone } }
+  var versions: Set<UInt64> { state.withLock { $0.versions } }
+  func finish() { state.withLock { $0.isDone = true } }
+  func see(_ version: UInt64) { state.withLock { _ = $0.versions.insert(version) } }
+}
+
+@Suite struct ModelTests {
+  @Test("while versions are swapped under load, every answer is wholly its version's; none fails")
+  func swapUnderLoad() async throws {
+    let versions = (1...6).map { dictionary(UInt64(100 + $0)) }
+    let test = try TestServer(["m": versions[0]])
+    let activations = Activations(tokens: 300, dModel: 16, seed: 1)
+    let expected = try versions.map { try activations.codes($0) }
+    let sightings = Sightings()
+    let clients = [try await test.client(), try await test.client()]
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for client in clients + clients {
+        group.addTask {
+          while !sightings.isDone {
+            let response = try await client.encode(activations.request("m"))
+            sightings.see(response.version)
+            #expect(try response.sparseCodes() == expected[Int(response.version) - 1])
+          }
+        }
+      }
+      try await eventually("version 1 answers") { sightings.versions.contains(1) }
+      for version in versions.dropFirst() {
+        let number = try test.publish(version, "m")
+        try await eventually("version \(number) answers") { sightings.versions.contains(number) }
+      }
+      sightings.finish()
+      try await group.waitForAll()
+    }
+    #expect(sightings.versions == Set(1...6))
+  }
+
+  @Test("administration loads, pins, resizes and unloads, each in effect once it is answered")
+  func administration() async throws {
+    let test = try TestServer(["m": dictionary(1)])
+    let client = try await test.client()
+    let admin = try await test.admin()
+    let activations = Activations(tokens: 5, dModel: 16, seed: 2)
+    func version() async throws -> UInt64 {
+      try await client.encode(activations.request("m")).version
+    }
+    try test.publish(dictionary(2), "m")
+    #expect(try await admin.loadModel("m").servingVersion == 2)
+    #expect(try await version() == 2)
+
+    let pinned = try await admin.loadModel("m", version: 1)
+    #expect(pinned.pinned && pinned.servingVersion == 1)
+    try test.publish(dictionary(3), "m")
+    try await eventually("version 3 is known") {
+      try await client.listModels().first?.versions.contains {
+        $0.version == 3 && $0.state == .available
+      } == true
+    }
+    #expect(try await version() == 1)
+    #expect(try await admin.loadModel("m").servingVersion == 3)
+    #expect(try await version() == 3)
+
+    let small = try await admin.resizeModel("m", granularity: 10)
+    let ready = try #require(small.versions.first { $0.state == .ready })
+    #expect(ready.residentLatents == 10)
+    #expect(ready.latents == 64)
+    let tooLarge = await #expect(throws: ServerError.self) {
+      try await client.encode(activations.request("m", 11))
+    }
+    #expect(tooLarge?.code == .failedPrecondition)
+    #expect(tooLarge?.message.contains("ask for at most 10") == true)
+    #expect(
+      try await client.encode(activations.request("m", 10)).sparseCodes()
+        == activations.codes(dictionary(3), 10))
+    let tooMany = await #expect(throws: ServerError.self) {
+      try await admin.resizeModel("m", granularity: 65)
+    }
+    #expect(tooMany?.code == .invalidArgument)
+    _ = try await admin.resizeModel("m", granularity: 0)
+    #expect(
+      try await client.encode(activations.request("m")).sparseCodes()
+        == activations.codes(dictionary(3)))
+
+    let gone = try await admin.unloadModel("m")
+    #expect(gone.servingVersion == 0)
+    // Its memory is free by now: nothing holds it any more.
+    #expect(gone.versions.allSatisfy { $0.state == .available })
+    let unloaded = await #expect(throws: ServerError.self) { try await version() }
+    #expect(unloaded?.code == .failedPrecondition)
+    try test.publish(dictionary(4), "m")
+    try await eventually("version 4 is known") {
+      try await client.listModels().first?.versions.contains { $0.version == 4 } == true
+    }
+    await #expect(throws: ServerError.self) { try await version() }
+    #expect(try await admin.loadModel("m").servingVersion == 4)
+    #expect(try await version() == 4)
+
+    for attempt in [
+      { try await admin.loadModel("other") }, { try await admin.unloadModel("other") },
+      { try await admin.resizeModel("other", granularity: 1) },
+      { try await admin.loadModel("m", version: 99) },
+    ] as [() async throws -> ModelStatus] {
+      let error = await #expect(throws: ServerError.self) { try await attempt() }
+      #expect(error?.code == .notFound)
+    }
+    #expect(try await version() == 4)
+  }
+
+  @Test("a version that cannot be loaded is listed with the reason, and what serves goes on")
+  func failedLoad() async throws {
+    let test = try TestServer(["m": dictionary(1)])
+    let client = try await test.client()
+    let admin = try await test.admin()
+    let broken = test.repository.path + "/m/2"
+    mkdir(broken, 0o755)
+    let manifest = open(broken + "/manifest.json", O_WRONLY | O_CREAT, 0o644)
+    write(manifest, "{}", 2)
+    close(manifest)
+    try await eventually("version 2 is listed as failed") {
+      try await client.listModels().first?.versions.contains {
+        $0.version == 2 && $0.state == .failed && $0.failure.contains("manifest.json")
+      } == true
+    }
+    let error = await #expect(throws: ServerError.self) {
+      try await admin.loadModel("m", version: 2)
+    }
+    #expect(error?.code == .failedPrecondition)
+    let models = try await client.listModels()
+    #expect(models.first?.servingVersion == 1)
+    #expect(models.first?.pinned == false)
+    #expect(try test.publish(dictionary(3), "m") == 3)
+    try await eventually("version 3 serves") {
+      try await client.listModels().first?.servingVersion == 3
+    }
+  }
+
+  @Test("a repository that is emptied unloads nothing")
+  func emptiedRepository() async throws {
+    let test = try TestServer(["m": dictionary(1)])
+    let client = try await test.client()
+    rename(test.repository.path + "/m", test.folder.path + "/gone")
+    try await eventually("no version is known but the one that serves") {
+      let model = try await client.listModels().first
+      return model?.servingVersion == 1 && model?.versions.count == 1
+    }
+    rename(test.repository.path, test.folder.path + "/gone-too")
+    let activations = Activations(tokens: 5, dModel: 16, seed: 2)
+    #expect(try await client.encode(activations.request("m")).version == 1)
+    rename(test.folder.path + "/gone-too", test.repository.path)
+  }
+
+  @Test("a model that is published later is served without a restart")
+  func laterModel() async throws {
+    let test = try TestServer()
+    let client = try await test.client()
+    #expect(try await client.listModels().isEmpty)
+    try test.publish(dictionary(1), "late")
+    try await eventually("it serves") {
+      try await client.listModels().first?.servingVersion == 1
+    }
+    let version = try #require(try await client.listModels().first?.versions.first)
+    #expect(version.dModel == 16)
+    #expect(version.selectionRule == "topk")
+    #expect(version.sha256.count == 64)
+  }
+}

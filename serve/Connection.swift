@@ -1,0 +1,281 @@
+import EventLoop
+import Logging
+import Wire
+
+/// One client's connection: bytes to requests, answers to bytes. Confined to the event loop's thread.
+///
+/// How it works:
+/// 1. frames are cut from what arrives and answered one by one; answers go out as they come, in any order;
+/// 2. a client that reads too slowly, or has too much in flight, is not read from for a while;
+/// 3. a client that has lost track of the protocol gets one last error with id 0, and is seen out in good order.
+final class Connection: ByteStreamHandler {
+  /// A request that has not been answered.
+  enum InFlight {
+    /// Waits for a worker or is being computed; `bytes` are reserved for it.
+    case computing(ComputeJob.Ticket, bytes: Int)
+    /// Waits for the loader.
+    case administration
+  }
+
+  let id: UInt64
+  let stream: ByteStream
+  /// Whether administration is answered here.
+  let isAdmin: Bool
+  private unowned let server: ServerCore
+  private var decoder: FrameDecoder
+  private(set) var inFlight: [UInt64: InFlight] = [:]
+  /// No more requests are read: an error has ended the connection, the peer has, or the server is stopping.
+  private var isEnding = false
+  private var isPaused = false
+  private var peerEnded = false
+  private var lastRead: ContinuousClock.Instant
+  private var lastWrite: ContinuousClock.Instant
+  /// What the server's totals have been told of this connection.
+  private var countedReceiveBytes = 0
+  private var countedWriteBytes = 0
+
+  init(id: UInt64, stream: ByteStream, isAdmin: Bool, server: ServerCore) {
+    self.id = id
+    self.stream = stream
+    self.isAdmin = isAdmin
+    self.server = server
+    decoder = FrameDecoder(frameBytesMax: server.limits.frameBytesMax)
+    lastRead = .now
+    lastWrite = .now
+    stream.setHandler(self)
+    stream.resumeReading()
+  }
+
+  // MARK: Reading
+
+  func space(for stream: ByteStream) -> UnsafeMutableRawBufferPointer { decoder.space() }
+
+  func stream(_ stream: ByteStream, received count: Int) {
+    decoder.received(count)
+    lastRead = .now
+    readFrames()
+  }
+
+  private func readFrames() {
+    do throws(FrameError) {
+      while !isEnding, !isPaused, let payload = try decoder.nextFrame() { answer(payload) }
+    } catch {
+      refuse(ServerError(.resourceExhausted, "\(error)"))
+    }
+    countBytes()
+    if !isEnding, decoder.capacityBytes > server.limits.receiveBytesFree,
+      server.receiveBytes > server.limits.receiveBytesMax
+    {
+      refuse(
+        ServerError(
+          .unavailable,
+          "connections hold \(server.receiveBytes) bytes of unfinished frames, the limit is \(server.limits.receiveBytesMax); connect again later",
+          retryAfterMilliseconds: server.limits.retryAfterMilliseconds))
+    }
+    finishIfDone()
+  }
+
+  private func answer(_ payload: UnsafeRawBufferPointer) {
+    let request: ReceivedRequest
+    do throws(UnpackingError) {
+      request = try ReceivedRequest(
+        unpacking: payload, memoryBytesMax: server.limits.requestMemoryBytesMax)
+    } catch {
+      let code: ErrorCode = error == .malformed ? .invalidArgument : .resourceExhausted
+      return refuse(ServerError(code, "\(error)"))
+    }
+    guard request.id != 0 else {
+      return refuse(ServerError(.invalidArgument, "id: is 0; each request needs one of its own"))
+    }
+    guard inFlight[request.id] == nil else {
+      return refuse(
+        ServerError(.invalidArgument, "id: \(request.id) is in flight already; use another"))
+    }
+    do throws(ServerError) {
+      try start(request)
+    } catch {
+      send(Response(id: request.id, result: .failure(error)).packed())
+    }
+    if stream.queuedBytes > server.limits.writeQueueHighBytes
+      || inFlight.count >= server.limits.requestsPerConnectionMax
+    {
+      isPaused = true
+      stream.pauseReading()
+    }
+  }
+
+  private func start(_ request: ReceivedRequest) throws(ServerError) {
+    switch try request.body.get() {
+    case .encode(let encode):
+      try compute(request, server.admission.plan(encode, server.models))
+    case .decode(let decode):
+      try compute(request, server.admission.plan(decode, server.models))
+    case .listModels: succeed(request, .listModels(server.models.list()))
+    case .status: succeed(request, .status(server.status()))
+    case .cancel(let id): cancel(id, request)
+    case .loadModel(let name, let version):
+      try administer(request, "load_model", .load(version: version), name)
+    case .unloadModel(let name): try administer(request, "unload_model", .unload, name)
+    case .resizeModel(let name, let granularity):
+      try administer(request, "resize_model", .resize(granularity: granularity), name)
+    }
+  }
+
+  private func succeed(_ request: ReceivedRequest, _ body: Response.Body) {
+    send(Response(id: request.id, result: .success(body)).packed())
+  }
+
+  private func compute(_ request: ReceivedRequest, _ plan: Admission.Plan) throws(ServerError) {
+    inFlight[request.id] = .computing(
+      try server.compute(
+        plan, connection: id, requestID: request.id,
+        timeoutMilliseconds: request.timeoutMilliseconds),
+      bytes: plan.bytes)
+  }
+
+  private func cancel(_ requestID: UInt64, _ request: ReceivedRequest) {
+    guard case .computing(let ticket, let bytes)? = inFlight[requestID] else {
+      return succeed(request, .cancel(found: false))
+    }
+    inFlight[requestID] = nil
+    server.cancel(ticket, bytes: bytes)
+    let error = ServerError(.cancelled, "the request was cancelled")
+    send(Response(id: requestID, result: .failure(error)).packed())
+    succeed(request, .cancel(found: true))
+  }
+
+  private func administer(
+    _ request: ReceivedRequest, _ verb: String, _ change: ResidentModels.Change, _ name: String
+  ) throws(ServerError) {
+    guard isAdmin else {
+      throw ServerError(
+        .permissionDenied, "\(verb): is answered at the server's admin address only")
+    }
+    inFlight[request.id] = .administration
+    server.administer(change, name: name, connection: id, requestID: request.id)
+  }
+
+  // MARK: Answering
+
+  /// Sends what the workers made of a request, unless it has been cancelled meanwhile.
+  func deliver(_ answer: ComputeWorkers.Answer) {
+    guard case .computing(let ticket, let bytes)? = inFlight[answer.requestID],
+      ticket.serial == answer.serial
+    else { return }
+    inFlight[answer.requestID] = nil
+    server.admittedBytes -= bytes
+    send(answer.frame)
+    readOn()
+  }
+
+  /// Sends what the loader made of a request.
+  func deliver(_ result: Result<ModelStatus, ServerError>, requestID: UInt64) {
+    guard case .administration? = inFlight[requestID] else { return }
+    inFlight[requestID] = nil
+    send(Response(id: requestID, result: result.map { .model($0) }).packed())
+    readOn()
+  }
+
+  private func send(_ frame: PackedFrame) {
+    if stream.queuedBytes == 0 { lastWrite = .now }
+    stream.write(frame.bytes, owner: frame)
+    countBytes()
+  }
+
+  func streamWrote(_ stream: ByteStream) {
+    lastWrite = .now
+    countBytes()
+    readOn()
+  }
+
+  /// Goes on reading where that was paused and there is room again.
+  private func readOn() {
+    if isPaused, !isEnding, stream.queuedBytes <= server.limits.writeQueueLowBytes,
+      inFlight.count < server.limits.requestsPerConnectionMax
+    {
+      isPaused = false
+      // What has arrived already comes first.
+      readFrames()
+      if !isPaused { stream.resumeReading() }
+    }
+    finishIfDone()
+  }
+
+  // MARK: Ending
+
+  /// One last error with id 0, for a client that has lost track; what it has in flight is dropped.
+  private func refuse(_ error: ServerError) {
+    guard !isEnding else { return }
+    isEnding = true
+    server.logger.debug("connection \(id) refused: \(error)")
+    dropRequests()
+    send(Response(id: 0, result: .failure(error)).packed())
+    finish()
+  }
+
+  private func finish() {
+    stream.finish(
+      discardBytesMax: server.limits.discardBytesMax, within: server.limits.finish)
+  }
+
+  /// The server is stopping: nothing more is read, what was admitted is still answered.
+  func drain() {
+    isEnding = true
+    stream.pauseReading()
+    finishIfDone()
+  }
+
+  func streamEnded(_ stream: ByteStream) {
+    peerEnded = true
+    finishIfDone()
+  }
+
+  /// Ends the connection once everything that was asked for, and will be read, has been answered.
+  private func finishIfDone() {
+    guard inFlight.isEmpty, isEnding || (peerEnded && !isPaused) else { return }
+    isEnding = true
+    finish()
+  }
+
+  private func dropRequests() {
+    for case .computing(let ticket, let bytes) in inFlight.values {
+      server.cancel(ticket, bytes: bytes)
+    }
+    inFlight = [:]
+  }
+
+  func streamClosed(_ stream: ByteStream, error: EventLoopError?) {
+    isEnding = true
+    dropRequests()
+    server.receiveBytes -= countedReceiveBytes
+    server.writeBytes -= countedWriteBytes
+    server.didClose(self)
+  }
+
+  /// Called now and then: ends what makes no progress, and gives back memory that is not used.
+  func sweep(_ now: ContinuousClock.Instant) {
+    // Of a long response a part may have gone.
+    if stream.queuedBytes != countedWriteBytes { lastWrite = now }
+    countBytes()
+    if stream.queuedBytes > 0, now - lastWrite > server.limits.stall {
+      server.logger.debug("connection \(id) closed: it does not read")
+      return stream.close()
+    }
+    guard !isEnding, !isPaused else { return }
+    if decoder.bufferedBytes > 0, now - lastRead > server.limits.stall {
+      return refuse(
+        ServerError(
+          .deadlineExceeded,
+          "no byte of an unfinished frame arrived for \(server.limits.stall); connect again"))
+    }
+    decoder.releaseUnused()
+    countBytes()
+  }
+
+  private func countBytes() {
+    server.receiveBytes += decoder.capacityBytes - countedReceiveBytes
+    countedReceiveBytes = decoder.capacityBytes
+    server.writeBytes += stream.queuedBytes - countedWriteBytes
+    countedWriteBytes = stream.queuedBytes
+  }
+}

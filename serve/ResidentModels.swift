@@ -1,0 +1,387 @@
+import EventLoop
+import Logging
+import ModelRepository
+import SparseAutoencoder
+import Wire
+
+/// Which version of each model answers, and the thread that changes it.
+///
+/// How it works:
+/// 1. the event loop asks `pin` for the version that answers a request; that is one reference, swapped under a lock;
+/// 2. everything that takes time (reading, verifying, warming, truncating, freeing) happens on the loader's thread,
+///    one thing after another;
+/// 3. a version is swapped in only once it is complete; the one before lives until its last request ends;
+/// 4. what fails is remembered and tried again when its files change; what serves goes on serving.
+final class ResidentModels: Sendable {
+  /// A change that an administrator asked for.
+  enum Change: Sendable {
+    /// Serve this version and keep to it; 0: follow the newest.
+    case load(version: UInt64)
+    /// Stop serving.
+    case unload
+    /// Keep this many latents in memory; 0: all.
+    case resize(granularity: UInt32)
+  }
+  typealias Completion = @Sendable (Result<ModelStatus, ServerError>) -> Void
+
+  private enum Task {
+    case change(String, Change, generation: UInt64, Completion)
+    case poll(@Sendable () -> Void)
+    /// Only to be released, away from the event loop.
+    case release(any AnyObject & Sendable)
+  }
+  private struct State {
+    var models: [String: ModelEntry] = [:]
+    var tasks = FirstInFirstOut<Task>()
+    var changesWaiting = 0
+    var isPollWaiting = false
+    var hasPolled = false
+    var isStopping = false
+    var pollFailure = ""
+  }
+
+  private let repository: ModelRepository
+  private let limits: ServerLimits
+  private let logger: Logger
+  private let monitor = Monitor(State())
+  private let thread = Monitor<WorkerThread?>(nil)
+
+  init(repository: ModelRepository, limits: ServerLimits, logger: Logger) {
+    self.repository = repository
+    self.limits = limits
+    self.logger = logger
+  }
+
+  /// Starts the loader's thread.
+  func start() throws(EventLoopError) {
+    let worker = try WorkerThread(name: "loader") { self.runTasks() }
+    thread.change { $0 = worker }
+  }
+
+  /// Ends the loader's thread after what it is at, and waits for it.
+  func stop() {
+    monitor.change { $0.isStopping = true }
+    thread.change { thread in
+      defer { thread = nil }
+      return thread
+    }?.join()
+  }
+
+  // MARK: For the event loop; nothing here takes long
+
+  /// Whether the repository has been looked at once.
+  var hasPolled: Bool { monitor.read { $0.hasPolled } }
+
+  /// The version that answers a request for `version` of a model; 0 means the one that serves.
+  ///
+  /// - Throws: why none can, naming what can; `field` is the request's name in the message.
+  func pin(_ name: String, version: UInt64, field: String) throws(ServerError) -> ResidentVersion {
+    let found = monitor.read { state -> Result<ResidentVersion, ServerError> in
+      guard let entry = state.models[name] else {
+        let names = state.models.keys.sorted().prefix(10).joined(separator: ", ")
+        return .failure(
+          ServerError(
+            .notFound,
+            "\(field).model: there is no model \(name); the repository has \(names.isEmpty ? "none" : names)"
+          ))
+      }
+      guard let serving = entry.serving else { return .failure(notServing(name, entry, field)) }
+      guard version == 0 || version == serving.version else {
+        return .failure(
+          ServerError(
+            .notFound,
+            "\(field).version: \(version) of \(name) is not resident; resident: \(serving.version)")
+        )
+      }
+      return .success(serving)
+    }
+    return try found.get()
+  }
+
+  private func notServing(_ name: String, _ entry: ModelEntry, _ field: String) -> ServerError {
+    if entry.isHeld {
+      return ServerError(
+        .failedPrecondition,
+        "\(field).model: \(name) was unloaded by request; load it again with load_model")
+    }
+    if let failure = entry.failures.max(by: { $0.key < $1.key }) {
+      return ServerError(
+        .failedPrecondition,
+        "\(field).model: version \(failure.key) of \(name) could not be loaded: \(failure.value.message)"
+      )
+    }
+    return ServerError(
+      .unavailable, "\(field).model: \(name) is being loaded; try again later",
+      retryAfterMilliseconds: limits.retryAfterLoadingMilliseconds)
+  }
+
+  /// Every model, by name.
+  func list() -> [ModelStatus] {
+    monitor.read { state in
+      state.models.map { $1.status(name: $0) }.sorted { $0.name < $1.name }
+    }
+  }
+
+  /// Asks for a change; `completed` is called once it has taken effect or failed, on whatever thread.
+  func submit(_ change: Change, to name: String, completed: @escaping Completion) {
+    let refused: ServerError? = monitor.change { state in
+      guard state.changesWaiting < limits.administrationRequestsMax else {
+        return ServerError(
+          .unavailable, "\(state.changesWaiting) changes wait already; try again later",
+          retryAfterMilliseconds: limits.retryAfterLoadingMilliseconds)
+      }
+      var generation = state.models[name]?.generation ?? 0
+      switch change {
+      case .unload:
+        guard state.models[name] != nil else {
+          return ServerError(.notFound, "unload_model.name: there is no model \(name)")
+        }
+        unload(name, &state)
+      case .load:
+        // Loads that are under way are overtaken from now on.
+        generation += 1
+        state.models[name]?.generation = generation
+      case .resize: break
+      }
+      state.changesWaiting += 1
+      state.tasks.append(.change(name, change, generation: generation, completed))
+      return nil
+    }
+    if let refused { completed(.failure(refused)) }
+  }
+
+  /// Takes effect at once, so that a load which is under way is overtaken; the memory is freed by the loader.
+  private func unload(_ name: String, _ state: inout State) {
+    let old = state.models[name]?.serve(nil)
+    state.models[name]?.generation += 1
+    state.models[name]?.isHeld = true
+    state.models[name]?.isPinned = false
+    if let old { state.tasks.append(.release(old)) }
+  }
+
+  /// Looks at the repository, unless that is about to happen already.
+  func poll(completed: @escaping @Sendable () -> Void = {}) {
+    monitor.change { state in
+      guard !state.isPollWaiting else { return }
+      state.isPollWaiting = true
+      state.tasks.append(.poll(completed))
+    }
+  }
+
+  /// Releases an object on the loader's thread: freeing a dictionary takes too long for the event loop.
+  func release(_ object: any AnyObject & Sendable) {
+    monitor.change { $0.tasks.append(.release(object)) }
+  }
+
+  // MARK: On the loader's thread
+
+  private func runTasks() {
+    while true {
+      let task = monitor.wait { state -> Task?? in
+        if state.isStopping { return .some(nil) }
+        return state.tasks.popFirst().map { .some($0) }
+      }
+      guard let task else { return }
+      switch task {
+      case .change(let name, let change, let generation, let completed):
+        let result = self.change(name, change, generation)
+        monitor.change { $0.changesWaiting -= 1 }
+        completed(result)
+      case .poll(let completed):
+        monitor.change { $0.isPollWaiting = false }
+        look()
+        monitor.change { $0.hasPolled = true }
+        completed()
+      case .release: break
+      }
+    }
+  }
+
+  private func change(_ name: String, _ change: Change, _ generation: UInt64)
+    -> Result<ModelStatus, ServerError>
+  {
+    do throws(ServerError) {
+      switch change {
+      case .load(let version): try load(name, version, generation)
+      case .unload: logger.info("\(name): unloaded by request")
+      case .resize(let granularity): try resize(name, Int(granularity))
+      }
+    } catch {
+      return .failure(error)
+    }
+    return .success(
+      monitor.read { $0.models[name]?.status(name: name) }
+        ?? ModelStatus(name: name, servingVersion: 0, pinned: false, versions: []))
+  }
+
+  private func load(_ name: String, _ requested: UInt64, _ generation: UInt64)
+    throws(ServerError)
+  {
+    let known: [UInt64]
+    do { known = try repository.versions(of: name) } catch {
+      throw ServerError(.unavailable, "load_model: the repository cannot be read: \(error)")
+    }
+    guard let newest = known.last else {
+      throw ServerError(
+        .notFound, "load_model.name: the repository has no complete version of \(name)")
+    }
+    guard requested == 0 || known.contains(requested) else {
+      throw ServerError(
+        .notFound,
+        "load_model.version: \(name) has no version \(requested); it has \(known.map(String.init).joined(separator: ", "))"
+      )
+    }
+    let number = requested == 0 ? newest : requested
+    let expected: UInt64? = monitor.change { state in
+      var entry = state.models[name] ?? ModelEntry()
+      entry.known = known
+      // A model that was not known yet when this was asked for has counted nothing.
+      entry.generation = max(entry.generation, generation)
+      state.models[name] = entry
+      return entry.generation == generation ? generation : nil
+    }
+    guard let expected else { throw overtaken(name) }
+    if let version = try fetch(name, number, expected) {
+      logger.info("\(name): version \(version) loaded by request")
+    }
+    let isCurrent = monitor.change { state -> Bool in
+      guard state.models[name]?.generation == expected else { return false }
+      state.models[name]?.isPinned = requested != 0
+      state.models[name]?.isHeld = false
+      return true
+    }
+    guard isCurrent else { throw overtaken(name) }
+  }
+
+  private func overtaken(_ name: String) -> ServerError {
+    ServerError(.failedPrecondition, "\(name): a later request took the place of this one")
+  }
+
+  /// Reads, verifies and warms a version, and serves it; nil where it serves already. What cannot be loaded is
+  /// remembered as failed.
+  private func fetch(_ name: String, _ number: UInt64, _ generation: UInt64)
+    throws(ServerError) -> UInt64?
+  {
+    let (serving, latentsMax) = monitor.change { state in
+      let entry = state.models[name]
+      if entry?.serving?.version != number { state.models[name]?.loading = number }
+      return (entry?.serving?.version, entry?.latentsMax)
+    }
+    guard serving != number else { return nil }
+    // Before reading: what changes meanwhile is tried again.
+    let stamp = FolderStamp(folder: "\(repository.path)/\(name)/\(number)")
+    defer { monitor.change { $0.models[name]?.loading = nil } }
+    let fresh: ResidentVersion
+    do {
+      fresh = ResidentVersion(
+        version: number, try repository.load(name, version: number, latents: latentsMax))
+      try fresh.warm()
+    } catch {
+      let failure = ModelEntry.Failure(message: "\(error)", stamp: stamp)
+      monitor.change { $0.models[name]?.failures[number] = failure }
+      logger.error("\(name): version \(number) cannot be loaded: \(error)")
+      throw ServerError(
+        .failedPrecondition, "version \(number) of \(name) cannot be loaded: \(error)")
+    }
+    let (isCurrent, old) = monitor.change { state -> (Bool, ResidentVersion?) in
+      guard state.models[name]?.generation == generation else { return (false, nil) }
+      return (true, state.models[name]?.serve(fresh))
+    }
+    guard isCurrent else { throw overtaken(name) }
+    // If no request holds it any more, it is freed here, on the loader's thread.
+    withExtendedLifetime(old) {}
+    return number
+  }
+
+  private func resize(_ name: String, _ granularity: Int) throws(ServerError) {
+    let (entry, exists) = monitor.read { ($0.models[name], $0.models[name] != nil) }
+    guard exists else {
+      throw ServerError(.notFound, "resize_model.name: there is no model \(name)")
+    }
+    guard let serving = entry?.serving, let generation = entry?.generation else {
+      throw ServerError(
+        .failedPrecondition, "resize_model.name: \(name) is not loaded; load it first")
+    }
+    guard granularity <= serving.latents else {
+      throw ServerError(
+        .invalidArgument,
+        "resize_model.granularity: \(granularity) is above the model's \(serving.latents) latents")
+    }
+    let wanted = granularity == 0 ? serving.latents : granularity
+    let fresh: ResidentVersion
+    if wanted == serving.dictionary.latents {
+      fresh = serving
+    } else if wanted < serving.dictionary.latents {
+      fresh = ResidentVersion(truncating: serving, to: wanted)
+    } else {
+      do {
+        fresh = ResidentVersion(
+          version: serving.version,
+          try repository.load(name, version: serving.version, latents: wanted))
+        try fresh.warm()
+      } catch {
+        throw ServerError(
+          .failedPrecondition, "version \(serving.version) of \(name) cannot be loaded: \(error)")
+      }
+    }
+    let isCurrent = monitor.change { state -> Bool in
+      guard state.models[name]?.generation == generation else { return false }
+      state.models[name]?.latentsMax = granularity == 0 ? nil : granularity
+      if fresh !== serving { _ = state.models[name]?.serve(fresh) }
+      return true
+    }
+    guard isCurrent else { throw overtaken(name) }
+    logger.info("\(name): \(wanted) of \(serving.latents) latents are resident")
+  }
+
+  /// Serves what has been published since; what is missing or broken changes nothing.
+  private func look() {
+    var found: [(name: String, versions: [UInt64])] = []
+    do {
+      for name in try repository.modelNames() {
+        found.append((name, try repository.versions(of: name)))
+      }
+      monitor.change { $0.pollFailure = "" }
+    } catch {
+      let message = "\(error)"
+      let isNews = monitor.change { state in
+        defer { state.pollFailure = message }
+        return state.pollFailure != message
+      }
+      if isNews { logger.error("the repository cannot be read: \(message)") }
+      return
+    }
+    let present = Dictionary(uniqueKeysWithValues: found.map { ($0.name, $0.versions) })
+    monitor.change { state in
+      for (name, versions) in present { state.models[name, default: ModelEntry()].known = versions }
+      for (name, entry) in state.models where present[name] == nil {
+        // Its folder has gone; what serves, or was told to stay away, is remembered.
+        state.models[name]?.known = []
+        if entry.serving == nil, !entry.isHeld { state.models[name] = nil }
+      }
+    }
+    for (name, versions) in found { follow(name, versions) }
+  }
+
+  /// Serves the newest version that can be loaded and is newer than the one that serves.
+  private func follow(_ name: String, _ versions: [UInt64]) {
+    guard let entry = monitor.read({ $0.models[name] }), !entry.isHeld, !entry.isPinned else {
+      return
+    }
+    for number in versions.reversed() where number > (entry.serving?.version ?? 0) {
+      if let failure = entry.failures[number],
+        failure.stamp == FolderStamp(folder: "\(repository.path)/\(name)/\(number)")
+      {
+        continue
+      }
+      do throws(ServerError) {
+        if try fetch(name, number, entry.generation) != nil {
+          logger.info("\(name): serving version \(number)")
+        }
+        return
+      } catch {
+        // Remembered as failed; an older version may still do.
+      }
+    }
+  }
+}

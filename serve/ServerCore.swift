@@ -1,0 +1,226 @@
+import EventLoop
+import Glibc
+import Logging
+import Wire
+
+/// The server's state, confined to the event loop's thread: connections, totals, and what holds them together.
+final class ServerCore {
+  let limits: ServerLimits
+  let logger: Logger
+  let admission: Admission
+  let models: ResidentModels
+  private let loop: EventLoop
+  private let options: ServerOptions
+  private let connectionsMax: Int
+  private let started = ContinuousClock.now
+  /// Set once, before anything is accepted.
+  private var workers: ComputeWorkers?
+  private var listeners: [Listener] = []
+  private var connections: [UInt64: Connection] = [:]
+  /// Connections beyond the limit that are being told so.
+  private var refused: [ObjectIdentifier: RefusedConnection] = [:]
+  private var lastConnection: UInt64 = 0
+  private var lastSerial: UInt64 = 0
+  private var isDraining = false
+
+  /// Bytes that requests in flight and their largest possible responses take.
+  var admittedBytes = 0
+  /// Bytes that wait to be written, on all connections.
+  var writeBytes = 0
+  /// Bytes of memory for frames that have not arrived in full, on all connections.
+  var receiveBytes = 0
+
+  init(loop: EventLoop, options: ServerOptions, models: ResidentModels) {
+    self.loop = loop
+    self.options = options
+    self.models = models
+    limits = options.limits
+    logger = options.logger
+    admission = Admission(limits: options.limits)
+    connectionsMax = max(min(limits.connectionsMax, openFilesMax() - limits.filesReserved), 1)
+  }
+
+  /// Listens and starts everything that runs again and again.
+  ///
+  /// - Returns: the addresses, with the ports that were picked.
+  func start(workers: ComputeWorkers) throws(EventLoopError) -> (
+    address: SocketAddress, admin: SocketAddress
+  ) {
+    self.workers = workers
+    let listener = try Listener(loop: loop, address: options.listen) { [unowned self] in
+      self.accept($0, isAdmin: false)
+    }
+    let admin = try Listener(loop: loop, address: options.adminAddress(), ownerOnly: true) {
+      [unowned self] in self.accept($0, isAdmin: true)
+    }
+    listeners = [listener, admin]
+    if options.handlesSignals {
+      for signal in [SIGTERM, SIGINT] { try watch(for: signal) }
+    }
+    LoopTimer(loop: loop).start(after: options.pollInterval, every: options.pollInterval) {
+      [unowned self] in self.models.poll()
+    }
+    LoopTimer(loop: loop).start(after: limits.sweepInterval, every: limits.sweepInterval) {
+      [unowned self] in self.sweep()
+    }
+    return (listener.address, admin.address)
+  }
+
+  private func watch(for signal: Int32) throws(EventLoopError) {
+    _ = try SignalWatcher(loop: loop, signal: signal) { [unowned self] in
+      // As a shell reports a process that the signal ended.
+      if self.isDraining { _exit(128 + signal) }
+      self.drain()
+    }
+  }
+
+  private func sweep() {
+    let now = ContinuousClock.now
+    for connection in Array(connections.values) { connection.sweep(now) }
+  }
+
+  // MARK: Connections
+
+  private func accept(_ stream: ByteStream, isAdmin: Bool) {
+    // Administration must be possible where clients have taken all connections.
+    guard isAdmin || connections.count < connectionsMax else { return refuse(stream) }
+    lastConnection += 1
+    connections[lastConnection] = Connection(
+      id: lastConnection, stream: stream, isAdmin: isAdmin, server: self)
+  }
+
+  private func refuse(_ stream: ByteStream) {
+    guard refused.count < limits.filesReserved / 2 else { return stream.close() }
+    let error = ServerError(
+      .unavailable,
+      "\(connections.count) connections are open, the limit is \(connectionsMax); connect again later",
+      retryAfterMilliseconds: limits.retryAfterMilliseconds)
+    refused[ObjectIdentifier(stream)] = RefusedConnection(stream, error, limits) {
+      [unowned self] in self.refused[ObjectIdentifier($0)] = nil
+    }
+  }
+
+  func didClose(_ connection: Connection) {
+    connections[connection.id] = nil
+    endIfDrained()
+  }
+
+  // MARK: Requests
+
+  /// Lets a request in and queues it.
+  ///
+  /// - Throws: UNAVAILABLE where there is no room, or the server is stopping.
+  func compute(
+    _ plan: Admission.Plan, connection: UInt64, requestID: UInt64, timeoutMilliseconds: UInt32
+  ) throws(ServerError) -> ComputeJob.Ticket {
+    guard let workers else { throw ServerError(.internal, "the server has no workers") }
+    let waiting = workers.waiting
+    lastSerial += 1
+    let arrival = ContinuousClock.now
+    let ticket = ComputeJob.Ticket(serial: lastSerial)
+    let tokens =
+      switch plan.work {
+      case .encode(_, let tokens, _, _): tokens
+      case .decode(_, let tokens): tokens
+      }
+    try admission.checkRoom(
+      tokens: tokens, bytes: plan.bytes, waitingTokens: waiting.tokens,
+      admittedBytes: admittedBytes + writeBytes)
+    workers.submit(
+      ComputeJob(
+        ticket: ticket, connection: connection, requestID: requestID, arrival: arrival,
+        deadline: timeoutMilliseconds == 0
+          ? nil : arrival + .milliseconds(Int64(timeoutMilliseconds)),
+        version: plan.version, work: plan.work, frameBytesMax: limits.frameBytesMax))
+    admittedBytes += plan.bytes
+    return ticket
+  }
+
+  /// Nobody waits for the answer any more: what has not been started is dropped.
+  func cancel(_ ticket: ComputeJob.Ticket, bytes: Int) {
+    ticket.cancel()
+    admittedBytes -= bytes
+    if let job = workers?.remove(ticket.serial) { models.release(job) }
+  }
+
+  func deliver(_ answer: ComputeWorkers.Answer) {
+    connections[answer.connection]?.deliver(answer)
+  }
+
+  func administer(
+    _ change: ResidentModels.Change, name: String, connection: UInt64, requestID: UInt64
+  ) {
+    let remote = loop.remote
+    let core = LoopBound(self, to: loop)
+    models.submit(change, to: name) { result in
+      remote.post { loop in
+        core.get(on: loop).connections[connection]?.deliver(result, requestID: requestID)
+      }
+    }
+  }
+
+  func status() -> ServerStatus {
+    let waiting = workers?.waiting ?? (requests: 0, tokens: 0)
+    let uptime = started.duration(to: .now)
+    return ServerStatus(
+      ready: models.hasPolled && !isDraining, serverVersion: Server.version,
+      connections: UInt32(clamping: connections.count),
+      queuedRequests: UInt32(clamping: waiting.requests), queuedTokens: UInt64(waiting.tokens),
+      uptimeSeconds: uptime / .seconds(1))
+  }
+
+  // MARK: Stopping
+
+  /// Takes no more connections and requests, answers what was admitted, and ends the loop; after the drain timeout at
+  /// the latest.
+  func drain() {
+    guard !isDraining else { return }
+    isDraining = true
+    logger.info("stopping: \(connections.count) connections to see out")
+    for listener in listeners { listener.close() }
+    LoopTimer(loop: loop).start(after: options.drainTimeout) { [unowned self] in
+      self.logger.warning("stopping: \(self.connections.count) connections were cut off")
+      self.loop.shutdown()
+    }
+    for connection in Array(connections.values) { connection.drain() }
+    endIfDrained()
+  }
+
+  private func endIfDrained() {
+    if isDraining, connections.isEmpty { loop.shutdown() }
+  }
+}
+
+/// A connection that gets one error and is seen out.
+private final class RefusedConnection: ByteStreamHandler {
+  private let closed: (ByteStream) -> Void
+
+  init(
+    _ stream: ByteStream, _ error: ServerError, _ limits: ServerLimits,
+    closed: @escaping (ByteStream) -> Void
+  ) {
+    self.closed = closed
+    stream.setHandler(self)
+    let frame = Response(id: 0, result: .failure(error)).packed()
+    stream.write(frame.bytes, owner: frame)
+    stream.finish(discardBytesMax: limits.discardBytesMax, within: limits.finish)
+  }
+
+  func space(for stream: ByteStream) -> UnsafeMutableRawBufferPointer {
+    preconditionFailure("a stream that finishes reads into no buffer of its user's")
+  }
+  func stream(_ stream: ByteStream, received count: Int) {}
+  func streamEnded(_ stream: ByteStream) {}
+  func streamWrote(_ stream: ByteStream) {}
+  func streamClosed(_ stream: ByteStream, error: EventLoopError?) { closed(stream) }
+}
+
+/// How many files the process may open, after raising that to what the system allows.
+private func openFilesMax() -> Int {
+  var limit = rlimit()
+  guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return 1024 }
+  limit.rlim_cur = limit.rlim_max
+  setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+  guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return 1024 }
+  return Int(clamping: limit.rlim_cur)
+}
