@@ -25,7 +25,9 @@ struct EncodeCommand: AsyncParsableCommand {
   @Option(help: "The model's name.")
   var model: String
   @Option(parsing: .upToNextOption, help: "Files or folders of activations.")
-  var activations: [String]
+  var activations: [String] = []
+  @Option(help: "Instead of --activations: what this run of `granule train` held out.")
+  var heldOutOf: String?
   @Option(help: "Granularities, ascending. Default: the largest that is resident.")
   var granularities: Granularities?
   @Option(help: "Active latents a token, at each granularity. Default: the dictionary's own.")
@@ -41,10 +43,15 @@ struct EncodeCommand: AsyncParsableCommand {
   var repetitions = 1
   @Option(help: "Write the codes of the largest granularity to this safetensors file.")
   var out: String?
+  @Option(help: "Draw fidelity and cost against granularity into this SVG file.")
+  var plot: String?
   @Flag(help: "Print JSON; no progress.")
   var json = false
 
   func validate() throws {
+    guard activations.isEmpty != (heldOutOf == nil) else {
+      throw ValidationError("one of --activations and --held-out-of is needed")
+    }
     guard (1...1 << 20).contains(batch) else {
       throw ValidationError("--batch: is \(batch); it must be 1 to 1048576 tokens")
     }
@@ -60,8 +67,7 @@ struct EncodeCommand: AsyncParsableCommand {
   }
 
   func run() async throws {
-    var dataset = try ActivationDataset(paths: activations)
-    if let sequences { dataset = try dataset.selecting(sequences: sequences.range) }
+    let dataset = try dataset()
     let client = try await connection.connect()
     let run = EncodeRun(
       client: client, model: model, dataset: dataset, k: k ?? 0,
@@ -69,6 +75,7 @@ struct EncodeCommand: AsyncParsableCommand {
     let wanted = granularities?.values ?? [0]
     var bar = ProgressBar(isQuiet: json)
     var rows: [EncodeRun.Result] = []
+    var answeredBy: [UInt64: Int] = [:]
     let steps = wanted.count * repetitions
     for (place, granularity) in wanted.enumerated() {
       // Out of the measurement: the first request finds caches cold.
@@ -80,6 +87,7 @@ struct EncodeCommand: AsyncParsableCommand {
           bar.update(
             fraction: (Double(step) + done) / Double(steps), "granularity \(granularity)")
         }
+        answeredBy.merge(result.answeredBy) { $0 + $1 }
         if result.seconds < best?.seconds ?? .infinity { best = result }
       }
       if let best { rows.append(best) }
@@ -87,6 +95,43 @@ struct EncodeCommand: AsyncParsableCommand {
     bar.finish()
     if let out, let last = rows.last { try last.codes.write(to: out) }
     show(rows, tokens: dataset.tokens)
+    if !json { showVersions(answeredBy) }
+    if let plot { try draw(rows, tokens: dataset.tokens, to: plot) }
+  }
+
+  private func dataset() throws -> ActivationDataset {
+    if let heldOutOf {
+      return try DictionaryLocation(heldOutOf)
+        .activations(paths: [], sequences: sequences?.range)
+    }
+    let dataset = try ActivationDataset(paths: activations)
+    return try sequences.map { try dataset.selecting(sequences: $0.range) } ?? dataset
+  }
+
+  /// Where a model was swapped meanwhile: how many requests each version answered.
+  private func showVersions(_ answeredBy: [UInt64: Int]) {
+    guard answeredBy.count > 1 else { return }
+    let parts = answeredBy.sorted { $0.key < $1.key }.map {
+      "version \($0.key) answered \($0.value.grouped)"
+    }
+    let total = answeredBy.values.reduce(0, +)
+    print(
+      "The model was swapped meanwhile: of \(total.grouped) requests "
+        + parts.joined(separator: ", ") + "; none failed.")
+  }
+
+  private func draw(_ rows: [EncodeRun.Result], tokens: Int, to path: String) throws {
+    guard let full = rows.last?.computeSeconds, rows.allSatisfy({ $0.fvu != nil }) else {
+      throw ValidationError("--plot: the dictionary stores no activation mean, so there is no FVU")
+    }
+    let picture = GranularityPlot(
+      subtitle: "\(model), \(tokens.grouped) tokens encoded over the network",
+      points: rows.map {
+        GranularityPlot.Point(
+          granularity: Int($0.granularity), explained: 1 - ($0.fvu ?? 1),
+          cost: $0.computeSeconds / full)
+      })
+    try DurableFile.replace(path, with: picture.svg)
   }
 
   /// The batch, made smaller where the largest possible response would not fit a frame: without a k a token may have

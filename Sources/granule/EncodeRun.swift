@@ -19,7 +19,10 @@ struct EncodeRun: Sendable {
   struct Result {
     var granularity: UInt32
     var k: UInt32
+    /// The version that answered the first request.
     var version: UInt64
+    /// Requests that each version answered.
+    var answeredBy: [UInt64: Int]
     /// Fraction of variance unexplained over all tokens; nil where the dictionary stores no mean.
     var fvu: Double?
     var codes: CodesFile
@@ -114,6 +117,7 @@ struct EncodeRun: Sendable {
     }
     return Result(
       granularity: first.granularity, k: first.k, version: first.version,
+      answeredBy: answers.reduce(into: [:]) { $0[$1.response.version, default: 0] += 1 },
       fvu: hasFVU && variance > 0 ? error / variance : nil, codes: codes, seconds: seconds,
       queueSeconds: queue, computeSeconds: compute,
       wireSeconds: max(latency - queue - compute, 0))
