@@ -80,8 +80,9 @@ let package = Package(
       swiftSettings: strict),
 
     // Tests mirror the rooms.
+    .testTarget(name: "StrictJSONTests", dependencies: ["StrictJSON"], swiftSettings: strict),
     .testTarget(
-      name: "TensorsTests", dependencies: ["Tensors", "StrictJSON", "CKernels"],
+      name: "TensorsTests", dependencies: ["Tensors", "StrictJSON", "CKernels", "TestSupport"],
       swiftSettings: strict),
     .testTarget(
       name: "SparseAutoencoderTests",
@@ -95,6 +96,12 @@ let package = Package(
       name: "TrainingTests",
       dependencies: ["Training", "SparseAutoencoder", "Tensors", "StrictJSON", "TestSupport"],
       exclude: ["Fixtures"], swiftSettings: strict),
+    .testTarget(
+      name: "CommandLineTests",
+      dependencies: [
+        "granule", "ModelRepository", "SparseAutoencoder", "StrictJSON", "TestSupport",
+      ],
+      swiftSettings: strict),
     .target(
       name: "TestSupport", dependencies: ["SparseAutoencoder", "Tensors"],
       path: "Tests/TestSupport",

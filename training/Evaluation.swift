@@ -24,6 +24,8 @@ public struct Evaluation: Sendable {
     public var l0: Double
     /// Σ‖x − x̂‖² / Σ‖x − x̄‖², x̄ the mean of each dimension over the evaluated tokens.
     public var fvu: Double
+    /// The same with the mean that the dictionary stores, as a server computes it: nil without one.
+    public var fvuStoredMean: Double?
     /// The same with one mean over tokens and dimensions, another reading of the paper; smaller.
     public var fvuScalarMean: Double
   }
@@ -76,6 +78,7 @@ public struct Evaluation: Sendable {
     let workspaces = (0..<Parallel.threads).map { _ in EncodeWorkspace() }
     var silent = [Bool](repeating: true, count: dictionary.latents)
     var moments = Moments(dModel: dModel)
+    var storedMeanVariance = dictionary.activationMean == nil ? nil : 0.0
     var sums = rows.map { _ in (squaredError: 0.0, active: 0) }
 
     for start in stride(from: 0, to: dataset.tokens, by: Self.chunkTokens) {
@@ -84,6 +87,9 @@ public struct Evaluation: Sendable {
       let chunk = FloatStorage(count: range.count * dModel)
       dataset.copyTokens(range, into: chunk.pointer)
       moments.add(chunk.pointer, rows: range.count)
+      if let variance = dictionary.totalVariance(of: chunk.values) {
+        storedMeanVariance = (storedMeanVariance ?? 0) + variance
+      }
       for (number, row) in rows.enumerated() {
         let outcome = Self.reconstruct(
           dictionary, chunk, granularity: row.granularity, k: row.k, workspaces: workspaces)
@@ -104,6 +110,7 @@ public struct Evaluation: Sendable {
     for number in rows.indices {
       rows[number].l0 = Double(sums[number].active) / Double(dataset.tokens)
       rows[number].fvu = sums[number].squaredError / moments.variance
+      rows[number].fvuStoredMean = storedMeanVariance.map { sums[number].squaredError / $0 }
       rows[number].fvuScalarMean = sums[number].squaredError / moments.scalarMeanVariance
     }
     self.rows = rows

@@ -9,10 +9,12 @@ struct EvaluateCommand: AsyncParsableCommand {
     commandName: "evaluate",
     abstract: "Measure how well each granularity of a dictionary reconstructs activations.",
     discussion: """
-      Prints FVU (the fraction of variance unexplained, against the mean of each dimension over the \
-      evaluated tokens) and L0 at each granularity, with the k that the dictionary was calibrated to \
-      have there (as-trained) and with k · G / N (fixed-ratio, as the progressive-coding paper \
-      evaluates). A run is evaluated on the sequences that it held out, unless --activations are given.
+      Prints FVU, the fraction of variance unexplained, and L0 at each granularity: with the k that \
+      the dictionary was calibrated to have there (as-trained) and with k · G / N (fixed-ratio, as \
+      the progressive-coding paper evaluates). Variance is squared distance from the mean of each \
+      dimension over the evaluated tokens; beside it from the mean that the dictionary stores, which \
+      is what a server reports, and from a single mean over tokens and dimensions. A run is \
+      evaluated on the sequences that it held out, unless --activations are given.
 
       EXAMPLE
         granule evaluate runs/first
@@ -54,6 +56,7 @@ struct EvaluateCommand: AsyncParsableCommand {
           .init("granularity", JSONValue(row.granularity)),
           .init("sparsity", .string(row.sparsity.rawValue)), .init("k", JSONValue(row.k)),
           .init("l0", JSONValue(row.l0)), .init("fvu", JSONValue(row.fvu)),
+          .init("fvu_stored_mean", row.fvuStoredMean.map { JSONValue($0) } ?? .null),
           .init("fvu_scalar_mean", JSONValue(row.fvuScalarMean)),
         ])
       }
@@ -67,11 +70,12 @@ struct EvaluateCommand: AsyncParsableCommand {
     print(
       "\(location.folder) on \(evaluation.tokens.grouped) tokens of "
         + "\(dataset.paths.joined(separator: ", "))\n")
-    var table = TextTable("granularity", "sparsity", "k", "L0", "FVU", "FVU (scalar mean)")
+    var table = TextTable("granularity", "sparsity", "k", "L0", "FVU", "stored mean", "scalar mean")
     for row in evaluation.rows {
       table.add(
         row.granularity.grouped, row.sparsity.rawValue, row.k > 0 ? "\(row.k)" : "–",
         row.l0.formatted(digits: 1), row.fvu.formatted(digits: 4),
+        row.fvuStoredMean?.formatted(digits: 4) ?? "–",
         row.fvuScalarMean.formatted(digits: 4))
     }
     print(table.text)

@@ -30,17 +30,7 @@ struct TrainerTests {
         values += x
       }
     }
-    try writeNumpy(values, shape: "(\(sequences), \(positions), \(dModel))", to: activations)
-  }
-
-  func writeNumpy(_ values: [Float], shape: String, to path: String) throws {
-    var header = "{'descr': '<f4', 'fortran_order': False, 'shape': \(shape), }"
-    while (10 + header.utf8.count + 1) % 64 != 0 { header += " " }
-    header += "\n"
-    var bytes: [UInt8] = [0x93] + Array("NUMPY".utf8) + [1, 0]
-    bytes += [UInt8(header.utf8.count & 255), UInt8(header.utf8.count >> 8)] + Array(header.utf8)
-    bytes += values.withBytes { Array($0) }
-    try Data(bytes).write(to: URL(fileURLWithPath: path))
+    try writeNumpy(values, shape: [sequences, positions, dModel], to: activations)
   }
 
   func configuration() -> TrainingConfiguration {
@@ -180,7 +170,7 @@ struct TrainerTests {
       expectError(naming) { _ = try Trainer(configuration, run: run("b")) }
     }
     let bad = "\(folder.path)/bad.npy"
-    try writeNumpy([1, 2, .nan, 4] + [Float](repeating: 1, count: 16), shape: "(5, 4)", to: bad)
+    try writeNumpy([1, 2, .nan, 4] + [Float](repeating: 1, count: 16), shape: [5, 4], to: bad)
     var configuration = self.configuration()
     configuration.activations = [bad]
     configuration.heldOutSequences = 0

@@ -1,0 +1,184 @@
+import Foundation
+import ModelRepository
+import SparseAutoencoder
+import StrictJSON
+import TestSupport
+import Testing
+
+@Suite("The command line", .serialized)
+struct CommandLineTests {
+  let folder: TemporaryFolder
+
+  init() throws { folder = try TemporaryFolder() }
+
+  func path(_ name: String) -> String { "\(folder.path)/\(name)" }
+
+  /// 10 sequences of 33 positions of sparse combinations of 40 directions, d_model 24.
+  func writeActivations() throws {
+    var generator = SeededGenerator(seed: 3)
+    let directions = (0..<40).map { _ in generator.normals(24) }
+    var values: [Float] = []
+    for _ in 0..<330 {
+      var x = [Float](repeating: 1, count: 24)
+      for _ in 0..<3 {
+        let direction = directions[Int.random(in: 0..<40, using: &generator)]
+        for i in 0..<24 { x[i] += 2 * direction[i] }
+      }
+      values += x
+    }
+    try writeNumpy(values, shape: [10, 33, 24], to: path("activations.npy"))
+  }
+
+  func trainArguments(tokens: Int, out: String) -> [String] {
+    [
+      "train", "--activations", path("activations.npy"), "--latents", "96", "--granularities",
+      "12,48,96", "--k", "6", "--batch", "128", "--tokens", "\(tokens)", "--learning-rate", "5e-3",
+      "--out", out,
+    ]
+  }
+
+  static let commands = [
+    "train", "evaluate", "publish", "serve", "encode", "decode", "status", "models", "load",
+    "unload", "resize",
+  ]
+
+  @Test("teaches each command with an example", arguments: commands)
+  func help(command: String) throws {
+    let (code, output, _) = try CommandProcess.run(command, "--help")
+    #expect(code == 0)
+    #expect(output.contains("EXAMPLE") && output.contains("granule \(command)"))
+  }
+
+  @Test(
+    "answers wrong usage with 64, and what cannot be done with 1, saying why",
+    arguments: [
+      (["train", "--out", "x"], 64, "--activations"),
+      (["status", "--server", "unix:s", "--frobnicate"], 64, "--frobnicate"),
+      (["encode", "--server", "unix:s", "--model", "m"], 64, "--activations"),
+      (["publish", "/nowhere", "--repository", "x", "--name", "m"], 1, "/nowhere"),
+      (["evaluate", "/nowhere"], 1, "/nowhere"),
+      (["serve", "--repository", "/nowhere", "--listen", "127.0.0.1:0"], 1, "/nowhere"),
+      (["status", "--server", "unix:/nowhere/socket"], 1, "/nowhere/socket"),
+    ])
+  func exitCodes(arguments: [String], code: Int, naming: String) throws {
+    let command = try CommandProcess(arguments)
+    var errors = ""
+    while case let more = command.nextErrors(), !more.isEmpty { errors += more }
+    command.process.waitUntilExit()
+    #expect(Int(command.process.terminationStatus) == code)
+    #expect(errors.contains(naming), "\(errors)")
+  }
+
+  @Test(
+    "goes the whole way: train, evaluate, publish, serve, encode, swap, decode, administer, stop")
+  func wholeWay() throws {
+    try writeActivations()
+    let (trained, _, errors) = try CommandProcess.run(
+      trainArguments(tokens: 30_000, out: path("run")) + ["--json"])
+    #expect(trained == 0, "\(errors)")
+    let evaluation = try json("evaluate", path("run"), "--json")
+    let rows = try #require(evaluation["rows"]?.elements)
+    let asTrained = rows.filter { $0["sparsity"]?.string == "as-trained" }
+    let fvu = asTrained.compactMap { $0["fvu"]?.number }
+    #expect(fvu.count == 3 && fvu[0] > fvu[1] && fvu[1] > fvu[2])
+    let publish = ["publish", path("run"), "--repository", path("models"), "--name", "m", "--json"]
+    #expect(try json(publish)["version"] == 1)
+
+    let server = try CommandProcess([
+      "serve", "--repository", path("models"), "--listen", "127.0.0.1:0", "--admin-listen",
+      "unix:\(path("admin"))",
+    ])
+    let ready = server.nextOutput()
+    let address = try #require(ready.split(separator: " ").first { $0.hasPrefix("127.0.0.1:") })
+    let encode = [
+      "encode", "--server", String(address), "--model", "m", "--held-out-of", path("run"), "--json",
+    ]
+    let encoded = try #require(try json(encode + ["--granularities", "12,48,96"]).elements)
+    #expect(encoded.compactMap { $0["granularity"]?.integer } == [12, 48, 96])
+    // The server measures against the stored mean, as evaluate does beside its own.
+    for (network, local) in zip(encoded, asTrained) {
+      let difference =
+        try #require(network["fvu"]?.number) - #require(local["fvu_stored_mean"]?.number)
+      #expect(abs(difference) < 1e-4)
+    }
+
+    #expect(try json(publish + ["--granularity", "48"])["version"] == 2)
+    var version: Int?
+    let deadline = Date().addingTimeInterval(60)
+    while version != 2, Date() < deadline {
+      version = try json(encode + ["--out", path("codes.safetensors")])
+        .elements?.first?["version"]?.integer
+    }
+    #expect(version == 2)
+    let (decoded, _, decodeErrors) = try CommandProcess.run(
+      "decode", "--server", String(address), "--model", "m", "--codes", path("codes.safetensors"),
+      "--out", path("reconstructions.safetensors"))
+    #expect(decoded == 0, "\(decodeErrors)")
+
+    let admin = "unix:\(path("admin"))"
+    #expect(
+      try CommandProcess.run("resize", "m", "--granularity", "12", "--admin", admin).code == 0)
+    #expect(try CommandProcess.run(encode + ["--granularities", "48"]).code == 1)
+    #expect(try CommandProcess.run("load", "m", "--version", "1", "--admin", admin).code == 0)
+    #expect(try CommandProcess.run("unload", "m", "--admin", admin).code == 0)
+    #expect(try CommandProcess.run(encode).code == 1)
+    #expect(try CommandProcess.run("load", "m", "--admin", String(address)).code == 1)
+    #expect(try CommandProcess.run("status", "--server", String(address)).code == 0)
+    #expect(server.end(SIGTERM) == 0)
+  }
+
+  @Test("trains until Ctrl-C, exits with 130, and goes on with --resume")
+  func interruption() throws {
+    try writeActivations()
+    let long = 100_000_000
+    for resume in [false, true] {
+      let arguments =
+        resume
+        ? ["train", "--resume", "--out", path("run")]
+        : trainArguments(tokens: long, out: path("run"))
+      let training = try CommandProcess(arguments)
+      // The first line of progress says that it has begun.
+      #expect(training.nextErrors().contains("step"))
+      #expect(training.end(SIGINT) == 130)
+      let checkpoints = try FileManager.default.contentsOfDirectory(atPath: path("run/checkpoints"))
+      #expect(!checkpoints.isEmpty)
+    }
+    let (code, _, errors) = try CommandProcess.run(
+      trainArguments(tokens: long, out: path("run")))
+    #expect(code == 1 && errors.contains("--resume"))
+  }
+
+  @Test("leaves a repository valid wherever publishing is killed")
+  func killedPublisher() throws {
+    let source = path("dictionary")
+    try FileManager.default.createDirectory(atPath: source, withIntermediateDirectories: true)
+    try SparseAutoencoder.random(dModel: 128, latents: 4096, rule: .topk(k: 8), seed: 1)
+      .write(to: source)
+    let repository = ModelRepository(path: path("models"))
+    var generator = SeededGenerator(seed: 23)
+    for _ in 0..<15 {
+      let publisher = try CommandProcess([
+        "publish", source, "--repository", repository.path, "--name", "m",
+      ])
+      // A moment of its life, drawn at random; whichever it is, the repository must be valid.
+      let moment = Date().addingTimeInterval(.random(in: 0..<0.06, using: &generator))
+      while Date() < moment {}
+      _ = publisher.end(SIGKILL)
+      for version in try repository.versions(of: "m") {
+        #expect(throws: Never.self) { try repository.load("m", version: version) }
+      }
+    }
+    let before = try repository.versions(of: "m").last ?? 0
+    #expect(try repository.publish(folder: source, name: "m") == before + 1)
+    let left = try FileManager.default.contentsOfDirectory(atPath: path("models/m"))
+    #expect(left.allSatisfy { !$0.hasPrefix(".") }, "abandoned folders are swept: \(left)")
+  }
+
+  func json(_ arguments: [String]) throws -> JSONValue {
+    let (code, output, errors) = try CommandProcess.run(arguments)
+    #expect(code == 0, "\(errors)")
+    return try StrictJSON.parse(output)
+  }
+
+  func json(_ arguments: String...) throws -> JSONValue { try json(arguments) }
+}

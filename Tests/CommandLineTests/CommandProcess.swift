@@ -1,0 +1,58 @@
+import Foundation
+
+/// The `granule` that was built with the tests, as a process.
+final class CommandProcess {
+  let process = Process()
+  private let output = Pipe()
+  private let errors = Pipe()
+
+  /// Starts `granule` with these arguments.
+  init(_ arguments: [String]) throws {
+    let tests = URL(fileURLWithPath: CommandLine.arguments[0])
+    process.executableURL = tests.deletingLastPathComponent().appendingPathComponent("granule")
+    process.arguments = arguments
+    process.standardOutput = output
+    process.standardError = errors
+    process.standardInput = FileHandle.nullDevice
+    try process.run()
+  }
+
+  /// Runs to the end: exit code, standard output, standard error.
+  static func run(_ arguments: String...) throws -> (code: Int32, output: String, errors: String) {
+    try run(arguments)
+  }
+
+  /// Runs to the end: exit code, standard output, standard error.
+  static func run(_ arguments: [String]) throws -> (code: Int32, output: String, errors: String) {
+    let command = try CommandProcess(arguments)
+    // What these commands print fits into a pipe, so one may be read after the other.
+    let output = command.output.fileHandleForReading.readDataToEndOfFile()
+    let errors = command.errors.fileHandleForReading.readDataToEndOfFile()
+    command.process.waitUntilExit()
+    return (
+      command.process.terminationStatus, String(decoding: output, as: UTF8.self),
+      String(decoding: errors, as: UTF8.self)
+    )
+  }
+
+  /// Waits for the next text on standard output; empty at its end.
+  func nextOutput() -> String {
+    String(decoding: output.fileHandleForReading.availableData, as: UTF8.self)
+  }
+
+  /// Waits for the next text on standard error; empty at its end.
+  func nextErrors() -> String {
+    String(decoding: errors.fileHandleForReading.availableData, as: UTF8.self)
+  }
+
+  /// Sends a signal and waits for the end.
+  func end(_ signal: Int32) -> Int32 {
+    kill(process.processIdentifier, signal)
+    process.waitUntilExit()
+    return process.terminationStatus
+  }
+
+  deinit {
+    if process.isRunning { process.terminate() }
+  }
+}

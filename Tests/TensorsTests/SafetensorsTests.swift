@@ -1,0 +1,99 @@
+import Foundation
+import Tensors
+import TestSupport
+import Testing
+
+@Suite("safetensors files")
+struct SafetensorsTests {
+  let folder: TemporaryFolder
+  let path: String
+
+  init() throws {
+    folder = try TemporaryFolder()
+    path = "\(folder.path)/a.safetensors"
+  }
+
+  func writeExample() throws {
+    let floats = FloatStorage([1, -2.5, Float.leastNonzeroMagnitude, 0, 5, 6])
+    try [Int64(-1), 1 << 40].withBytes { (integers) throws(TensorFileError) in
+      try [UInt16(0x3C00), 0xC100].withBytes { (halves) throws(TensorFileError) in
+        try SafetensorsWriter.write(
+          [
+            .init("halves", .float16, [2], halves), .init("floats", [2, 3], floats),
+            .init("integers", .int64, [2, 1], integers),
+          ], metadata: ["a \"key\"": "ä\nvalue"], to: path)
+      }
+    }
+  }
+
+  @Test("are read back as they were written, every tensor aligned")
+  func roundTrip() throws {
+    try writeExample()
+    for file in [try FileBytes.map(path), try FileBytes.read(path)] {
+      let read = try SafetensorsFile(file)
+      #expect(read.metadata == ["a \"key\"": "ä\nvalue"])
+      #expect(Set(read.tensors.map(\.name)) == ["halves", "floats", "integers"])
+      #expect(try read.tensor("floats").shape == [2, 3])
+      #expect(
+        try read.tensor("floats").float32().array == [
+          1, -2.5, Float.leastNonzeroMagnitude, 0, 5, 6,
+        ])
+      #expect(try read.tensor("halves").float32().array == [1, -2.5])
+      #expect(try read.tensor("integers").integers() == [-1, 1 << 40])
+      #expect(throws: TensorFileError.self) { try read.tensor("integers").float32() }
+      #expect(throws: TensorFileError.self) { try read.tensor("floats").integers() }
+      let error = #expect(throws: TensorFileError.self) { try read.tensor("other") }
+      #expect(error?.description.contains("floats") == true)
+      for tensor in read.tensors {
+        let address = UInt(bitPattern: tensor.bytes.baseAddress)
+        #expect(address % UInt(tensor.type.byteCount) == 0)
+      }
+    }
+  }
+
+  @Test("cut at any byte, or with any byte changed, are refused or read; never worse")
+  func damage() throws {
+    try writeExample()
+    let whole = try FileBytes.read(path)
+    for count in 0..<whole.bytes.count {
+      let part = FileBytes.copy(
+        UnsafeRawBufferPointer(rebasing: whole.bytes[..<count]), named: "cut")
+      #expect(throws: TensorFileError.self) { try SafetensorsFile(part) }
+    }
+    var generator = SeededGenerator(seed: 17)
+    var refused = 0
+    for _ in 0..<4000 {
+      var bytes = Array(whole.bytes)
+      for _ in 0..<Int.random(in: 1...3, using: &generator) {
+        bytes[Int.random(in: 0..<bytes.count, using: &generator)] = .random(
+          in: 0...255, using: &generator)
+      }
+      let damaged = bytes.withBytes { FileBytes.copy($0, named: "damaged") }
+      do throws(TensorFileError) {
+        for tensor in try SafetensorsFile(damaged).tensors {
+          #expect(tensor.bytes.count == tensor.count * tensor.type.byteCount)
+        }
+      } catch {
+        refused += 1
+      }
+    }
+    #expect(refused > 2000)
+  }
+
+  @Test("that cannot be written leave nothing behind, and say why")
+  func unwritable() throws {
+    let target = "\(folder.path)/no/such/folder.safetensors"
+    let error = #expect(throws: TensorFileError.self) {
+      try SafetensorsWriter.write([.init("a", [1], FloatStorage([1]))], to: target)
+    }
+    #expect(error?.description.contains("No such file") == true)
+    // By way of a link to a device that is always full.
+    let full = "\(folder.path)/full"
+    try FileManager.default.createSymbolicLink(atPath: full, withDestinationPath: "/dev/full")
+    let noSpace = #expect(throws: TensorFileError.self) {
+      try SafetensorsWriter.write([.init("a", [1], FloatStorage([1]))], to: full)
+    }
+    #expect(noSpace?.description.contains("No space") == true)
+    #expect(!FileManager.default.fileExists(atPath: full))
+  }
+}
