@@ -101,7 +101,8 @@ struct Admission {
     return k == 0 ? dictionary.defaultK(at: granularity) : k
   }
 
-  /// No product can overflow: tokens are fewer than the bytes of a frame, and the other factors fit 32 bits.
+  /// No product can overflow: tokens are fewer than the bytes of a frame, and the other factors fit
+  /// 32 bits.
   private func responseBytesMax(
     tokens: Int, activePerToken: Int, _ dModel: Int, _ request: EncodeRequest
   ) -> Int {

@@ -6,8 +6,8 @@ import Wire
 
 /// A request that was admitted, and the one version of a model that answers all of it.
 ///
-/// The event loop holds only a job's ticket: the last reference to a version, whose memory takes long to free, then
-/// never ends there.
+/// The event loop holds only a job's ticket: the last reference to a version, whose memory takes
+/// long to free, then never ends there.
 final class ComputeJob: Sendable {
   /// What to compute.
   enum Work: Sendable {
@@ -46,7 +46,8 @@ final class ComputeJob: Sendable {
   private let progress = Mutex(Progress())
   /// ‖x − x̂‖² of each token; pieces write ranges of their own.
   private let squaredErrors: MemoryBlock
-  /// Σ‖x − mean‖² of each block of tokens; pieces start at whole blocks and write blocks of their own.
+  /// Σ‖x − mean‖² of each block of tokens; pieces start at whole blocks and write blocks of their
+  /// own.
   private let variances: MemoryBlock
   /// x̂ of each token, where it is wanted; pieces write ranges of their own.
   private let reconstruction: MemoryBlock?
@@ -90,7 +91,8 @@ final class ComputeJob: Sendable {
   /// Whether several workers may share it.
   var isDivisible: Bool { if case .encode = work { true } else { false } }
 
-  /// Computes a piece with the calling thread's workspace; the last piece done gives the response, ready to be sent.
+  /// Computes a piece with the calling thread's workspace; the last piece done gives the response,
+  /// ready to be sent.
   func run(_ piece: Scheduler<ComputeJob>.Piece, workspace: Workspace) -> PackedFrame? {
     progress.withLock { progress in
       if progress.started == nil {
@@ -234,7 +236,8 @@ final class ComputeJob: Sendable {
       computeNanoseconds: ContinuousClock.now.nanoseconds(since: started))
   }
 
-  /// Fraction of variance unexplained; nil where the dictionary has no mean, or the tokens no variance.
+  /// Fraction of variance unexplained; nil where the dictionary has no mean, or the tokens no
+  /// variance.
   private func fvu() -> Float? {
     guard version.dictionary.activationMean != nil else { return nil }
     let variance = variances.bytes.bindMemory(to: Double.self).reduce(0, +)

@@ -2,12 +2,15 @@ import EventLoop
 import Logging
 import Wire
 
-/// One client's connection: bytes to requests, answers to bytes. Confined to the event loop's thread.
+/// One client's connection: bytes to requests, answers to bytes. Confined to the event loop's
+/// thread.
 ///
 /// How it works:
-/// 1. frames are cut from what arrives and answered one by one; answers go out as they come, in any order;
+/// 1. frames are cut from what arrives and answered one by one; answers go out as they come, in any
+///    order;
 /// 2. a client that reads too slowly, or has too much in flight, is not read from for a while;
-/// 3. a client that has lost track of the protocol gets one last error with id 0, and is seen out in good order.
+/// 3. a client that has lost track of the protocol gets one last error with id 0, and is seen out
+///    in good order.
 final class Connection: ByteStreamHandler {
   /// A request that has not been answered.
   enum InFlight {
@@ -24,7 +27,8 @@ final class Connection: ByteStreamHandler {
   private unowned let server: ServerCore
   private var decoder: FrameDecoder
   private(set) var inFlight: [UInt64: InFlight] = [:]
-  /// No more requests are read: an error has ended the connection, the peer has, or the server is stopping.
+  /// No more requests are read: an error has ended the connection, the peer has, or the server is
+  /// stopping.
   private var isEnding = false
   private var isPaused = false
   private var peerEnded = false

@@ -1,3 +1,4 @@
+import ModelRepository
 import Wire
 
 /// What the server knows of one model, and what it was told to do with it.
@@ -6,7 +7,7 @@ struct ModelEntry {
   struct Failure {
     let message: String
     /// What its files looked like; it is tried again when they have changed.
-    let stamp: FolderStamp
+    let stamp: VersionStamp
   }
   /// A version that was replaced, and may still have requests.
   struct Retired {
@@ -22,7 +23,8 @@ struct ModelEntry {
   var isHeld = false
   /// The most latents to keep in memory; nil: all.
   var latentsMax: Int?
-  /// Counts the requests that decide which version is served: a load that ends after a later one is dropped.
+  /// Counts the requests that decide which version is served: a load that ends after a later one is
+  /// dropped.
   var generation: UInt64 = 0
   /// The version being loaded.
   var loading: UInt64?
@@ -31,7 +33,8 @@ struct ModelEntry {
   var failures: [UInt64: Failure] = [:]
   var retired: [Retired] = []
 
-  /// Serves `version` from now on; returns what served before, to be released where that may take long.
+  /// Serves `version` from now on; returns what served before, to be released where that may take
+  /// long.
   mutating func serve(_ version: ResidentVersion?) -> ResidentVersion? {
     let old = serving
     retired.removeAll { $0.version == nil }

@@ -7,10 +7,12 @@ import Wire
 /// Which version of each model answers, and the thread that changes it.
 ///
 /// How it works:
-/// 1. the event loop asks `pin` for the version that answers a request; that is one reference, swapped under a lock;
-/// 2. everything that takes time (reading, verifying, warming, truncating, freeing) happens on the loader's thread,
-///    one thing after another;
-/// 3. a version is swapped in only once it is complete; the one before lives until its last request ends;
+/// 1. the event loop asks `pin` for the version that answers a request; that is one reference,
+///    swapped under a lock;
+/// 2. everything that takes time (reading, verifying, warming, truncating, freeing) happens on the
+///    loader's thread, one thing after another;
+/// 3. a version is swapped in only once it is complete; the one before lives until its last request
+///    ends;
 /// 4. what fails is remembered and tried again when its files change; what serves goes on serving.
 final class ResidentModels: Sendable {
   /// A change that an administrator asked for.
@@ -122,7 +124,8 @@ final class ResidentModels: Sendable {
     }
   }
 
-  /// Asks for a change; `completed` is called once it has taken effect or failed, on whatever thread.
+  /// Asks for a change; `completed` is called once it has taken effect or failed, on whatever
+  /// thread.
   func submit(_ change: Change, to name: String, completed: @escaping Completion) {
     let refused: ServerError? = monitor.change { state in
       guard state.changesWaiting < limits.administrationRequestsMax else {
@@ -150,7 +153,8 @@ final class ResidentModels: Sendable {
     if let refused { completed(.failure(refused)) }
   }
 
-  /// Takes effect at once, so that a load which is under way is overtaken; the memory is freed by the loader.
+  /// Takes effect at once, so that a load which is under way is overtaken; the memory is freed by
+  /// the loader.
   private func unload(_ name: String, _ state: inout State) {
     let old = state.models[name]?.serve(nil)
     state.models[name]?.generation += 1
@@ -168,7 +172,8 @@ final class ResidentModels: Sendable {
     }
   }
 
-  /// Releases an object on the loader's thread: freeing a dictionary takes too long for the event loop.
+  /// Releases an object on the loader's thread: freeing a dictionary takes too long for the event
+  /// loop.
   func release(_ object: any AnyObject & Sendable) {
     monitor.change { $0.tasks.append(.release(object)) }
   }
@@ -257,8 +262,8 @@ final class ResidentModels: Sendable {
     ServerError(.failedPrecondition, "\(name): a later request took the place of this one")
   }
 
-  /// Reads, verifies and warms a version, and serves it; nil where it serves already. What cannot be loaded is
-  /// remembered as failed.
+  /// Reads, verifies and warms a version, and serves it; nil where it serves already. What cannot
+  /// be loaded is remembered as failed.
   private func fetch(_ name: String, _ number: UInt64, _ generation: UInt64)
     throws(ServerError) -> UInt64?
   {
@@ -269,7 +274,7 @@ final class ResidentModels: Sendable {
     }
     guard serving != number else { return nil }
     // Before reading: what changes meanwhile is tried again.
-    let stamp = FolderStamp(folder: "\(repository.path)/\(name)/\(number)")
+    let stamp = repository.stamp(of: name, version: number)
     defer { monitor.change { $0.models[name]?.loading = nil } }
     let fresh: ResidentVersion
     do {
@@ -370,7 +375,7 @@ final class ResidentModels: Sendable {
     }
     for number in versions.reversed() where number > (entry.serving?.version ?? 0) {
       if let failure = entry.failures[number],
-        failure.stamp == FolderStamp(folder: "\(repository.path)/\(name)/\(number)")
+        failure.stamp == repository.stamp(of: name, version: number)
       {
         continue
       }

@@ -2,7 +2,8 @@ import ModelRepository
 import SparseAutoencoder
 import Wire
 
-/// One version of a model in memory. Whoever computes with it holds it; its memory is freed with the last of them.
+/// One version of a model in memory. Whoever computes with it holds it; its memory is freed with
+/// the last of them.
 final class ResidentVersion: Sendable {
   let version: UInt64
   let dictionary: SparseAutoencoder

@@ -3,7 +3,8 @@
 /// How it works:
 /// 1. each connection's requests are taken in the order of their arrival;
 /// 2. connections take turns, so that one with many requests does not hold up one with few;
-/// 3. a request is handed out in pieces of a bounded number of tokens, all of them before the next request's;
+/// 3. a request is handed out in pieces of a bounded number of tokens, all of them before the next
+///    request's;
 /// 4. when nothing else waits, a request is split among the workers that are idle.
 package struct Scheduler<Item> {
   /// Some consecutive tokens of one request.
@@ -32,7 +33,8 @@ package struct Scheduler<Item> {
     var count: Int
   }
 
-  /// Pieces start at multiples of this, so that sums over blocks of so many tokens do not depend on the split.
+  /// Pieces start at multiples of this, so that sums over blocks of so many tokens do not depend on
+  /// the split.
   package static var blockTokens: Int { 32 }
 
   private let pieceTokensMax: Int
@@ -69,7 +71,8 @@ package struct Scheduler<Item> {
   package mutating func remove(_ serial: UInt64) -> Item? {
     guard let entry = entries.removeValue(forKey: serial) else { return nil }
     waitingTokens -= entry.tokens
-    // What was removed stays in its queue as a number; a client that only adds and removes must not let it grow.
+    // What was removed stays in its queue as a number; a client that only adds and removes must not
+    // let it grow.
     if let count = queues[entry.connection]?.count, count > 64, count > 2 * entries.count {
       let entries = entries
       queues[entry.connection]?.removeAll { entries[$0] == nil }
@@ -105,7 +108,8 @@ package struct Scheduler<Item> {
       count: (entry.tokens + pieceTokens - 1) / pieceTokens)
   }
 
-  /// The first request of the connection whose turn it is; the connection goes to the end of the line.
+  /// The first request of the connection whose turn it is; the connection goes to the end of the
+  /// line.
   private mutating func takeTurn() -> Entry? {
     while let connection = turns.popFirst() {
       while let serial = queues[connection]?.popFirst() {

@@ -13,11 +13,14 @@ public enum Server {
   /// The server's own version, as `status` tells it.
   public static let version = "0.1.0"
 
-  /// Starts a server on threads of its own; returns once it listens, and the repository has been read once.
+  /// Starts a server on threads of its own; returns once it listens, and the repository has been
+  /// read once.
   ///
-  /// Models that cannot be loaded do not keep it from starting: they are logged and listed as failed.
+  /// Models that cannot be loaded do not keep it from starting: they are logged and listed as
+  /// failed.
   ///
-  /// - Throws: `ServerStartError` where the repository is no folder, `EventLoopError` where an address cannot be used.
+  /// - Throws: `ServerStartError` where the repository is no folder, `EventLoopError` where an
+  ///   address cannot be used.
   public static func start(_ options: ServerOptions) throws -> RunningServer {
     var status = stat()
     guard stat(options.repository, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {

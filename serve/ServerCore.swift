@@ -3,7 +3,8 @@ import Glibc
 import Logging
 import Wire
 
-/// The server's state, confined to the event loop's thread: connections, totals, and what holds them together.
+/// The server's state, confined to the event loop's thread: connections, totals, and what holds
+/// them together.
 final class ServerCore {
   let limits: ServerLimits
   let logger: Logger
@@ -171,8 +172,8 @@ final class ServerCore {
 
   // MARK: Stopping
 
-  /// Takes no more connections and requests, answers what was admitted, and ends the loop; after the drain timeout at
-  /// the latest.
+  /// Takes no more connections and requests, answers what was admitted, and ends the loop; after
+  /// the drain timeout at the latest.
   func drain() {
     guard !isDraining else { return }
     isDraining = true

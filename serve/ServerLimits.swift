@@ -6,11 +6,13 @@ public struct ServerLimits: Sendable {
   public var frameBytesMax = FrameDecoder.frameBytesMaxDefault
   /// Memory that one unpacked request may take, in bytes.
   public var requestMemoryBytesMax = 96 << 20
-  /// Connections at once; further ones are told to come back. Lowered to what the system's limit of open files allows.
+  /// Connections at once; further ones are told to come back. Lowered to what the system's limit of
+  /// open files allows.
   public var connectionsMax = 1024
   /// Open files left for everything but connections.
   public var filesReserved = 64
-  /// Memory that all connections together may take for frames that have not arrived in full, in bytes.
+  /// Memory that all connections together may take for frames that have not arrived in full, in
+  /// bytes.
   public var receiveBytesMax = 512 << 20
   /// What a connection may hold of that before it can be refused, in bytes.
   public var receiveBytesFree = 1 << 20
@@ -34,7 +36,8 @@ public struct ServerLimits: Sendable {
   public var stall: Duration = .seconds(30)
   /// How often connections are looked at for that.
   public var sweepInterval: Duration = .seconds(1)
-  /// After an error that ends a connection: what the peer may still send before it is cut off, in bytes …
+  /// After an error that ends a connection: what the peer may still send before it is cut off, in
+  /// bytes …
   public var discardBytesMax = 80 << 20
   /// … and how long it may take to read the error.
   public var finish: Duration = .seconds(5)

@@ -34,8 +34,8 @@ public struct ActivationDataset: Sendable {
 
   /// Opens files, or all `.npy` and `.safetensors` files in folders.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where a path is missing, holds no activations, or
-  ///   files differ in d_model.
+  /// - Throws: `TrainingError` or `TensorFileError` where a path is missing, holds no activations,
+  ///   or files differ in d_model.
   public init(paths: [String]) throws {
     let files = try paths.flatMap(Self.files)
     var tensors: [Tensor] = []

@@ -2,8 +2,8 @@ internal import CKernels
 internal import Glibc
 internal import Tensors
 
-/// Adam with decoupled weight decay (AdamW, as torch.optim takes it) on a dictionary's weights, whose
-/// decoder rows stay unit vectors.
+/// Adam with decoupled weight decay (AdamW, as torch.optim takes it) on a dictionary's weights,
+/// whose decoder rows stay unit vectors.
 package struct AdamOptimizer {
   static let beta1 = 0.9
   static let beta2 = 0.999
@@ -19,10 +19,11 @@ package struct AdamOptimizer {
     secondMoments = DictionaryWeights(latents: latents, dModel: dModel)
   }
 
-  /// Takes one step. `gradient` is changed: the part of a decoder row's gradient along the row, which
-  /// only its norm would feel, is removed.
+  /// Takes one step. `gradient` is changed: the part of a decoder row's gradient along the row,
+  /// which only its norm would feel, is removed.
   ///
-  /// - Parameter gradientNormMax: gradients are scaled so that their norm is at most this; 0: never.
+  /// - Parameter gradientNormMax: gradients are scaled so that their norm is at most this; 0:
+  ///   never.
   /// - Returns: the gradient's norm before it was scaled.
   package mutating func step(
     _ weights: DictionaryWeights, gradient: DictionaryWeights, learningRate: Double,

@@ -2,8 +2,8 @@ internal import Glibc
 internal import StrictJSON
 internal import Tensors
 
-/// All that a run needs to go on as if it had never stopped: `RUN/checkpoints/step-N/`, a folder that
-/// is there whole or not at all.
+/// All that a run needs to go on as if it had never stopped: `RUN/checkpoints/step-N/`, a folder
+/// that is there whole or not at all.
 struct Checkpoint {
   static let folderName = "checkpoints"
   /// Older ones are removed once a newer one is on the disk.

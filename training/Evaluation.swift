@@ -118,8 +118,8 @@ public struct Evaluation: Sendable {
     silentLatents = silent.count { $0 }
   }
 
-  /// A dictionary with, at each granularity, the k that full-width codes leave there on average, and
-  /// the L0 and FVU that serving it with that k gives, all measured on `dataset`.
+  /// A dictionary with, at each granularity, the k that full-width codes leave there on average,
+  /// and the L0 and FVU that serving it with that k gives, all measured on `dataset`.
   static func calibrated(
     _ dictionary: SparseAutoencoder, granularities: [Int], on dataset: ActivationDataset
   ) throws -> SparseAutoencoder {

@@ -7,12 +7,12 @@ package import Tensors
 /// Each granularity's Σ‖x − x̂_m‖² (Progressive Coding for SAEs, eq. 8) is divided by the batch's
 /// variance Σ‖x − x̄‖² and averaged over the granularities; added to it is the auxiliary loss that
 /// revives dead latents (Gao et al., Scaling and evaluating sparse autoencoders, appendix A.2).
-/// Sparsity acts on the full code only, and x̂_m decodes a prefix of it. `ReferenceStep` is the same
-/// in plain float64.
+/// Sparsity acts on the full code only, and x̂_m decodes a prefix of it. `ReferenceStep` is the
+/// same in plain float64.
 ///
-/// All granularities cost one decode: the partial sums along a token's active latents are its nested
-/// reconstructions; on the way back, a latent receives the sum of the residuals of all prefixes that
-/// contain it. Results do not depend on the number of threads.
+/// All granularities cost one decode: the partial sums along a token's active latents are its
+/// nested reconstructions; on the way back, a latent receives the sum of the residuals of all
+/// prefixes that contain it. Results do not depend on the number of threads.
 package final class NestedStep {
   /// What a batch's loss is made of.
   package struct Losses {

@@ -3,8 +3,8 @@ public import SparseAutoencoder
 internal import StrictJSON
 internal import Tensors
 
-/// Trains a Matryoshka TopK dictionary; everything it makes is in the run's folder:
-/// `config.json`, `metrics.jsonl`, `checkpoints/`, and at the end `dictionary/`, which SAELens loads.
+/// Trains a Matryoshka TopK dictionary; everything it makes is in the run's folder: `config.json`,
+/// `metrics.jsonl`, `checkpoints/`, and at the end `dictionary/`, which SAELens loads.
 public final class Trainer {
   /// What is known after a step.
   public struct Progress: Sendable {
@@ -51,8 +51,8 @@ public final class Trainer {
 
   /// Begins a run in a new folder.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where the configuration or the activations are not
-  ///   usable, or the folder holds a run already.
+  /// - Throws: `TrainingError` or `TensorFileError` where the configuration or the activations are
+  ///   not usable, or the folder holds a run already.
   public init(_ configuration: TrainingConfiguration, run: String) throws {
     try configuration.validate()
     guard access("\(run)/\(TrainingConfiguration.fileName)", F_OK) != 0 else {
@@ -78,7 +78,8 @@ public final class Trainer {
 
   /// Takes up a run where its last checkpoint left it; without one, from the start.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where there is no run, or its files are damaged.
+  /// - Throws: `TrainingError` or `TensorFileError` where there is no run, or its files are
+  ///   damaged.
   public init(resuming run: String) throws {
     configuration = try TrainingConfiguration(run: run)
     self.run = run
@@ -175,8 +176,8 @@ public final class Trainer {
     return .finished(dictionary)
   }
 
-  /// The dictionary as of now, acting on raw activations: the scale of training is folded away. Rows
-  /// keep their norms; b_enc and b_dec are divided by the scale.
+  /// The dictionary as of now, acting on raw activations: the scale of training is folded away.
+  /// Rows keep their norms; b_enc and b_dec are divided by the scale.
   func rawDictionary() -> SparseAutoencoder {
     let scale = Float(state.statistics.scale)
     let weights = state.weights

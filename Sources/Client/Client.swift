@@ -2,10 +2,11 @@ public import EventLoop
 import Synchronization
 public import Wire
 
-/// A connection to a server, shared by any number of tasks: each request is answered on its own, in whatever order.
+/// A connection to a server, shared by any number of tasks: each request is answered on its own, in
+/// whatever order.
 ///
-/// Cancelling a task cancels its request at the server. All functions throw a `ServerError` where the server refused,
-/// a `ClientError` where no answer could be had, and `CancellationError`.
+/// Cancelling a task cancels its request at the server. All functions throw a `ServerError` where
+/// the server refused, a `ClientError` where no answer could be had, and `CancellationError`.
 public final class Client: Sendable {
   /// The server's address.
   public let address: SocketAddress

@@ -17,12 +17,13 @@ public protocol ByteStreamHandler: AnyObject {
 
 /// A connected TCP or Unix socket.
 ///
-/// Writes go out in order and never block; `queuedBytes` tells how many wait, so that the user can stop asking for more.
+/// Writes go out in order and never block; `queuedBytes` tells how many wait, so that the user can
+/// stop asking for more.
 public final class ByteStream: LoopHandle {
   private enum State {
     case open
-    /// Everything is being written and then ended; what the peer still sends is discarded, so that closing does not
-    /// reset the connection and lose the last bytes.
+    /// Everything is being written and then ended; what the peer still sends is discarded, so that
+    /// closing does not reset the connection and lose the last bytes.
     case finishing(discardBytesLeft: Int)
     case closed
   }
@@ -84,7 +85,8 @@ public final class ByteStream: LoopHandle {
 
   // MARK: Connecting
 
-  /// Connects to the first of `addresses` that answers, and calls `completed` with the stream or the last error.
+  /// Connects to the first of `addresses` that answers, and calls `completed` with the stream or
+  /// the last error.
   public static func connect(
     loop: EventLoop, to addresses: [ResolvedAddress],
     completed: @escaping (Result<ByteStream, EventLoopError>) -> Void
@@ -220,7 +222,8 @@ public final class ByteStream: LoopHandle {
 
   // MARK: Writing
 
-  /// Writes `bytes` after everything written before; `owner` keeps them alive, and nobody changes them meanwhile.
+  /// Writes `bytes` after everything written before; `owner` keeps them alive, and nobody changes
+  /// them meanwhile.
   public func write(_ bytes: UnsafeRawBufferPointer, owner: AnyObject) {
     guard isOpen, case .open = state, let base = bytes.baseAddress, bytes.count > 0 else { return }
     var done = 0
@@ -271,8 +274,9 @@ public final class ByteStream: LoopHandle {
 
   // MARK: Ending
 
-  /// Writes what waits, however long that takes, tells the peer that no more will come, and closes once the peer has
-  /// ended too, has sent `discardBytesMax` more, or `limit` has passed since the last byte was written.
+  /// Writes what waits, however long that takes, tells the peer that no more will come, and closes
+  /// once the peer has ended too, has sent `discardBytesMax` more, or `limit` has passed since the
+  /// last byte was written.
   public func finish(discardBytesMax: Int, within limit: Duration) {
     guard isOpen, case .open = state else { return }
     state = .finishing(discardBytesLeft: discardBytesMax)

@@ -3,8 +3,8 @@ import Glibc
 
 /// libuv's loop, confined to the thread that made it.
 ///
-/// It is deliberately not Sendable: the compiler then refuses to let it, or anything that holds it, reach another
-/// thread. Other threads hold its `remote`.
+/// It is deliberately not Sendable: the compiler then refuses to let it, or anything that holds it,
+/// reach another thread. Other threads hold its `remote`.
 public final class EventLoop {
   let raw: UnsafeMutablePointer<uv_loop_t>
   /// How other threads reach this loop.

@@ -11,11 +11,11 @@ public final class Listener: LoopHandle {
   /// The address, with the port that was picked where 0 was asked for.
   public private(set) var address: SocketAddress
 
-  /// Listens at the first of `address`'s numbers that is free, and hands every connection to `accepted`, which sets a
-  /// handler and starts reading, or closes it.
+  /// Listens at the first of `address`'s numbers that is free, and hands every connection to
+  /// `accepted`, which sets a handler and starts reading, or closes it.
   ///
-  /// A socket file that nobody answers at is replaced. With `ownerOnly` only the user who runs this process may
-  /// connect to a Unix socket.
+  /// A socket file that nobody answers at is replaced. With `ownerOnly` only the user who runs this
+  /// process may connect to a Unix socket.
   public init(
     loop: EventLoop, address: SocketAddress, ownerOnly: Bool = false,
     accepted: @escaping (ByteStream) -> Void
@@ -97,7 +97,8 @@ public final class Listener: LoopHandle {
   override func didClose() { accepted = nil }
 }
 
-/// Removes a socket file that a process left behind; one that somebody answers at, or any other file, is an error.
+/// Removes a socket file that a process left behind; one that somebody answers at, or any other
+/// file, is an error.
 private func removeStaleSocket(at path: String, operation: String) throws(EventLoopError) {
   var status = stat()
   guard lstat(path, &status) == 0 else { return }

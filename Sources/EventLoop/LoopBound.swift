@@ -1,7 +1,8 @@
 /// Lets a value of one loop's thread travel through other threads, unopened.
 public struct LoopBound<Value>: @unchecked Sendable {
-  // Safe to share: the value is handed out on its loop's thread only, which `get` checks. The reference itself may be
-  // released elsewhere, so what it holds must not be the last owner of an open handle; libuv's handles own themselves.
+  // Safe to share: the value is handed out on its loop's thread only, which `get` checks. The
+  // reference itself may be released elsewhere, so what it holds must not be the last owner of an
+  // open handle; libuv's handles own themselves.
   private let value: Value
   private let remote: LoopRemote
 

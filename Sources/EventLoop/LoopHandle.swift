@@ -1,6 +1,7 @@
 import CLibUV
 
-/// What every handle of libuv has in common: memory that libuv points into until its close callback has run.
+/// What every handle of libuv has in common: memory that libuv points into until its close callback
+/// has run.
 ///
 /// An open handle owns itself; `close()` ends that.
 public class LoopHandle {

@@ -11,13 +11,14 @@ public final class LoopRemote: Sendable {
     var isOpen = true
   }
   private let state = Mutex(State())
-  // Safe to share: uv_async_send may be called from any thread, and is called under the lock and only while the loop
-  // is open; the memory is freed after that.
+  // Safe to share: uv_async_send may be called from any thread, and is called under the lock and
+  // only while the loop is open; the memory is freed after that.
   nonisolated(unsafe) private let wakeUp: UnsafeMutablePointer<uv_async_t>
 
   init(wakeUp: UnsafeMutablePointer<uv_async_t>) { self.wakeUp = wakeUp }
 
-  /// Runs `job` on the loop's thread, after those posted before; false where the loop has been shut down.
+  /// Runs `job` on the loop's thread, after those posted before; false where the loop has been shut
+  /// down.
   @discardableResult
   public func post(_ job: @escaping Job) -> Bool {
     state.withLock { state in

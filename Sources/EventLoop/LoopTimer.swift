@@ -12,7 +12,8 @@ public final class LoopTimer: LoopHandle {
     didInitialize()
   }
 
-  /// Runs `action` after `delay`, and then every `interval` if there is one; a start before is forgotten.
+  /// Runs `action` after `delay`, and then every `interval` if there is one; a start before is
+  /// forgotten.
   public func start(
     after delay: Duration, every interval: Duration? = nil, _ action: @escaping () -> Void
   ) {

@@ -54,7 +54,8 @@ public enum SocketAddress: Sendable, Hashable, CustomStringConvertible {
     }
   }
 
-  /// The addresses that a TCP host stands for, in the order to try them. Asking for a name may block.
+  /// The addresses that a TCP host stands for, in the order to try them. Asking for a name may
+  /// block.
   public func resolve() throws(EventLoopError) -> [ResolvedAddress] {
     guard case .tcp(let host, let port) = self else { return [ResolvedAddress(origin: self)] }
     var hints = addrinfo()

@@ -1,8 +1,8 @@
 internal import StrictJSON
 internal import Tensors
 
-/// `manifest.json` of a published version: `{"format": 1, "files": {NAME: {"bytes": …, "sha256": …}},
-/// "created": …}`. It is written last, so a version that has one is complete.
+/// `manifest.json` of a published version: `{"format": 1, "files": {NAME: {"bytes": …, "sha256":
+/// …}}, "created": …}`. It is written last, so a version that has one is complete.
 struct Manifest: Sendable {
   static let fileName = "manifest.json"
   static let format = 1

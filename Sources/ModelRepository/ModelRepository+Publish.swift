@@ -8,8 +8,8 @@ extension ModelRepository {
 
   /// Publishes a dictionary folder as the next version of a model.
   ///
-  /// The files are copied as they are into a hidden folder beside the versions, flushed, described by
-  /// a manifest that is written last, and the folder is renamed into place. A crash at any point
+  /// The files are copied as they are into a hidden folder beside the versions, flushed, described
+  /// by a manifest that is written last, and the folder is renamed into place. A crash at any point
   /// leaves the repository as it was; two publishers at once get a version each.
   ///
   /// - Parameters:
@@ -67,8 +67,8 @@ extension ModelRepository {
     return version
   }
 
-  /// Removes the oldest complete versions until at most `keep` (at least 1) remain. A server that has
-  /// one of them in memory keeps answering from it.
+  /// Removes the oldest complete versions until at most `keep` (at least 1) remain. A server that
+  /// has one of them in memory keeps answering from it.
   ///
   /// - Throws: `ModelRepositoryError`
   public func prune(_ name: String, keep: Int) throws(ModelRepositoryError) {

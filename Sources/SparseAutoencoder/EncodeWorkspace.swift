@@ -18,7 +18,8 @@ public final class EncodeWorkspace {
   /// Empty.
   public init() { _ = Self.singleThreadedBLAS }
 
-  /// Whoever encodes brings its own threads, one workspace each; OpenBLAS's threads would fight them.
+  /// Whoever encodes brings its own threads, one workspace each; OpenBLAS's threads would fight
+  /// them.
   private static let singleThreadedBLAS: Void = openblas_set_num_threads(1)
 
   /// Makes room for blocks of a dictionary at a granularity; returns the tokens a block.

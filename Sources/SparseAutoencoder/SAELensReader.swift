@@ -13,9 +13,9 @@ extension SparseAutoencoder {
   /// Reads a dictionary from its files, checking everything: sizes against each other, every weight
   /// finite, no tensor missing or left over.
   ///
-  /// Architectures standard, topk and jumprelu of SAELens 6, and its older layout without a version.
-  /// `normalize_activations` expected_average_only_in and covariance_whitening do nothing, as in
-  /// SAELens at inference. `rescale_acts_by_decoder_norm` is folded into the weights.
+  /// Architectures standard, topk and jumprelu of SAELens 6, and its older layout without a
+  /// version. `normalize_activations` expected_average_only_in and covariance_whitening do nothing,
+  /// as in SAELens at inference. `rescale_acts_by_decoder_norm` is folded into the weights.
   ///
   /// - Throws: `TensorFileError` that names file, tensor and fault.
   public convenience init(files: DictionaryFiles) throws(TensorFileError) {

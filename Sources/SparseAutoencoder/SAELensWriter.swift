@@ -3,11 +3,12 @@ internal import StrictJSON
 public import Tensors
 
 extension SparseAutoencoder {
-  /// Writes the dictionary to the folder `folder`, which must exist, as SAELens loads it unmodified:
-  /// `cfg.json` and `sae_weights.safetensors`, and our `granule.safetensors` beside them.
+  /// Writes the dictionary to the folder `folder`, which must exist, as SAELens loads it
+  /// unmodified: `cfg.json` and `sae_weights.safetensors`, and our `granule.safetensors` beside
+  /// them.
   ///
-  /// SAELens's standard, topk and jumprelu stand for the rules relu, topk and threshold; what it has
-  /// no place for is under `metadata.granule`, which it keeps.
+  /// SAELens's standard, topk and jumprelu stand for the rules relu, topk and threshold; what it
+  /// has no place for is under `metadata.granule`, which it keeps.
   ///
   /// - Throws: `TensorFileError` with the system's reason; files written before it stay.
   public func write(to folder: String) throws(TensorFileError) {

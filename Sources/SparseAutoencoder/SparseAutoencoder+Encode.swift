@@ -6,9 +6,9 @@ extension SparseAutoencoder {
   /// Encodes tokens at a granularity, on the calling thread.
   ///
   /// Pre-activations are screened by a matrix product, whose rounding depends on the shape of the
-  /// batch and on the CPU; every latent that may be active within a proven bound of that rounding is
-  /// scored again by `granule_dot`, in one fixed order of summation. So the answer, set and bits, is
-  /// that of `ReferenceEncoder`, however tokens are batched.
+  /// batch and on the CPU; every latent that may be active within a proven bound of that rounding
+  /// is scored again by `granule_dot`, in one fixed order of summation. So the answer, set and
+  /// bits, is that of `ReferenceEncoder`, however tokens are batched.
   ///
   /// - Parameters:
   ///   - activations: [tokens, d_model] float32, row-major, raw.

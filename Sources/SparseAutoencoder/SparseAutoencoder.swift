@@ -4,8 +4,8 @@ public import Tensors
 
 /// A dictionary: its weights, its selection rule, and the granularities it was made for. Immutable.
 ///
-/// x̂ = b_dec + Σ_j z_j W_dec[j], where z holds ReLU(W_enc (x − b_dec) + b_enc) for the latents that
-/// the selection rule finds active among the first G. Weights act on raw activations.
+/// x̂ = b_dec + Σ_j z_j W_dec[j], where z holds ReLU(W_enc (x − b_dec) + b_enc) for the latents
+/// that the selection rule finds active among the first G. Weights act on raw activations.
 public final class SparseAutoencoder: Sendable {
   /// Length of an activation.
   public let dModel: Int
@@ -164,8 +164,8 @@ public final class SparseAutoencoder: Sendable {
     return SparseAutoencoder(parts)
   }
 
-  /// The first `count` latents with copies of their weights, so that the rest's memory is freed with
-  /// the last use of this dictionary. Answers at G ≤ count are the same as this one's.
+  /// The first `count` latents with copies of their weights, so that the rest's memory is freed
+  /// with the last use of this dictionary. Answers at G ≤ count are the same as this one's.
   ///
   /// - Precondition: 1 ≤ count ≤ latents.
   public func truncated(to count: Int) -> SparseAutoencoder {

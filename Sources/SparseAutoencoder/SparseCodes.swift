@@ -13,8 +13,8 @@ public struct SparseCodes: Sendable, Equatable {
 
   /// Codes from elsewhere, checked.
   ///
-  /// - Throws: `CodesError` where the offsets do not begin at 0, descend, or do not end at the number
-  ///   of indices; where indices do not ascend within a token; where a value is not finite.
+  /// - Throws: `CodesError` where the offsets do not begin at 0, descend, or do not end at the
+  ///   number of indices; where indices do not ascend within a token; where a value is not finite.
   public init(
     rowOffsets: [UInt32], indices: [UInt32], values: [Float]
   ) throws(CodesError) {

@@ -19,8 +19,8 @@ public enum FrameError: Error, Equatable, CustomStringConvertible {
 /// 2. call `nextFrame()` until it gives nil;
 /// 3. repeat. A frame's bytes are valid until the next call of any mutating method.
 ///
-/// Memory follows what has arrived, not what a length announces: at most twice the bytes received, and never more than
-/// one frame of the largest size beside one reading of the smallest.
+/// Memory follows what has arrived, not what a length announces: at most twice the bytes received,
+/// and never more than one frame of the largest size beside one reading of the smallest.
 public struct FrameDecoder: ~Copyable {
   /// The longest frame accepted, in bytes, unless the maker says otherwise: 64 MiB.
   ///

@@ -1,4 +1,5 @@
-/// Sparse codes on the wire, as compressed sparse rows: only values > 0, indices ascending within a row.
+/// Sparse codes on the wire, as compressed sparse rows: only values > 0, indices ascending within a
+/// row.
 public struct PackedCodes: Sendable {
   /// Where each row starts, and the end of the last: `UInt32 [tokens + 1]`.
   public var rowOffsets: SharedBytes
@@ -38,8 +39,8 @@ public struct PackedCodes: Sendable {
     return rowOffsets.count / 4 - 1
   }
 
-  /// Checks every row: offsets that ascend from 0 to the number of values, indices that ascend strictly below
-  /// `latents`, values finite and > 0. `tokens()` comes first.
+  /// Checks every row: offsets that ascend from 0 to the number of values, indices that ascend
+  /// strictly below `latents`, values finite and > 0. `tokens()` comes first.
   public func checkRows(latents: Int) throws(ServerError) {
     try rowOffsets.withBytes { offsets throws(ServerError) in
       try indices.withBytes { indices throws(ServerError) in

@@ -27,7 +27,8 @@ public struct PackedTensor: Sendable {
     self.data = data
   }
 
-  /// Rows and columns of a matrix whose data is exactly sized; `field` is the name to use in an error.
+  /// Rows and columns of a matrix whose data is exactly sized; `field` is the name to use in an
+  /// error.
   public func rowsAndColumns(named field: String) throws(ServerError) -> (rows: Int, columns: Int) {
     guard shape.count == 2 else {
       throw ServerError(

@@ -57,7 +57,8 @@ public struct EncodeResponse: Sendable {
   public var removed: PackedCodes?
   /// Float32 `[tokens, d_model]`, in raw scale; nil where it was not asked for.
   public var reconstruction: PackedTensor?
-  /// Fraction of variance unexplained over the request's tokens; nil without a stored activation mean.
+  /// Fraction of variance unexplained over the request's tokens; nil without a stored activation
+  /// mean.
   public var fvu: Float?
   /// ‖x − x̂‖² of each token: `Float [tokens]`.
   public var squaredErrors: SharedBytes

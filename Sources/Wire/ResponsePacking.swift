@@ -23,7 +23,8 @@ extension Response {
     }
   }
 
-  /// Payload bytes that a response can take beside its bulk fields: tags, lengths, numbers and a name.
+  /// Payload bytes that a response can take beside its bulk fields: tags, lengths, numbers and a
+  /// name.
   public static let overheadBytesMax = 1024
 }
 

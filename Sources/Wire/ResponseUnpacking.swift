@@ -1,6 +1,7 @@
 import CGranuleProto
 
-/// Why a response that is a protobuf message still makes no sense: which field, and what is wrong with it.
+/// Why a response that is a protobuf message still makes no sense: which field, and what is wrong
+/// with it.
 public struct ResponseError: Error, Sendable, CustomStringConvertible {
   /// Which field, and what is wrong with it.
   public let description: String

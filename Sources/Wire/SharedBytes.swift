@@ -1,6 +1,7 @@
 /// Immutable bytes and what keeps them alive; copying a value copies no bytes.
 public struct SharedBytes: @unchecked Sendable {
-  // Safe to share between threads: nobody writes the bytes once a value exists, and `owner` is Sendable.
+  // Safe to share between threads: nobody writes the bytes once a value exists, and `owner` is
+  // Sendable.
   private let owner: (any AnyObject & Sendable)?
   private let buffer: UnsafeRawBufferPointer
 
@@ -38,7 +39,8 @@ public struct SharedBytes: @unchecked Sendable {
     return try body(buffer)
   }
 
-  /// The bytes as an array of `Element`, which must be what they hold; a rest that fills no element is left out.
+  /// The bytes as an array of `Element`, which must be what they hold; a rest that fills no element
+  /// is left out.
   public func array<Element: BitwiseCopyable>(of type: Element.Type) -> [Element] {
     withBytes { bytes in
       let count = bytes.count / MemoryLayout<Element>.stride
@@ -56,7 +58,8 @@ public struct SharedBytes: @unchecked Sendable {
 
 /// A block of memory aligned to 64 bytes, freed with its last reference; not initialised.
 public final class MemoryBlock: @unchecked Sendable {
-  // Safe to share: writers agree among themselves who writes which part, and readers come after them.
+  // Safe to share: writers agree among themselves who writes which part, and readers come after
+  // them.
 
   /// The block.
   public let bytes: UnsafeMutableRawBufferPointer

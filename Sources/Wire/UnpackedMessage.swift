@@ -21,10 +21,11 @@ public enum UnpackingError: Error, Equatable, CustomStringConvertible {
 
 /// A message that protobuf-c unpacked, and the memory it lies in.
 ///
-/// protobuf-c turns a few bytes of input into many of memory (each unknown field is kept), and reports a refused
-/// allocation just as it reports bad syntax. So it is given an allocator that counts, refuses beyond a limit, and
-/// remembers that it did. Nothing is freed before the whole message is: the limit then bounds what was ever asked for,
-/// and nothing depends on how protobuf-c tidies up after a failure.
+/// protobuf-c turns a few bytes of input into many of memory (each unknown field is kept), and
+/// reports a refused allocation just as it reports bad syntax. So it is given an allocator that
+/// counts, refuses beyond a limit, and remembers that it did. Nothing is freed before the whole
+/// message is: the limit then bounds what was ever asked for, and nothing depends on how protobuf-c
+/// tidies up after a failure.
 final class UnpackedMessage<Message>: @unchecked Sendable {
   // Safe to share: after the initialiser nobody writes the message or the list of blocks.
   private let arena: UnpackingArena
@@ -52,8 +53,8 @@ final class UnpackedMessage<Message>: @unchecked Sendable {
     SharedBytes(UnsafeRawBufferPointer(start: field.data, count: field.len), owner: self)
   }
 
-  /// A `string` field, checked: protobuf-c looks neither at the encoding nor for NUL, where C takes it to end.
-  /// `absent` is what protobuf-c points to when the field is not there.
+  /// A `string` field, checked: protobuf-c looks neither at the encoding nor for NUL, where C takes
+  /// it to end. `absent` is what protobuf-c points to when the field is not there.
   func string(
     _ field: UnsafeMutablePointer<CChar>?, absent: UnsafeMutablePointer<CChar>?, name: String
   ) throws(ServerError) -> String {

@@ -134,8 +134,8 @@ struct EncodeCommand: AsyncParsableCommand {
     try DurableFile.replace(path, with: picture.svg)
   }
 
-  /// The batch, made smaller where the largest possible response would not fit a frame: without a k a token may have
-  /// every latent active.
+  /// The batch, made smaller where the largest possible response would not fit a frame: without a k
+  /// a token may have every latent active.
   private func fittingBatch(_ client: Client) async throws -> Int {
     let models = try await client.listModels(timeout: .seconds(10))
     guard let serving = models.first(where: { $0.name == model }),

@@ -9,7 +9,8 @@ import TestSupport
 import Testing
 import Wire
 
-/// A repository in a folder of its own and a server of it on a free port, both gone at the end of the test.
+/// A repository in a folder of its own and a server of it on a free port, both gone at the end of
+/// the test.
 final class TestServer {
   let folder: TemporaryFolder
   let repository: ModelRepository
@@ -64,7 +65,8 @@ final class TestServer {
   }
 }
 
-/// Asks again and again until the answer is as wanted; each question waits for the server, so this does not spin freely.
+/// Asks again and again until the answer is as wanted; each question waits for the server, so this
+/// does not spin freely.
 func eventually(_ what: Comment, _ isTrue: () async throws -> Bool) async throws {
   let end = ContinuousClock.now + .seconds(30)
   while ContinuousClock.now < end {
