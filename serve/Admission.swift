@@ -15,8 +15,11 @@ struct Admission {
 
   // MARK: Encode
 
+  /// - Parameter requestBytes: memory that the request takes.
   /// - Throws: what is wrong with the request for this server and this model.
-  func plan(_ request: EncodeRequest, _ models: ResidentModels) throws(ServerError) -> Plan {
+  func plan(
+    _ request: EncodeRequest, requestBytes: Int, _ models: ResidentModels
+  ) throws(ServerError) -> Plan {
     try refuseStages(request)
     let version = try models.pin(request.model, version: request.version, field: "encode")
     let dictionary = version.dictionary
@@ -44,7 +47,7 @@ struct Admission {
     return Plan(
       version: version,
       work: .encode(request, tokens: tokens, granularity: granularity, k: k),
-      bytes: request.activations.data.count + response)
+      bytes: requestBytes + response)
   }
 
   private func refuseStages(_ request: EncodeRequest) throws(ServerError) {
@@ -113,8 +116,11 @@ struct Admission {
 
   // MARK: Decode
 
+  /// - Parameter requestBytes: memory that the request takes.
   /// - Throws: what is wrong with the request for this server and this model.
-  func plan(_ request: DecodeRequest, _ models: ResidentModels) throws(ServerError) -> Plan {
+  func plan(
+    _ request: DecodeRequest, requestBytes: Int, _ models: ResidentModels
+  ) throws(ServerError) -> Plan {
     let version = try models.pin(request.model, version: request.version, field: "decode")
     let tokens = try request.codes.tokens()
     let response = Response.overheadBytesMax + 4 * tokens * version.dictionary.dModel
@@ -123,7 +129,8 @@ struct Admission {
       request.codes.rowOffsets.count + request.codes.indices.count + request.codes.values.count
     // The codes are copied once more while they are decoded.
     return Plan(
-      version: version, work: .decode(request, tokens: tokens), bytes: 2 * bytes + response)
+      version: version, work: .decode(request, tokens: tokens),
+      bytes: requestBytes + bytes + response)
   }
 
   private func checkResponse(_ bytes: Int, hint: String) throws(ServerError) {

@@ -31,6 +31,8 @@ final class Connection: ByteStreamHandler {
   /// stopping.
   private var isEnding = false
   private var isPaused = false
+  /// Frames that have arrived wait while other connections have their turn.
+  private var isYielding = false
   private var peerEnded = false
   private var lastRead: ContinuousClock.Instant
   private var lastWrite: ContinuousClock.Instant
@@ -61,8 +63,13 @@ final class Connection: ByteStreamHandler {
   }
 
   private func readFrames() {
+    var framesLeft = server.limits.framesPerTurnMax
     do throws(FrameError) {
-      while !isEnding, !isPaused, let payload = try decoder.nextFrame() { answer(payload) }
+      while !isEnding, !isPaused, !isYielding, let payload = try decoder.nextFrame() {
+        answer(payload)
+        framesLeft -= 1
+        if framesLeft == 0 { yield() }
+      }
     } catch {
       refuse(ServerError(.resourceExhausted, "\(error)"))
     }
@@ -77,6 +84,22 @@ final class Connection: ByteStreamHandler {
           retryAfterMilliseconds: server.limits.retryAfterMilliseconds))
     }
     finishIfDone()
+  }
+
+  /// Lets other connections have their turn before the next frame.
+  private func yield() {
+    isYielding = true
+    stream.pauseReading()
+    server.nextTurn(of: id)
+  }
+
+  /// Goes on after others have had their turn.
+  func takeTurn() {
+    isYielding = false
+    // Paused meanwhile for another reason: that may have passed while this turn was awaited.
+    guard !isEnding, !isPaused else { return readOn() }
+    readFrames()
+    if !isEnding, !isPaused, !isYielding { stream.resumeReading() }
   }
 
   private func answer(_ payload: UnsafeRawBufferPointer) {
@@ -111,9 +134,13 @@ final class Connection: ByteStreamHandler {
   private func start(_ request: ReceivedRequest) throws(ServerError) {
     switch try request.body.get() {
     case .encode(let encode):
-      try compute(request, server.admission.plan(encode, server.models))
+      try compute(
+        request,
+        server.admission.plan(encode, requestBytes: request.memoryBytes, server.models))
     case .decode(let decode):
-      try compute(request, server.admission.plan(decode, server.models))
+      try compute(
+        request,
+        server.admission.plan(decode, requestBytes: request.memoryBytes, server.models))
     case .listModels: succeed(request, .listModels(server.models.list()))
     case .status: succeed(request, .status(server.status()))
     case .cancel(let id): cancel(id, request)
@@ -194,13 +221,13 @@ final class Connection: ByteStreamHandler {
 
   /// Goes on reading where that was paused and there is room again.
   private func readOn() {
-    if isPaused, !isEnding, stream.queuedBytes <= server.limits.writeQueueLowBytes,
+    if isPaused, !isEnding, !isYielding, stream.queuedBytes <= server.limits.writeQueueLowBytes,
       inFlight.count < server.limits.requestsPerConnectionMax
     {
       isPaused = false
       // What has arrived already comes first.
       readFrames()
-      if !isPaused { stream.resumeReading() }
+      if !isPaused, !isYielding { stream.resumeReading() }
     }
     finishIfDone()
   }
@@ -236,7 +263,7 @@ final class Connection: ByteStreamHandler {
 
   /// Ends the connection once everything that was asked for, and will be read, has been answered.
   private func finishIfDone() {
-    guard inFlight.isEmpty, isEnding || (peerEnded && !isPaused) else { return }
+    guard inFlight.isEmpty, isEnding || (peerEnded && !isPaused && !isYielding) else { return }
     isEnding = true
     finish()
   }
@@ -265,7 +292,7 @@ final class Connection: ByteStreamHandler {
       server.logger.debug("connection \(id) closed: it does not read")
       return stream.close()
     }
-    guard !isEnding, !isPaused else { return }
+    guard !isEnding, !isPaused, !isYielding else { return }
     if decoder.bufferedBytes > 0, now - lastRead > server.limits.stall {
       return refuse(
         ServerError(

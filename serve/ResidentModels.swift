@@ -39,7 +39,7 @@ final class ResidentModels: Sendable {
     var isPollWaiting = false
     var hasPolled = false
     var isStopping = false
-    var pollFailure = ""
+    var pollFailures: [String] = []
   }
 
   private let repository: ModelRepository
@@ -342,23 +342,26 @@ final class ResidentModels: Sendable {
   /// Serves what has been published since; what is missing or broken changes nothing.
   private func look() {
     var found: [(name: String, versions: [UInt64])] = []
-    do {
-      for name in try repository.modelNames() {
-        found.append((name, try repository.versions(of: name)))
-      }
-      monitor.change { $0.pollFailure = "" }
-    } catch {
-      let message = "\(error)"
-      let isNews = monitor.change { state in
-        defer { state.pollFailure = message }
-        return state.pollFailure != message
-      }
-      if isNews { logger.error("the repository cannot be read: \(message)") }
+    var failures: [String] = []
+    let names: [String]
+    do throws(ModelRepositoryError) { names = try repository.modelNames() } catch {
+      report(["the repository cannot be read: \(error)"])
       return
     }
+    for name in names {
+      do throws(ModelRepositoryError) {
+        found.append((name, try repository.versions(of: name)))
+      } catch { failures.append("\(name) cannot be read: \(error)") }
+    }
+    report(failures)
     let present = Dictionary(uniqueKeysWithValues: found.map { ($0.name, $0.versions) })
     monitor.change { state in
-      for (name, versions) in present { state.models[name, default: ModelEntry()].known = versions }
+      for (name, versions) in present {
+        state.models[name, default: ModelEntry()].known = versions
+        for gone in state.models[name]?.failures.keys.filter({ !versions.contains($0) }) ?? [] {
+          state.models[name]?.failures[gone] = nil
+        }
+      }
       for (name, entry) in state.models where present[name] == nil {
         // Its folder has gone; what serves, or was told to stay away, is remembered.
         state.models[name]?.known = []
@@ -366,6 +369,15 @@ final class ResidentModels: Sendable {
       }
     }
     for (name, versions) in found { follow(name, versions) }
+  }
+
+  /// Logs what went wrong with a look at the repository, once for as long as it stays the same.
+  private func report(_ failures: [String]) {
+    let news = monitor.change { state in
+      defer { state.pollFailures = failures }
+      return failures.filter { !state.pollFailures.contains($0) }
+    }
+    for failure in news { logger.error("\(failure)") }
   }
 
   /// Serves the newest version that can be loaded and is newer than the one that serves.

@@ -101,6 +101,12 @@ final class ServerCore {
     }
   }
 
+  /// Gives a connection its next turn once the others have had theirs.
+  func nextTurn(of connection: UInt64) {
+    let core = LoopBound(self, to: loop)
+    loop.remote.post { loop in core.get(on: loop).connections[connection]?.takeTurn() }
+  }
+
   func didClose(_ connection: Connection) {
     connections[connection.id] = nil
     endIfDrained()

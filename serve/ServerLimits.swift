@@ -22,6 +22,8 @@ public struct ServerLimits: Sendable {
   public var admittedBytesMax = 1 << 30
   /// Requests in flight on a connection; beyond, it is not read from.
   public var requestsPerConnectionMax = 1024
+  /// Frames of a connection that are answered before others have their turn.
+  public var framesPerTurnMax = 16
   /// Requests of administration that may wait for the loader.
   public var administrationRequestsMax = 64
   /// Tokens that a worker takes at once.

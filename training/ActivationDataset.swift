@@ -37,7 +37,8 @@ public struct ActivationDataset: Sendable {
   /// - Throws: `TrainingError` or `TensorFileError` where a path is missing, holds no activations,
   ///   or files differ in d_model.
   public init(paths: [String]) throws {
-    let files = try paths.flatMap(Self.files)
+    // Absolute, so that a run's configuration means the same from any folder.
+    let files = try paths.flatMap(Self.files).map(Folder.absolute)
     var tensors: [Tensor] = []
     var sequences: [Sequence] = []
     for (number, path) in files.enumerated() {
@@ -48,7 +49,8 @@ public struct ActivationDataset: Sendable {
           "has shape \(shape); [tokens, d_model] or [sequences, positions, d_model] is needed")
       }
       guard tensor.type.isFloatingPoint else {
-        throw tensor.fault("has element type \(tensor.type.safetensorsName), numbers are needed")
+        throw tensor.fault(
+          "has element type \(tensor.type.safetensorsName), a floating-point type is needed")
       }
       if let first = tensors.first, first.shape.last != dModel {
         throw tensor.fault(

@@ -13,13 +13,28 @@ struct ActivationStatistics: Equatable {
 
   /// Measures `dataset`, or `tokensMax` of its tokens at even distances.
   ///
-  /// - Throws: `TrainingError` naming the first token that is not finite, or where all are zero.
+  /// - Throws: `TrainingError` naming the first token that is not finite, or where all are the same.
   init(_ dataset: ActivationDataset) throws(TrainingError) {
+    let (mean, meanNorm, variance) = try Self.measure(dataset)
+    guard variance > 0 else {
+      throw TrainingError(
+        "\(dataset.paths[0]): every activation is the same, there is nothing to learn")
+    }
+    self.mean = mean
+    scale = Double(dataset.dModel).squareRoot() / meanNorm
+  }
+
+  /// Looks at a dataset as `init` does.
+  ///
+  /// - Throws: `TrainingError` naming the first token that is not finite.
+  static func measure(
+    _ dataset: ActivationDataset
+  ) throws(TrainingError) -> (mean: [Float], meanNorm: Double, variance: Double) {
     let dModel = dataset.dModel
-    let count = min(dataset.tokens, Self.tokensMax)
+    let count = min(dataset.tokens, tokensMax)
     let row = FloatStorage(count: dModel)
     var sums = [Double](repeating: 0, count: dModel)
-    var norms = 0.0
+    var (norms, squaredNorms) = (0.0, 0.0)
     for sample in 0..<count {
       let token = dataset.tokens * sample / count
       dataset.copyToken(token, into: row.pointer)
@@ -33,13 +48,13 @@ struct ActivationStatistics: Equatable {
         throw TrainingError("\(dataset.describe(token: token)): the activation is not finite")
       }
       norms += squares.squareRoot()
+      squaredNorms += squares
     }
-    guard norms > 0 else {
-      throw TrainingError(
-        "\(dataset.paths[0]): every activation is zero, there is nothing to learn")
-    }
-    mean = sums.map { Float($0 / Double(count)) }
-    scale = Double(dModel).squareRoot() * Double(count) / norms
+    let mean = sums.map { $0 / Double(count) }
+    let variance = squaredNorms / Double(count) - mean.reduce(0) { $0 + $1 * $1 }
+    // What is less than the rounding of sums this long is none.
+    let least = 1e-12 * squaredNorms / Double(count)
+    return (mean.map { Float($0) }, norms / Double(count), variance > least ? variance : 0)
   }
 
   /// As a checkpoint stored them.

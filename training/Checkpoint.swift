@@ -67,16 +67,33 @@ struct Checkpoint {
   static func steps(run: String) -> [Int] {
     let names = (try? Folder.entries(of: "\(run)/\(folderName)")) ?? []
     return names.filter { $0.hasPrefix(prefix) }.compactMap { Int($0.dropFirst(prefix.count)) }
-      .sorted()
+      .filter { (0...1 << 48).contains($0) }.sorted()
   }
 
-  /// Reads the newest checkpoint of a run, nil where there is none.
+  /// Reads the newest checkpoint of a run that can be read, nil where there is none at all.
   ///
-  /// - Throws: `TensorFileError` or `TrainingError` where it does not fit the run's configuration.
+  /// - Parameter onDamaged: told why the newest cannot be read, where an older one can.
+  /// - Throws: `TensorFileError` or `TrainingError` of the newest where none can be read.
   static func latest(
-    run: String, latents: Int, dModel: Int
+    run: String, latents: Int, dModel: Int, onDamaged: (String) -> Void
   ) throws -> Checkpoint? {
-    guard let step = steps(run: run).last else { return nil }
+    var failure: (any Error)?
+    for step in steps(run: run).reversed() {
+      do {
+        let checkpoint = try read(step: step, run: run, latents: latents, dModel: dModel)
+        if let failure { onDamaged("\(failure)") }
+        return checkpoint
+      } catch {
+        failure = failure ?? error
+      }
+    }
+    if let failure { throw failure }
+    return nil
+  }
+
+  private static func read(
+    step: Int, run: String, latents: Int, dModel: Int
+  ) throws -> Checkpoint {
     let path = "\(run)/\(folderName)/\(prefix)\(step)/\(stateName)"
     let file = try SafetensorsFile(FileBytes.read(path))
     let weights = DictionaryWeights(latents: latents, dModel: dModel)
@@ -102,8 +119,12 @@ struct Checkpoint {
     let scale = try file.tensor("activation_scale")
     guard ages.shape == [latents], mean.count == dModel, scale.type == .float64, scale.count == 1
     else { throw TrainingError("\(path): does not fit the run's configuration") }
+    let tokensSinceActive = try ages.integers()
+    guard tokensSinceActive.allSatisfy({ (0...1 << 50).contains($0) }) else {
+      throw ages.fault("has a count that no run reaches")
+    }
     return Checkpoint(
-      step: step, weights: weights, optimizer: optimizer, tokensSinceActive: try ages.integers(),
+      step: step, weights: weights, optimizer: optimizer, tokensSinceActive: tokensSinceActive,
       statistics: ActivationStatistics(
         mean: mean, scale: scale.bytes.loadUnaligned(as: Double.self)))
   }

@@ -37,7 +37,11 @@ public struct Evaluation: Sendable {
   /// Latents that were active for no token in full-width codes.
   public var silentLatents: Int
 
-  private static let chunkTokens = 8192
+  /// Tokens that are in memory at once: fewer of a dictionary so large that, by a rule without k, all
+  /// their codes might not fit.
+  private static func chunkTokens(_ dictionary: SparseAutoencoder) -> Int {
+    max(1, min(8192, (1 << 28) / dictionary.latents))
+  }
 
   /// Evaluates `dictionary` on every token of `dataset`, on all cores.
   ///
@@ -81,9 +85,10 @@ public struct Evaluation: Sendable {
     var storedMeanVariance = dictionary.activationMean == nil ? nil : 0.0
     var sums = rows.map { _ in (squaredError: 0.0, active: 0) }
 
-    for start in stride(from: 0, to: dataset.tokens, by: Self.chunkTokens) {
+    let chunkTokens = Self.chunkTokens(dictionary)
+    for start in stride(from: 0, to: dataset.tokens, by: chunkTokens) {
       if shouldStop() { throw CancellationError() }
-      let range = start..<min(start + Self.chunkTokens, dataset.tokens)
+      let range = start..<min(start + chunkTokens, dataset.tokens)
       let chunk = FloatStorage(count: range.count * dModel)
       dataset.copyTokens(range, into: chunk.pointer)
       moments.add(chunk.pointer, rows: range.count)
@@ -107,6 +112,10 @@ public struct Evaluation: Sendable {
       }
       onProgress(Double(range.upperBound) / Double(dataset.tokens))
     }
+    guard moments.variance > 0 else {
+      throw TrainingError(
+        "\(dataset.paths[0]): every activation is the same, there is no variance to explain")
+    }
     for number in rows.indices {
       rows[number].l0 = Double(sums[number].active) / Double(dataset.tokens)
       rows[number].fvu = sums[number].squaredError / moments.variance
@@ -125,6 +134,7 @@ public struct Evaluation: Sendable {
   ) throws -> SparseAutoencoder {
     var active = [Int](repeating: 0, count: granularities.count)
     let workspaces = (0..<Parallel.threads).map { _ in EncodeWorkspace() }
+    let chunkTokens = chunkTokens(dictionary)
     for start in stride(from: 0, to: dataset.tokens, by: chunkTokens) {
       let range = start..<min(start + chunkTokens, dataset.tokens)
       let chunk = FloatStorage(count: range.count * dictionary.dModel)

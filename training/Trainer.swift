@@ -45,14 +45,18 @@ public final class Trainer {
   public let training: ActivationDataset
   /// The activations kept from training, nil where none are.
   public let heldOut: ActivationDataset?
+  /// Why the newest checkpoint could not be read, where an older one was taken up instead.
+  public let damagedCheckpoint: String?
   private let run: String
+  /// Held until training ends.
+  private var lock: RunLock?
   private var state: Checkpoint
   private var heldOutFVU: Double?
 
   /// Begins a run in a new folder.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where the configuration or the activations are
-  ///   not usable, or the folder holds a run already.
+  /// - Throws: `TrainingError` or `TensorFileError` where the configuration or the activations are not
+  ///   usable, there is too little memory, or the folder holds a run already.
   public init(_ configuration: TrainingConfiguration, run: String) throws {
     try configuration.validate()
     guard access("\(run)/\(TrainingConfiguration.fileName)", F_OK) != 0 else {
@@ -60,46 +64,57 @@ public final class Trainer {
         "\(run) holds a run already: continue it with --resume, or choose another --out")
     }
     (training, heldOut) = try Self.split(configuration)
-    let statistics = try ActivationStatistics(training)
-    let weights = DictionaryWeights(latents: configuration.latents, dModel: training.dModel)
-    weights.initialize(
-      decoderBias: statistics.mean.map { Float(Double($0) * statistics.scale) },
-      seed: configuration.seed)
-    state = Checkpoint(
-      step: 0, weights: weights,
-      optimizer: AdamOptimizer(latents: configuration.latents, dModel: training.dModel),
-      tokensSinceActive: [Int](repeating: 0, count: configuration.latents),
-      statistics: statistics)
+    state = try Self.initialState(configuration, training: training, heldOut: heldOut)
     self.configuration = configuration
     self.run = run
+    damagedCheckpoint = nil
     try Folder.make(run)
+    lock = try RunLock(run)
     try configuration.write(to: run)
   }
 
   /// Takes up a run where its last checkpoint left it; without one, from the start.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where there is no run, or its files are
-  ///   damaged.
+  /// - Throws: `TrainingError` or `TensorFileError` where there is no run, another process trains it,
+  ///   or its files are damaged.
   public init(resuming run: String) throws {
     configuration = try TrainingConfiguration(run: run)
     self.run = run
+    lock = try RunLock(run)
     (training, heldOut) = try Self.split(configuration)
-    let latents = configuration.latents
-    if let checkpoint = try Checkpoint.latest(
-      run: run, latents: latents, dModel: training.dModel)
-    {
-      state = checkpoint
-    } else {
-      let statistics = try ActivationStatistics(training)
-      let weights = DictionaryWeights(latents: latents, dModel: training.dModel)
-      weights.initialize(
-        decoderBias: statistics.mean.map { Float(Double($0) * statistics.scale) },
-        seed: configuration.seed)
-      state = Checkpoint(
-        step: 0, weights: weights,
-        optimizer: AdamOptimizer(latents: latents, dModel: training.dModel),
-        tokensSinceActive: [Int](repeating: 0, count: latents), statistics: statistics)
+    var damaged: String?
+    let checkpoint = try Checkpoint.latest(
+      run: run, latents: configuration.latents, dModel: training.dModel,
+      onDamaged: { damaged = $0 })
+    damagedCheckpoint = damaged
+    state =
+      try checkpoint
+      ?? Self.initialState(configuration, training: training, heldOut: heldOut)
+  }
+
+  private static func initialState(
+    _ configuration: TrainingConfiguration, training: ActivationDataset,
+    heldOut: ActivationDataset?
+  ) throws(TrainingError) -> Checkpoint {
+    let (latents, dModel) = (configuration.latents, training.dModel)
+    // Weights, two moments and the gradient, of encoder and decoder.
+    let needed = 4 * 2 * latents * dModel * MemoryLayout<Float>.size
+    let memory = sysconf(Int32(_SC_PHYS_PAGES)) * sysconf(Int32(_SC_PAGESIZE))
+    guard needed < memory else {
+      throw TrainingError(
+        "\(latents) latents of d_model \(dModel) take \(needed >> 30) GiB to train, this machine "
+          + "has \(memory >> 30) GiB: choose fewer --latents")
     }
+    let statistics = try ActivationStatistics(training)
+    // Better now than at the first validation.
+    if let heldOut { _ = try ActivationStatistics.measure(heldOut) }
+    let weights = DictionaryWeights(latents: latents, dModel: dModel)
+    weights.initialize(
+      decoderBias: statistics.mean.map { Float(Double($0) * statistics.scale) },
+      seed: configuration.seed)
+    return Checkpoint(
+      step: 0, weights: weights, optimizer: AdamOptimizer(latents: latents, dModel: dModel),
+      tokensSinceActive: [Int](repeating: 0, count: latents), statistics: statistics)
   }
 
   /// Steps done so far.
@@ -115,6 +130,7 @@ public final class Trainer {
   public func train(
     onProgress: (Progress) -> Void = { _ in }, shouldStop: () -> Bool = { false }
   ) throws -> Outcome {
+    defer { lock = nil }
     let log = try MetricsLog(run: run, keepingStepsUpTo: state.step)
     var sampler = try BatchSampler(
       training, scale: state.statistics.scale, seed: configuration.seed)
@@ -279,6 +295,25 @@ public final class Trainer {
       try dataset.selecting(sequences: count - heldOut..<count)
     )
   }
+}
+
+/// Holds a run's folder for this process: two that write the same checkpoints would spoil both.
+private final class RunLock {
+  private let descriptor: Int32
+
+  init(_ run: String) throws(TrainingError) {
+    let descriptor = open(run, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard descriptor >= 0 else {
+      throw TrainingError("\(run): \(String(cString: strerror(errno)))")
+    }
+    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+      close(descriptor)
+      throw TrainingError("\(run): another process is training this run")
+    }
+    self.descriptor = descriptor
+  }
+
+  deinit { close(descriptor) }
 }
 
 /// Tokens a second over the last few seconds.

@@ -86,7 +86,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
       "granularities must begin at 1 or more and end at latents, \(latents)")
     try require(granularities.count <= 64, "granularities: at most 64 are supported")
     try require((1...latents).contains(k), "k is \(k), it must be in 1 … \(latents), latents")
-    try require(tokens >= 1, "tokens is \(tokens), at least 1 is needed")
+    try require((1...1 << 48).contains(tokens), "tokens is \(tokens), it must be in 1 … 2^48")
     try require(
       (1...1 << 20).contains(batchTokens), "batch is \(batchTokens), it must be in 1 … 2^20")
     try require(
@@ -99,7 +99,9 @@ public struct TrainingConfiguration: Sendable, Equatable {
     try require(
       auxiliaryCoefficient >= 0 && auxiliaryCoefficient.isFinite,
       "auxiliary coefficient \(auxiliaryCoefficient) is negative")
-    try require(heldOutSequences >= 0, "held-out sequences is \(heldOutSequences), 0 or more")
+    try require(
+      (0...1 << 40).contains(heldOutSequences),
+      "held-out sequences is \(heldOutSequences), it must be in 0 … 2^40")
     try require(checkpointEverySteps >= 1, "checkpoint interval is \(checkpointEverySteps) steps")
     try require(deadAfterTokens >= 1, "dead after \(deadAfterTokens) tokens, at least 1 is needed")
   }
@@ -172,7 +174,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
     languageModel = try required("language_model", \.string)
     hook = try required("hook", \.string)
     if let range = root["sequences"]?.elements?.compactMap(\.integer), range.count == 2,
-      range[0] <= range[1]
+      0 <= range[0], range[0] <= range[1], range[1] < 1 << 40
     {
       sequences = range[0]..<range[1] + 1
     }

@@ -92,8 +92,8 @@ extension ModelRepository {
     var taken: UInt64 = 0
     for entry in try entries(of: modelFolder) { taken = max(taken, Self.version(entry) ?? 0) }
     while true {
-      let (version, overflow) = taken.addingReportingOverflow(1)
-      guard !overflow else {
+      let version = taken + 1
+      guard version <= UInt64(Int64.max) else {
         throw .system(path: modelFolder, fault: "has no version number left")
       }
       let target = "\(modelFolder)/\(version)"

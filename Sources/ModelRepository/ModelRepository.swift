@@ -23,14 +23,15 @@ public struct ModelRepository: Sendable {
     return name.utf8.allSatisfy { isLetterOrDigit($0) || "._-".utf8.contains($0) }
   }
 
-  /// Names of the models that have a complete version, sorted. A repository that does not exist has
-  /// none.
+  /// Names of the models that have a complete version or whose folder cannot be read, sorted. A
+  /// repository that does not exist has none.
   ///
   /// - Throws: `ModelRepositoryError.system` where the folder cannot be read.
   public func modelNames() throws(ModelRepositoryError) -> [String] {
     var names: [String] = []
     for name in try entries(of: path) where Self.isValidName(name) {
-      if try !versions(of: name).isEmpty { names.append(name) }
+      // One folder that cannot be read must not hide the others; `versions(of:)` says why.
+      if (try? versions(of: name))?.isEmpty != true { names.append(name) }
     }
     return names
   }
@@ -51,7 +52,8 @@ public struct ModelRepository: Sendable {
     return versions.sorted()
   }
 
-  /// Reads a version into memory and verifies every file's size and digest, those very bytes.
+  /// Reads a version into memory and verifies the size and digest of every file that it needs, those
+  /// very bytes.
   ///
   /// - Parameter latents: keep only so many of the first latents in memory; nil or more than there
   ///   are: all.
@@ -68,7 +70,7 @@ public struct ModelRepository: Sendable {
     }
     let manifest = try Manifest(folder: folder)
     var files: [String: FileBytes] = [:]
-    for (fileName, entry) in manifest.files {
+    for (fileName, entry) in manifest.files where DictionaryFiles.readNames.contains(fileName) {
       files[fileName] = try Self.verifiedFile("\(folder)/\(fileName)", entry)
     }
     func file(_ fileName: String) throws(ModelRepositoryError) -> FileBytes {
@@ -95,7 +97,9 @@ public struct ModelRepository: Sendable {
   /// The version that an entry of a model's folder names, nil where it names none: 0, signs and
   /// leading zeros do not count.
   static func version(_ entry: String) -> UInt64? {
-    guard let version = UInt64(entry), version > 0, String(version) == entry else { return nil }
+    guard let version = UInt64(entry), version > 0, version <= UInt64(Int64.max),
+      String(version) == entry
+    else { return nil }
     return version
   }
 

@@ -12,6 +12,8 @@ public struct DictionaryFiles: Sendable {
   /// Every name that a dictionary folder may hold and a published version keeps. SAELens's
   /// `sparsity.safetensors` (log10 firing rates) is carried along unread.
   public static let names = [configName, weightsName, companionName, "sparsity.safetensors"]
+  /// Those of them that are read.
+  public static let readNames = [configName, weightsName, companionName]
   /// The longest `cfg.json` that is read, in bytes.
   public static let configBytesMax = 16 << 20
 

@@ -3,12 +3,14 @@ internal import Glibc
 /// Writing files so that a crash leaves the old or the new, never a part.
 public enum DurableFile {
   /// Writes `chunks` one after the other to a new file at `path`, replacing any, and flushes it to
-  /// the disk. Where it fails no file is left at `path`.
+  /// the disk. Where it fails no file is left at `path`. Only regular files are replaced, never
+  /// devices, pipes or folders.
   ///
   /// - Throws: `TensorFileError` with the system's reason.
   public static func write(
     _ chunks: [UnsafeRawBufferPointer], to path: String
   ) throws(TensorFileError) {
+    try requireReplaceable(path)
     let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
     guard descriptor >= 0 else { throw systemError(path, "cannot be created") }
     var failure: TensorFileError?
@@ -37,6 +39,7 @@ public enum DurableFile {
   ///
   /// - Throws: `TensorFileError` with the system's reason.
   public static func replace(_ path: String, with text: String) throws(TensorFileError) {
+    try requireReplaceable(path)
     let temporary = path + ".new"
     try Array(text.utf8).withBytes { (bytes) throws(TensorFileError) in
       try write([bytes], to: temporary)
@@ -57,6 +60,13 @@ public enum DurableFile {
     guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
     defer { close(descriptor) }
     guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be flushed") }
+  }
+
+  /// To write to a device would be pointless, and to remove it after a failure, ruinous.
+  private static func requireReplaceable(_ path: String) throws(TensorFileError) {
+    var status = stat()
+    guard stat(path, &status) == 0, status.st_mode & S_IFMT != S_IFREG else { return }
+    throw TensorFileError(file: path, fault: "is there already and is not a regular file")
   }
 
   private static func systemError(_ path: String, _ what: String) -> TensorFileError {

@@ -22,7 +22,7 @@ public final class FileBytes: Sendable {
     if isMapped {
       munmap(UnsafeMutableRawPointer(mutating: start), bytes.count)
     } else {
-      bytes.deallocate()
+      free(UnsafeMutableRawPointer(mutating: start))
     }
   }
 
@@ -52,9 +52,16 @@ public final class FileBytes: Sendable {
     defer { close(descriptor) }
     guard count <= byteCountMax else {
       throw TensorFileError(
-        file: path, fault: "is \(count) bytes long, the limit is \(byteCountMax)")
+        file: path, fault: "is \(count) bytes long, at most \(byteCountMax) are expected")
     }
-    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 64)
+    // A sparse file can claim any size; to ask for more memory than there is would end the process.
+    let memory = sysconf(Int32(_SC_PHYS_PAGES)) * sysconf(Int32(_SC_PAGESIZE))
+    var block: UnsafeMutableRawPointer?
+    guard count <= memory, posix_memalign(&block, 64, max(count, 1)) == 0, let block else {
+      throw TensorFileError(
+        file: path, fault: "is \(count) bytes long, more than fits this machine's memory")
+    }
+    let buffer = UnsafeMutableRawBufferPointer(start: block, count: count)
     var filled = 0
     while filled < count {
       let got = Glibc.read(descriptor, buffer.baseAddress! + filled, count - filled)
@@ -62,7 +69,7 @@ public final class FileBytes: Sendable {
       guard got > 0 else {
         let fault =
           got == 0 ? "ended after \(filled) of \(count) bytes while it was read" : systemFault()
-        buffer.deallocate()
+        free(block)
         throw TensorFileError(file: path, fault: fault)
       }
       filled += got
@@ -72,13 +79,17 @@ public final class FileBytes: Sendable {
 
   /// A copy of bytes that are in memory already, under a name for messages.
   public static func copy(_ source: UnsafeRawBufferPointer, named path: String) -> FileBytes {
-    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: source.count, alignment: 64)
+    guard let block = malloc(max(source.count, 1)) else {
+      fatalError("out of memory: \(source.count) bytes asked for")
+    }
+    let buffer = UnsafeMutableRawBufferPointer(start: block, count: source.count)
     buffer.copyMemory(from: source)
     return FileBytes(path: path, bytes: UnsafeRawBufferPointer(buffer), isMapped: false)
   }
 
   private static func open(_ path: String) throws(TensorFileError) -> (Int32, Int) {
-    let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+    // Without waiting: to open a named pipe would block until somebody writes to it.
+    let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
     var status = stat()
     guard fstat(descriptor, &status) == 0 else {

@@ -30,6 +30,13 @@ public enum Folder {
     guard isFolder(path) else { throw TensorFileError(file: path, fault: "is not a folder") }
   }
 
+  /// The same path from the root, which means the same wherever a later process runs.
+  public static func absolute(_ path: String) -> String {
+    guard !path.hasPrefix("/"), let current = getcwd(nil, 0) else { return path }
+    defer { free(current) }
+    return String(cString: current) + "/" + path
+  }
+
   /// Whether there is a folder at `path`.
   public static func isFolder(_ path: String) -> Bool {
     var status = stat()

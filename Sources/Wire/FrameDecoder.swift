@@ -8,6 +8,16 @@ public enum FrameError: Error, Equatable, CustomStringConvertible {
     switch self {
     case .tooLong(let length, let limit):
       "frame of \(length) bytes: the limit is \(limit) bytes; send fewer tokens in a request"
+        + (Self.isText(length) ? " (its length reads as text: is the peer speaking HTTP?)" : "")
+    }
+  }
+}
+
+extension FrameError {
+  /// Whether the four bytes of a length are printable, as another protocol's first bytes are.
+  private static func isText(_ length: Int) -> Bool {
+    withUnsafeBytes(of: UInt32(truncatingIfNeeded: length)) {
+      $0.allSatisfy { (0x20..<0x7F).contains($0) }
     }
   }
 }

@@ -8,6 +8,9 @@ public struct ReceivedRequest: Sendable {
   public var timeoutMilliseconds: UInt32
   /// What is asked, or why that cannot be answered. `Request.Body.validate()` has passed.
   public var body: Result<Request.Body, ServerError>
+  /// Memory that it takes for as long as any of its bytes are held, fields that this server does not
+  /// know included, in bytes.
+  public let memoryBytes: Int
 
   /// Reads a frame's payload, taking at most `memoryBytesMax` bytes of memory for it.
   public init(unpacking payload: UnsafeRawBufferPointer, memoryBytesMax: Int)
@@ -15,6 +18,7 @@ public struct ReceivedRequest: Sendable {
   {
     let unpacked = try UnpackedMessage(
       payload, memoryBytesMax: memoryBytesMax, unpack: granule__v1__request__unpack)
+    memoryBytes = unpacked.memoryBytes
     id = unpacked.message.pointee.id
     timeoutMilliseconds = unpacked.message.pointee.timeout_ms
     do throws(ServerError) {

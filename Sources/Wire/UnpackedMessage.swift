@@ -31,6 +31,9 @@ final class UnpackedMessage<Message>: @unchecked Sendable {
   private let arena: UnpackingArena
   let message: UnsafePointer<Message>
 
+  /// Memory that it takes, fields that nobody reads included, in bytes.
+  var memoryBytes: Int { arena.bytes }
+
   typealias Unpack = (
     UnsafeMutablePointer<ProtobufCAllocator>?, Int, UnsafePointer<UInt8>?
   ) -> UnsafeMutablePointer<Message>?
@@ -89,7 +92,7 @@ private final class UnpackingArena {
   private static let overheadBytes = 16
 
   private var first: UnsafeMutableRawPointer?
-  private var bytes = 0
+  private(set) var bytes = 0
   private let bytesMax: Int
   private(set) var refused = false
 

@@ -68,6 +68,13 @@ struct EncodeCommand: AsyncParsableCommand {
 
   func run() async throws {
     let dataset = try dataset()
+    // Not after minutes of encoding.
+    for path in [out, plot].compactMap({ $0 }) {
+      let folder = (path as NSString).deletingLastPathComponent
+      guard FileManager.default.isWritableFile(atPath: folder.isEmpty ? "." : folder) else {
+        throw ValidationError("\(path): its folder is not there, or cannot be written to")
+      }
+    }
     let client = try await connection.connect()
     let run = EncodeRun(
       client: client, model: model, dataset: dataset, k: k ?? 0,
@@ -85,7 +92,8 @@ struct EncodeCommand: AsyncParsableCommand {
         let step = place * repetitions + repetition
         let result = try await run.encode(UInt32(granularity), isWarmUp: false) { done in
           bar.update(
-            fraction: (Double(step) + done) / Double(steps), "granularity \(granularity)")
+            fraction: (Double(step) + done) / Double(steps),
+            granularity > 0 ? "granularity \(granularity.grouped)" : "full size")
         }
         answeredBy.merge(result.answeredBy) { $0 + $1 }
         if result.seconds < best?.seconds ?? .infinity { best = result }
@@ -167,7 +175,7 @@ struct EncodeCommand: AsyncParsableCommand {
     }
     var table = TextTable(
       "granularity", "k", "FVU", "L0", "tokens/s", "relative time", "compute µs/token",
-      "relative", "wire µs/token")
+      "relative compute", "wire µs/token")
     func microseconds(_ seconds: Double) -> String {
       (seconds / Double(max(tokens, 1)) * 1e6).formatted(digits: 1)
     }

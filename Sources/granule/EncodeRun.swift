@@ -87,7 +87,16 @@ struct EncodeRun: Sendable {
         data: SharedBytes(UnsafeRawBufferPointer(rows.values), owner: rows)),
       granularities: granularity == 0 ? [] : [granularity], k: k)
     let begin = ContinuousClock.now
-    let response = try await client.encode(request)
+    let response: EncodeResponse
+    do {
+      response = try await client.encode(request)
+    } catch let error as ServerError {
+      // The server counts a request's tokens, not the file's.
+      let first = dataset.describe(token: range.lowerBound)
+      throw ServerError(
+        error.code, "\(error.message) (token 0 of this request is \(first))",
+        retryAfterMilliseconds: error.retryAfterMilliseconds)
+    }
     return Answer(
       place: place, response: response, seconds: (ContinuousClock.now - begin) / .seconds(1))
   }

@@ -2,6 +2,7 @@ import ArgumentParser
 import Foundation
 import SparseAutoencoder
 import StrictJSON
+import Tensors
 import Training
 
 struct TrainCommand: AsyncParsableCommand {
@@ -72,7 +73,22 @@ struct TrainCommand: AsyncParsableCommand {
   var json = false
 
   func validate() throws {
-    if resume { return }
+    if out.isEmpty { throw ValidationError("--out is empty, a folder is needed") }
+    if resume {
+      let given = [
+        ("--activations", !activations.isEmpty), ("--sequences", sequences != nil),
+        ("--held-out-sequences", heldOutSequences != nil), ("--latents", latents != nil),
+        ("--granularities", granularities != nil), ("--k", k != nil), ("--tokens", tokens != nil),
+        ("--learning-rate", learningRate != nil), ("--dead-after", deadAfter != nil),
+        ("--checkpoint-every", checkpointEvery != nil),
+      ].filter(\.1).map(\.0)
+      guard given.isEmpty else {
+        throw ValidationError(
+          "--resume goes on with the run's own configuration: leave out "
+            + given.joined(separator: ", "))
+      }
+      return
+    }
     if activations.isEmpty { throw ValidationError("--activations: at least one path is needed") }
     if latents == nil { throw ValidationError("--latents is needed") }
     if k == nil { throw ValidationError("--k is needed") }
@@ -80,13 +96,17 @@ struct TrainCommand: AsyncParsableCommand {
   }
 
   func run() async throws {
-    Interruption.install()
     let trainer = try resume ? Trainer(resuming: out) : Trainer(newConfiguration(), run: out)
     let configuration = trainer.configuration
+    if let damaged = trainer.damagedCheckpoint {
+      printError("The newest checkpoint is damaged, an older one is taken up instead: \(damaged)")
+    }
     if !json { introduce(trainer) }
 
     var bar = ProgressBar(isQuiet: json)
     let start = Date()
+    // Only from here on: until then nothing is lost if a signal ends the process.
+    Interruption.install()
     let outcome = try trainer.train(
       onProgress: { progress in
         bar.update(fraction: Double(progress.step) / Double(progress.steps), status(progress))
@@ -127,6 +147,9 @@ struct TrainCommand: AsyncParsableCommand {
       }
       let on = trainer.heldOut == nil ? "the training activations" : "held-out activations"
       print("Trained in \(ProgressBar.duration(seconds)). Measured on \(on):\n\n\(table.text)")
+      if let fvu = dictionary.granularities.last?.fvu, fvu >= 1 {
+        print("Its reconstructions are no better than the mean: it has learnt nothing of use.")
+      }
       print("The dictionary is \(folder)")
     }
   }
@@ -149,7 +172,8 @@ struct TrainCommand: AsyncParsableCommand {
     let heldOut =
       heldOutSequences ?? (dataset.sequenceCount > 1 ? max(1, dataset.sequenceCount / 10) : 0)
     var configuration = TrainingConfiguration(
-      activations: activations, latents: latents, granularities: prefixes, k: k, tokens: tokens,
+      activations: activations.map(Folder.absolute), latents: latents, granularities: prefixes,
+      k: k, tokens: tokens,
       heldOutSequences: heldOut, batchTokens: batch)
     configuration.sequences = sequences?.range
     configuration.learningRate = learningRate ?? configuration.learningRate

@@ -148,6 +148,34 @@ struct CommandLineTests {
     #expect(code == 1 && errors.contains("--resume"))
   }
 
+  @Test("says so when the disk is full, and harms nothing that was published")
+  func diskFull() throws {
+    try FileManager.default.createDirectory(
+      atPath: path("dictionary"), withIntermediateDirectories: true)
+    try SparseAutoencoder.random(dModel: 64, latents: 512, rule: .topk(k: 8), seed: 1)
+      .write(to: path("dictionary"))
+    let repository = ModelRepository(path: path("models"))
+    _ = try repository.publish(folder: path("dictionary"), name: "m")
+    // Files limited to 64 KiB stand for a disk without room: writing fails in the middle.
+    let command = CommandProcess.path
+    let shell = Process()
+    shell.executableURL = URL(fileURLWithPath: "/bin/sh")
+    shell.arguments = [
+      "-c", "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"", command, "publish",
+      path("dictionary"), "--repository", path("models"), "--name", "m",
+    ]
+    let errors = Pipe()
+    shell.standardError = errors
+    try shell.run()
+    let text = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    shell.waitUntilExit()
+    #expect(shell.terminationStatus == 1 && text.contains("File too large"), "\(text)")
+    #expect(try repository.versions(of: "m") == [1])
+    _ = try repository.load("m", version: 1)
+    let left = try FileManager.default.contentsOfDirectory(atPath: path("models/m"))
+    #expect(left == ["1"])
+  }
+
   @Test("leaves a repository valid wherever publishing is killed")
   func killedPublisher() throws {
     let source = path("dictionary")

@@ -6,10 +6,13 @@ final class CommandProcess {
   private let output = Pipe()
   private let errors = Pipe()
 
+  /// Where it is: beside the tests.
+  static let path = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
+    .appendingPathComponent("granule").path
+
   /// Starts `granule` with these arguments.
   init(_ arguments: [String]) throws {
-    let tests = URL(fileURLWithPath: CommandLine.arguments[0])
-    process.executableURL = tests.deletingLastPathComponent().appendingPathComponent("granule")
+    process.executableURL = URL(fileURLWithPath: Self.path)
     process.arguments = arguments
     process.standardOutput = output
     process.standardError = errors

@@ -107,7 +107,7 @@ struct PublishTests {
     flipped[flipped.count / 2] ^= 1
     try expectRefusal(flipped, file: "sae_weights.safetensors", naming: "sha256")
     try expectRefusal(original.dropLast(), file: "sae_weights.safetensors", naming: "bytes long")
-    try expectRefusal(original + [0], file: "sae_weights.safetensors", naming: "limit")
+    try expectRefusal(original + [0], file: "sae_weights.safetensors", naming: "are expected")
     try expectRefusal(nil, file: "sae_weights.safetensors", naming: "No such file")
     try expectRefusal(Data("{".utf8), file: "manifest.json", naming: "JSON")
     try expectRefusal(Data("{\"format\": 2}".utf8), file: "manifest.json", naming: "format")
@@ -115,6 +115,16 @@ struct PublishTests {
       Data("{\"format\": 1, \"files\": {\"../x\": {\"bytes\": 1, \"sha256\": \"\"}}}".utf8),
       file: "manifest.json", naming: "plain names")
     _ = try repository.load("m", version: 1)
+  }
+
+  @Test("with one folder that cannot be read still gives the others")
+  func unreadableFolder() throws {
+    _ = try repository.publish(folder: dictionaryFolder(seed: 1), name: "good")
+    // A link that leads nowhere and to itself: reading it fails for every user, root included.
+    try FileManager.default.createSymbolicLink(
+      atPath: "\(repository.path)/loop", withDestinationPath: "loop")
+    #expect(try repository.modelNames() == ["good"])
+    #expect(try repository.versions(of: "good") == [1])
   }
 
   @Test("says which models and versions there are when asked for another")

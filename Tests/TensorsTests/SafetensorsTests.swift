@@ -87,13 +87,32 @@ struct SafetensorsTests {
       try SafetensorsWriter.write([.init("a", [1], FloatStorage([1]))], to: target)
     }
     #expect(error?.description.contains("No such file") == true)
-    // By way of a link to a device that is always full.
-    let full = "\(folder.path)/full"
-    try FileManager.default.createSymbolicLink(atPath: full, withDestinationPath: "/dev/full")
-    let noSpace = #expect(throws: TensorFileError.self) {
-      try SafetensorsWriter.write([.init("a", [1], FloatStorage([1]))], to: full)
+    // A device is neither written to nor removed; a link stands for it here.
+    let null = "\(folder.path)/null"
+    try FileManager.default.createSymbolicLink(atPath: null, withDestinationPath: "/dev/null")
+    for write in [
+      { try SafetensorsWriter.write([.init("a", [1], FloatStorage([1]))], to: null) },
+      { try DurableFile.replace(null, with: "text") },
+    ] as [() throws -> Void] {
+      let error = #expect(throws: TensorFileError.self) { try write() }
+      #expect(error?.description.contains("not a regular file") == true)
+      #expect(try FileManager.default.destinationOfSymbolicLink(atPath: null) == "/dev/null")
     }
-    #expect(noSpace?.description.contains("No space") == true)
-    #expect(!FileManager.default.fileExists(atPath: full))
+  }
+
+  @Test("that are named pipes, folders or beyond all memory are refused at once")
+  func notReadable() throws {
+    let pipe = "\(folder.path)/pipe"
+    #expect(mkfifo(pipe, 0o600) == 0)
+    for (path, naming) in [(pipe, "regular file"), (folder.path, "regular file")] {
+      let error = #expect(throws: TensorFileError.self) { try FileBytes.read(path) }
+      #expect(error?.description.contains(naming) == true)
+      #expect(throws: TensorFileError.self) { try FileBytes.map(path) }
+    }
+    let sparse = "\(folder.path)/sparse"
+    #expect(FileManager.default.createFile(atPath: sparse, contents: nil))
+    #expect(truncate(sparse, 4 << 40) == 0)
+    let error = #expect(throws: TensorFileError.self) { try FileBytes.read(sparse) }
+    #expect(error?.description.contains("memory") == true)
   }
 }

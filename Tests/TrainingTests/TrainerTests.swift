@@ -132,6 +132,30 @@ struct TrainerTests {
     #expect(try weights(run("part")) == weights(run("whole")))
   }
 
+  @Test("takes up an older checkpoint where the newest is damaged, and says so")
+  func damagedCheckpoint() throws {
+    _ = try Trainer(configuration(), run: run("whole")).train()
+    var done = 0
+    _ = try Trainer(configuration(), run: run("part")).train(
+      onProgress: { done = $0.step }, shouldStop: { done == 17 })
+    let state = "\(run("part"))/checkpoints/step-17/state.safetensors"
+    try Data(contentsOf: URL(fileURLWithPath: state)).prefix(1000)
+      .write(to: URL(fileURLWithPath: state))
+    let resumed = try Trainer(resuming: run("part"))
+    #expect(resumed.step == 14)
+    #expect(resumed.damagedCheckpoint?.contains("step-17") == true)
+    _ = try resumed.train()
+    #expect(try weights(run("part")) == weights(run("whole")))
+  }
+
+  @Test("is refused to a second trainer while the first has it")
+  func lock() throws {
+    let first = try Trainer(configuration(), run: run("a"))
+    let error = #expect(throws: TrainingError.self) { try Trainer(resuming: run("a")) }
+    #expect(error?.description.contains("another process") == true)
+    withExtendedLifetime(first) {}
+  }
+
   @Test("revives dead latents by the auxiliary loss")
   func deadLatents() throws {
     var configuration = configuration()
@@ -159,7 +183,8 @@ struct TrainerTests {
     expectError("--resume") { _ = try Trainer(self.configuration(), run: run("a")) }
     expectError("config.json") { _ = try Trainer(resuming: run("none")) }
     for (change, naming) in [
-      ({ $0.k = 49 }, "k is 49"), ({ $0.granularities = [6, 20] }, "end at latents"),
+      ({ $0.k = 49 }, "k is 49"), ({ $0.tokens = .max }, "tokens is"),
+      ({ $0.granularities = [6, 20] }, "end at latents"),
       ({ $0.granularities = [20, 6, 48] }, "ascend"), ({ $0.heldOutSequences = 12 }, "held out"),
       ({ $0.learningRate = .nan }, "learning rate"), ({ $0.batchTokens = 0 }, "batch"),
       ({ $0.sequences = 3..<40 }, "sequences 3 to 39"), ({ $0.activations = [] }, "no activations"),
