@@ -12,6 +12,22 @@ void granule_float32_from_float16(const void *from, float *to, size_t count);
 /// to[i] = from[i], exactly. from: [count] bfloat16, any alignment.
 void granule_float32_from_bfloat16(const void *from, float *to, size_t count);
 
+// ---- dequantize.c
+
+/// to[i] = element i of `blocks` blocks of a GGML format, of 32 elements each, 256 for the K formats;
+/// from: any alignment.
+void granule_float32_from_q4_0(const void *from, float *to, size_t blocks);
+void granule_float32_from_q4_1(const void *from, float *to, size_t blocks);
+void granule_float32_from_q8_0(const void *from, float *to, size_t blocks);
+void granule_float32_from_q4_k(const void *from, float *to, size_t blocks);
+void granule_float32_from_q6_k(const void *from, float *to, size_t blocks);
+/// One element of the same, from its index alone: the oracle of the above, equal to the bit.
+float granule_q4_0_element(const void *from, size_t index);
+float granule_q4_1_element(const void *from, size_t index);
+float granule_q8_0_element(const void *from, size_t index);
+float granule_q4_k_element(const void *from, size_t index);
+float granule_q6_k_element(const void *from, size_t index);
+
 // ---- dot.c
 
 /// Inner product in 64 partial sums (sum l takes the elements whose index is l modulo 64), which
