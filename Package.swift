@@ -119,7 +119,7 @@ let package = Package(
       ],
       swiftSettings: strict),
     .target(
-      name: "TestSupport", dependencies: ["SparseAutoencoder", "Tensors"],
+      name: "TestSupport", dependencies: ["LanguageModel", "SparseAutoencoder", "Tensors"],
       path: "Tests/TestSupport",
       swiftSettings: strict),
     .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
