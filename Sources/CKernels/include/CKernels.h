@@ -11,6 +11,10 @@
 void granule_float32_from_float16(const void *from, float *to, size_t count);
 /// to[i] = from[i], exactly. from: [count] bfloat16, any alignment.
 void granule_float32_from_bfloat16(const void *from, float *to, size_t count);
+/// to[i] = from[i] in IEEE 754 half precision, rounded to nearest even; to: [count], any alignment.
+/// Returns the index of the first value that half precision cannot hold (NaN, infinite, or of 65520
+/// and beyond), else count.
+size_t granule_float16_from_float32(const float *from, void *to, size_t count);
 
 // ---- dequantize.c
 
