@@ -110,7 +110,10 @@ let package = Package(
       swiftSettings: strict),
     .testTarget(
       name: "TrainingTests",
-      dependencies: ["Training", "SparseAutoencoder", "Tensors", "StrictJSON", "TestSupport"],
+      dependencies: [
+        "Training", "LanguageModel", "SparseAutoencoder", "Tensors", "StrictJSON", "CKernels",
+        "TestSupport",
+      ],
       exclude: ["Fixtures"], swiftSettings: strict),
     .testTarget(
       name: "CommandLineTests",

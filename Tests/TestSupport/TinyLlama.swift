@@ -1,9 +1,15 @@
-/// A Llama of a few hundred random weights, as a GGUF file.
+/// A Llama of a few hundred random weights with a tokenizer, as a GGUF file.
 public enum TinyLlama {
   /// Its shape.
   public static let (blocks, dModel, feedForward, heads, keyValueHeads) = (2, 8, 16, 2, 1)
+  /// The tokenizer's vocabulary: a few letters, a space, and a full stop that ends a text.
+  public static let tokens = ["a", "b", "c", "d", "e", "Ġ", "Ġa", "ab", "Ċ", ".", ",", "f"]
   /// Number of tokens.
-  public static let vocabulary = 12
+  public static var vocabulary: Int { tokens.count }
+  /// The full stop.
+  public static let endToken: Int32 = 9
+  /// Positions that it takes.
+  public static let contextLength = 64
 
   /// The file; its output head is tied to the embedding unless `separateOutput`.
   public static func gguf(seed: UInt64, separateOutput: Bool = false) -> GGUFWriter {
@@ -34,8 +40,20 @@ public enum TinyLlama {
         ("llama.feed_forward_length", .uint32(UInt32(feedForward))),
         ("llama.attention.head_count", .uint32(UInt32(heads))),
         ("llama.attention.head_count_kv", .uint32(UInt32(keyValueHeads))),
-        ("llama.context_length", .uint32(64)), ("llama.rope.freq_base", .float32(10_000)),
+        ("llama.context_length", .uint32(UInt32(contextLength))),
+        ("llama.rope.freq_base", .float32(10_000)),
         ("llama.attention.layer_norm_rms_epsilon", .float32(1e-5)),
+        ("tokenizer.ggml.model", .string("gpt2")), ("tokenizer.ggml.pre", .string("smollm")),
+        ("tokenizer.ggml.tokens", .strings(tokens)),
+        ("tokenizer.ggml.merges", .strings(["a b", "Ġ a"])),
+        ("tokenizer.ggml.eos_token_id", .uint32(UInt32(endToken))),
       ], tensors)
+  }
+
+  /// Text of its vocabulary.
+  public static func text(characters: Int, seed: UInt64) -> String {
+    var generator = SeededGenerator(seed: seed)
+    let alphabet: [Character] = ["a", "a", "b", "c", "d", "e", "f", " ", " ", "\n", ".", ","]
+    return String((0..<characters).map { _ in alphabet.randomElement(using: &generator) ?? "a" })
   }
 }
