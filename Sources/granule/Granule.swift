@@ -12,7 +12,7 @@ struct Granule: AsyncParsableCommand {
       HarvestCommand.self, TrainCommand.self, EvaluateCommand.self, PublishCommand.self,
       ServeCommand.self,
       EncodeCommand.self, DecodeCommand.self, StatusCommand.self, ModelsCommand.self,
-      LoadCommand.self, UnloadCommand.self, ResizeCommand.self,
+      LoadCommand.self, UnloadCommand.self, ResizeCommand.self, BenchCommand.self,
     ]
   )
 }
