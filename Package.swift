@@ -58,6 +58,11 @@ let package = Package(
       dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CLibCrypto"],
       swiftSettings: strict),
 
+    // The language model whose activations dictionaries are made of.
+    .target(
+      name: "LanguageModel", dependencies: ["Tensors", "CKernels", "COpenBLAS", "StrictJSON"],
+      swiftSettings: strict),
+
     // The network.
     .target(name: "Wire", dependencies: ["CGranuleProto", "CProtobufC"], swiftSettings: strict),
     .target(name: "EventLoop", dependencies: ["CLibUV"], swiftSettings: strict),
@@ -72,14 +77,17 @@ let package = Package(
     // Making dictionaries.
     .target(
       name: "Training",
-      dependencies: ["SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS", "StrictJSON"],
+      dependencies: [
+        "LanguageModel", "ModelRepository", "SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS",
+        "StrictJSON",
+      ],
       path: "training", swiftSettings: strict),
 
     .executableTarget(
       name: "granule",
       dependencies: [
-        "Serve", "Training", "Client", "ModelRepository", "SparseAutoencoder", "Tensors",
-        "StrictJSON", "Wire", "EventLoop", argumentParser, logging,
+        "Serve", "Training", "Client", "LanguageModel", "ModelRepository", "SparseAutoencoder",
+        "Tensors", "StrictJSON", "Wire", "EventLoop", argumentParser, logging,
       ],
       swiftSettings: strict),
 
@@ -97,8 +105,15 @@ let package = Package(
       dependencies: ["ModelRepository", "SparseAutoencoder", "Tensors", "TestSupport"],
       swiftSettings: strict),
     .testTarget(
+      name: "LanguageModelTests",
+      dependencies: ["LanguageModel", "Tensors", "StrictJSON", "CKernels", "TestSupport"],
+      swiftSettings: strict),
+    .testTarget(
       name: "TrainingTests",
-      dependencies: ["Training", "SparseAutoencoder", "Tensors", "StrictJSON", "TestSupport"],
+      dependencies: [
+        "Training", "LanguageModel", "SparseAutoencoder", "Tensors", "StrictJSON", "CKernels",
+        "TestSupport",
+      ],
       exclude: ["Fixtures"], swiftSettings: strict),
     .testTarget(
       name: "CommandLineTests",
@@ -107,7 +122,7 @@ let package = Package(
       ],
       swiftSettings: strict),
     .target(
-      name: "TestSupport", dependencies: ["SparseAutoencoder", "Tensors"],
+      name: "TestSupport", dependencies: ["LanguageModel", "SparseAutoencoder", "Tensors"],
       path: "Tests/TestSupport",
       swiftSettings: strict),
     .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),

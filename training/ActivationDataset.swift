@@ -5,7 +5,8 @@ public import Tensors
 /// - `.npy` of three dimensions, `[sequences, positions, d_model]`: position 0, the attention sink,
 ///   is dropped.
 /// - `.npy` of two dimensions and safetensors with a tensor `activations`, `[tokens, d_model]`:
-///   every row is a token; blocks of 512 rows stand for sequences where they are split.
+///   every row is a token. Where sequences begin a tensor `sequence_starts` says, as harvested files
+///   have it; else blocks of 512 rows stand for sequences where they are split.
 ///
 /// Files are mapped: they must not be shortened while they are in use.
 public struct ActivationDataset: Sendable {
@@ -32,7 +33,8 @@ public struct ActivationDataset: Sendable {
   /// Number of sequences.
   public var sequenceCount: Int { sequences.count }
 
-  /// Opens files, or all `.npy` and `.safetensors` files in folders.
+  /// Opens files, or all `.npy` and `.safetensors` files in folders; a folder that `granule harvest`
+  /// wrote for one layer stands for that layer's.
   ///
   /// - Throws: `TrainingError` or `TensorFileError` where a path is missing, holds no activations,
   ///   or files differ in d_model.
@@ -42,7 +44,7 @@ public struct ActivationDataset: Sendable {
     var tensors: [Tensor] = []
     var sequences: [Sequence] = []
     for (number, path) in files.enumerated() {
-      let tensor = try Self.tensor(path)
+      let (tensor, starts) = try Self.open(path)
       let shape = tensor.shape
       guard shape.count == 2 || shape.count == 3, let dModel = shape.last, dModel > 0 else {
         throw tensor.fault(
@@ -62,6 +64,10 @@ public struct ActivationDataset: Sendable {
         for sequence in 0..<shape[0] {
           let start = sequence * shape[1]
           sequences.append(Sequence(file: number, rows: start + 1..<start + shape[1]))
+        }
+      } else if let starts {
+        for (start, end) in zip(starts, starts.dropFirst() + [shape[0]]) {
+          sequences.append(Sequence(file: number, rows: start..<end))
         }
       } else {
         for start in stride(from: 0, to: shape[0], by: Self.blockRows) {
@@ -157,10 +163,25 @@ public struct ActivationDataset: Sendable {
     }
   }
 
-  private static func tensor(_ path: String) throws(TensorFileError) -> Tensor {
+  /// The activations in a file and, where it says so, the rows at which sequences begin.
+  private static func open(
+    _ path: String
+  ) throws(TensorFileError) -> (tensor: Tensor, sequenceStarts: [Int]?) {
     let file = try FileBytes.map(path)
-    if path.hasSuffix(".npy") { return try NumpyFile(file).tensor }
-    return try SafetensorsFile(file).tensor("activations")
+    if path.hasSuffix(".npy") { return (try NumpyFile(file).tensor, nil) }
+    let tensors = try SafetensorsFile(file)
+    let activations = try tensors.tensor("activations")
+    guard let stored = tensors["sequence_starts"], activations.shape.count == 2 else {
+      return (activations, nil)
+    }
+    let starts = try stored.integers()
+    let rows = activations.shape[0]
+    guard starts.isEmpty ? rows == 0 : starts[0] == 0 && starts[starts.count - 1] < rows,
+      zip(starts, starts.dropFirst()).allSatisfy({ $0 < $1 })
+    else {
+      throw stored.fault("must begin with 0, ascend, and stay below the \(rows) rows")
+    }
+    return (activations, starts)
   }
 
   private static func files(_ path: String) throws -> [String] {
@@ -169,7 +190,13 @@ public struct ActivationDataset: Sendable {
       !$0.hasPrefix(".") && ($0.hasSuffix(".npy") || $0.hasSuffix(".safetensors"))
     }
     guard !names.isEmpty else {
-      throw TrainingError("\(path): the folder has no .npy and no .safetensors file")
+      let layers = try Folder.entries(of: path).filter {
+        $0.hasPrefix(ActivationHarvester.layerFolderPrefix) && Folder.isFolder("\(path)/\($0)")
+      }
+      if layers.count == 1 { return try files("\(path)/\(layers[0])") }
+      let which =
+        layers.isEmpty ? "" : "; it has layers, name one of \(layers.joined(separator: ", "))"
+      throw TrainingError("\(path): the folder has no .npy and no .safetensors file\(which)")
     }
     return names.map { "\(path)/\($0)" }
   }

@@ -337,7 +337,7 @@ package final class NestedStep {
         entries.values.withUnsafeBufferPointer { values in
           entries.gradients.withUnsafeBufferPointer { gradients in
             // Blocks, not one range a thread: early latents are active far more often.
-            Parallel.forBlocks(weights.latents, size: 64) { latents in
+            Parallel.forBlocks(weights.latents, size: 64) { _, latents in
               for latent in latents {
                 let (start, end) = (entries.offsets[latent], entries.offsets[latent + 1])
                 let (row, count) = (latent * dModel, end - start)

@@ -28,3 +28,21 @@ void granule_float32_from_bfloat16(const void *from, float *to, size_t count) {
     memcpy(&to[i], &bits, 4);
   }
 }
+
+GRANULE_VERSIONS
+size_t granule_float16_from_float32(const float *from, void *to, size_t count) {
+  char *bytes = to;
+  int beyond = 0;
+  for (size_t i = 0; i < count; i += 16) {
+    size_t left = count - i < 16 ? count - i : 16;
+    float16x floats = {0};
+    memcpy(&floats, from + i, left * sizeof(float));
+    half16x halves = __builtin_convertvector(floats, half16x);
+    memcpy(bytes + 2 * i, &halves, 2 * left);
+  }
+  for (size_t i = 0; i < count; i++) beyond |= !(__builtin_fabsf(from[i]) < 65520.0f);
+  size_t first = 0;
+  if (!beyond) return count;
+  while (__builtin_fabsf(from[first]) < 65520.0f) first++;
+  return first;
+}

@@ -1,9 +1,9 @@
 internal import CLibCrypto
 
 /// SHA-256 by OpenSSL's libcrypto.
-enum Digest {
+package enum Digest {
   /// The digest of `bytes` as 64 lower-case hexadecimal digits.
-  static func sha256(_ bytes: UnsafeRawBufferPointer) -> String {
+  package static func sha256(_ bytes: UnsafeRawBufferPointer) -> String {
     var digest = [UInt8](repeating: 0, count: Int(EVP_MAX_MD_SIZE))
     var count: UInt32 = 0
     // An empty buffer may have no address, which libcrypto allows for a count of 0.

@@ -4,6 +4,8 @@ import ArgumentParser
 struct Granularities: ExpressibleByArgument {
   let values: [Int]
 
+  init(values: [Int]) { self.values = values }
+
   init?(argument: String) {
     let values = argument.split(separator: ",", omittingEmptySubsequences: false).map { Int($0) }
     guard !values.isEmpty, !values.contains(nil) else { return nil }

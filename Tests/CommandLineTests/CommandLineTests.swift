@@ -38,8 +38,8 @@ struct CommandLineTests {
   }
 
   static let commands = [
-    "train", "evaluate", "publish", "serve", "encode", "decode", "status", "models", "load",
-    "unload", "resize",
+    "harvest", "train", "evaluate", "publish", "serve", "encode", "decode", "status", "models",
+    "load", "unload", "resize",
   ]
 
   @Test("teaches each command with an example", arguments: commands)
@@ -55,6 +55,11 @@ struct CommandLineTests {
       (["train", "--out", "x"], 64, "--activations"),
       (["status", "--server", "unix:s", "--frobnicate"], 64, "--frobnicate"),
       (["encode", "--server", "unix:s", "--model", "m"], 64, "--activations"),
+      (["harvest", "--model", "m", "--layer", "1,", "--text", "t", "--out", "o"], 64, "--layer"),
+      (
+        ["harvest", "--model", "/nowhere", "--layer", "1", "--text", "t", "--out", "o"], 1,
+        "/nowhere"
+      ),
       (["publish", "/nowhere", "--repository", "x", "--name", "m"], 1, "/nowhere"),
       (["evaluate", "/nowhere"], 1, "/nowhere"),
       (["serve", "--repository", "/nowhere", "--listen", "127.0.0.1:0"], 1, "/nowhere"),
@@ -67,6 +72,21 @@ struct CommandLineTests {
     command.process.waitUntilExit()
     #expect(Int(command.process.terminationStatus) == code)
     #expect(errors.contains(naming), "\(errors)")
+  }
+
+  @Test("harvests a language model's activations, and trains on them")
+  func harvest() throws {
+    try Data(TinyLlama.gguf(seed: 2).bytes()).write(to: URL(fileURLWithPath: path("model.gguf")))
+    let text = TinyLlama.text(characters: 4000, seed: 2)
+    try text.write(toFile: path("text.txt"), atomically: false, encoding: .utf8)
+    let harvested = try json(
+      "harvest", "--model", path("model.gguf"), "--layer", "1", "--text", path("text.txt"),
+      "--context", "32", "--tokens", "2000", "--out", path("activations"), "--json")
+    #expect(harvested["tokens"]?.integer == 2000)
+    let (code, _, errors) = try CommandProcess.run(
+      "train", "--activations", path("activations"), "--latents", "16", "--granularities", "8,16",
+      "--k", "3", "--batch", "128", "--tokens", "1000", "--out", path("run"), "--json")
+    #expect(code == 0, "\(errors)")
   }
 
   @Test(

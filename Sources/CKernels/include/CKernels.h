@@ -11,6 +11,26 @@
 void granule_float32_from_float16(const void *from, float *to, size_t count);
 /// to[i] = from[i], exactly. from: [count] bfloat16, any alignment.
 void granule_float32_from_bfloat16(const void *from, float *to, size_t count);
+/// to[i] = from[i] in IEEE 754 half precision, rounded to nearest even; to: [count], any alignment.
+/// Returns the index of the first value that half precision cannot hold (NaN, infinite, or of 65520
+/// and beyond), else count.
+size_t granule_float16_from_float32(const float *from, void *to, size_t count);
+
+// ---- dequantize.c
+
+/// to[i] = element i of `blocks` blocks of a GGML format, of 32 elements each, 256 for the K formats;
+/// from: any alignment.
+void granule_float32_from_q4_0(const void *from, float *to, size_t blocks);
+void granule_float32_from_q4_1(const void *from, float *to, size_t blocks);
+void granule_float32_from_q8_0(const void *from, float *to, size_t blocks);
+void granule_float32_from_q4_k(const void *from, float *to, size_t blocks);
+void granule_float32_from_q6_k(const void *from, float *to, size_t blocks);
+/// One element of the same, from its index alone: the oracle of the above, equal to the bit.
+float granule_q4_0_element(const void *from, size_t index);
+float granule_q4_1_element(const void *from, size_t index);
+float granule_q8_0_element(const void *from, size_t index);
+float granule_q4_k_element(const void *from, size_t index);
+float granule_q6_k_element(const void *from, size_t index);
 
 // ---- dot.c
 
@@ -81,3 +101,56 @@ typedef struct {
 void granule_adam(
     float *parameters, float *first_moments, float *second_moments, const float *gradients,
     size_t count, const granule_adam_step *step);
+
+// ---- softmax.c
+
+/// The largest of the values, without NaN; −∞ where there is none. values: [count].
+float granule_maximum(const float *values, size_t count);
+/// values[i] := scale · e^(values[i] − shift), each within a relative 3·10⁻⁷ where the power is in
+/// −87 … 88.7, 0 below; returns their sum, added up in double precision beyond 512 values.
+/// values: [count].
+double granule_exponentials(float *values, size_t count, float shift, float scale);
+/// The same, written plainly: the oracle of `granule_exponentials`.
+double granule_exponentials_reference(float *values, size_t count, float shift, float scale);
+/// Backwards through softmax: gradients[i] := probabilities[i] · (gradients[i] − mean), where mean is
+/// Σ probabilities · gradients. probabilities, gradients: [count].
+void granule_softmax_gradient(
+    const float *probabilities, float *gradients, size_t count, float mean);
+/// values[i] := factor · values[i]. values: [count].
+void granule_scale(float *values, size_t count, float factor);
+
+// ---- swiglu.c
+
+/// output := SiLU(gate) · up, SiLU(g) = g / (1 + e^−g). All: [count]; output may be gate or up.
+void granule_swiglu(const float *gate, const float *up, float *output, size_t count);
+/// Backwards through `granule_swiglu`, in place: gate and up receive their own gradients.
+/// gradient: of the output; all: [count].
+void granule_swiglu_gradient(float *gate, float *up, const float *gradient, size_t count);
+/// The same, written plainly: the oracles of both.
+void granule_swiglu_reference(const float *gate, const float *up, float *output, size_t count);
+void granule_swiglu_gradient_reference(
+    float *gate, float *up, const float *gradient, size_t count);
+
+// ---- norm.c
+
+/// output := weight · input / √(mean of input² + epsilon). All: [count]; output may be input.
+void granule_rms_norm(
+    const float *input, const float *weight, float epsilon, size_t count, float *output);
+/// The same, written plainly: the oracle of `granule_rms_norm`.
+void granule_rms_norm_reference(
+    const float *input, const float *weight, float epsilon, size_t count, float *output);
+/// Backwards through `granule_rms_norm`: adds the input's gradient to input_gradient.
+/// gradient: of the output; all: [count].
+void granule_rms_norm_gradient(
+    const float *input, const float *weight, float epsilon, size_t count, const float *gradient,
+    float *input_gradient);
+
+// ---- rotate.c
+
+/// Rotary embedding: turns each adjacent pair of every head, in place, by the angle whose cosine
+/// and sine are given; by its negative where direction is −1.
+/// heads: [head_count, head_dimension]; cosines: [head_dimension], each cosine twice; sines:
+/// [head_dimension], each sine negated and then as it is; direction: 1 or −1.
+void granule_rotate_pairs(
+    float *heads, size_t head_count, size_t head_dimension, const float *cosines,
+    const float *sines, float direction);

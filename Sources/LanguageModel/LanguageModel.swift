@@ -1,0 +1,135 @@
+public import Tensors
+
+/// A Llama-family language model that runs on all cores in float32.
+///
+/// The residual stream "before layer L" is what enters block L; before layer `blocks` it is what the
+/// last block leaves, ahead of the final norm. Rows are those of the batch: [rows, d_model],
+/// row-major.
+public final class LanguageModel: Sendable {
+  /// The model's weights.
+  public let weights: LlamaWeights
+  /// The model's shape.
+  public var configuration: LlamaConfiguration { weights.configuration }
+
+  /// Somewhere in the model where activations can be taken.
+  public struct Site: Hashable, Sendable {
+    /// A block's number, from 0.
+    public var layer: Int
+    /// Where in that block.
+    public var hook: Hook
+
+    /// A place.
+    public init(layer: Int, hook: Hook) {
+      self.layer = layer
+      self.hook = hook
+    }
+  }
+
+  /// What is taken at a layer.
+  public enum Hook: String, Sendable, CaseIterable {
+    /// The residual stream before the block; layer may be `blocks`.
+    case residual = "resid"
+    /// What the block's MLP adds to the stream.
+    case mlp
+    /// What the block's attention adds to the stream.
+    case attention
+  }
+
+  /// A model that shares `weights`.
+  public init(_ weights: LlamaWeights) {
+    self.weights = weights
+    _ = MatrixProduct.singleThreaded
+  }
+
+  /// The residual stream before a layer: [rows, d_model].
+  ///
+  /// - Parameter layer: 0 … blocks.
+  public func residual(of batch: TokenBatch, before layer: Int) -> FloatStorage {
+    let hidden = embeddings(of: batch)
+    advance(hidden, of: batch, from: 0, to: layer)
+    return hidden
+  }
+
+  /// Activations at several places in one pass, which ends with the last of them.
+  ///
+  /// - Returns: [rows, d_model] for each.
+  public func activations(at sites: Set<Site>, of batch: TokenBatch) -> [Site: FloatStorage] {
+    let hidden = embeddings(of: batch)
+    let last = sites.map { $0.hook == .residual ? $0.layer : $0.layer + 1 }.max() ?? 0
+    return advance(hidden, of: batch, from: 0, to: last, capturing: sites)
+  }
+
+  /// Takes the residual stream before one layer through the blocks to another, in place.
+  ///
+  /// - Parameters:
+  ///   - hidden: [rows, d_model], the stream before layer `from`, whoever made it; receives the
+  ///     stream before layer `to`.
+  ///   - sites: places between the two, to be captured on the way.
+  /// - Returns: [rows, d_model] for each of `sites`.
+  @discardableResult
+  public func advance(
+    _ hidden: FloatStorage, of batch: TokenBatch, from: Int, to: Int,
+    capturing sites: Set<Site> = []
+  ) -> [Site: FloatStorage] {
+    check(hidden, batch)
+    precondition(0 <= from && from <= to && to <= configuration.blocks, "layers \(from) to \(to)")
+    var captured: [Site: FloatStorage] = [:]
+    for site in sites {
+      let last = site.hook == .residual ? to : to - 1
+      precondition(from <= site.layer && site.layer <= last, "\(site) is not on the way")
+      captured[site] = FloatStorage(count: hidden.count)
+    }
+    guard batch.rows > 0 else { return captured }
+    let pass = BlockPass(weights, batch: batch)
+    for layer in from...to {
+      captured[Site(layer: layer, hook: .residual)]?.pointer
+        .update(from: hidden.pointer, count: hidden.count)
+      guard layer < to else { break }
+      pass.forward(
+        hidden, block: layer,
+        attentionOutput: captured[Site(layer: layer, hook: .attention)],
+        mlpOutput: captured[Site(layer: layer, hook: .mlp)])
+    }
+    return captured
+  }
+
+  /// A residual stream with other rows in some places.
+  ///
+  /// - Parameters:
+  ///   - hidden: [rows, d_model]; not changed.
+  ///   - rows: which to replace, such as `TokenBatch.replaceableRows(endOfText:)`.
+  ///   - replacements: [rows.count, d_model]
+  /// - Returns: [rows, d_model]
+  public func splicing(
+    _ replacements: UnsafeBufferPointer<Float>, at rows: [Int], into hidden: FloatStorage
+  ) -> FloatStorage {
+    let dModel = configuration.dModel
+    precondition(replacements.count == rows.count * dModel)
+    let result = FloatStorage(count: hidden.count)
+    result.pointer.update(from: hidden.pointer, count: hidden.count)
+    guard let start = replacements.baseAddress else { return result }
+    for (number, row) in rows.enumerated() {
+      precondition((0..<hidden.count / dModel).contains(row))
+      (result.pointer + row * dModel).update(from: start + number * dModel, count: dModel)
+    }
+    return result
+  }
+
+  /// The stream before block 0: [rows, d_model].
+  private func embeddings(of batch: TokenBatch) -> FloatStorage {
+    let dModel = configuration.dModel
+    let hidden = FloatStorage(count: batch.rows * dModel)
+    for (row, token) in batch.tokens.enumerated() {
+      precondition((0..<configuration.vocabulary).contains(Int(token)), "token \(token)")
+      (hidden.pointer + row * dModel)
+        .update(from: weights.tokenEmbedding.pointer + Int(token) * dModel, count: dModel)
+    }
+    return hidden
+  }
+
+  func check(_ hidden: FloatStorage, _ batch: TokenBatch) {
+    precondition(
+      hidden.count == batch.rows * configuration.dModel,
+      "\(hidden.count) values are not [\(batch.rows), \(configuration.dModel)]")
+  }
+}
