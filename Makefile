@@ -26,7 +26,7 @@ test: dependencies
 
 lint: dependencies
 	swift format lint --strict --recursive Package.swift Sources serve training Tests
-	@for script in scripts/* proto/generate .ci/run; do sh -n $$script || exit 1; done
+	@for script in scripts/* proto/generate .ci/run; do bash -n $$script || exit 1; done
 
 clean:
 	rm -rf .build

@@ -36,11 +36,14 @@ struct DecodeCommand: AsyncParsableCommand {
     let client = try await connection.connect()
     let tokens = file.rowOffsets.count - 1
     var (rows, dModel) = ([Float](), 0)
+    // 0 takes the version being served; the first answer's then decodes the rest as well.
+    var version: UInt64 = 0
     var bar = ProgressBar()
     for start in stride(from: 0, to: max(tokens, 1), by: batch) {
       let range = start..<min(start + batch, tokens)
       let response = try await client.decode(
-        DecodeRequest(model: model, codes: file.packed(rows: range)))
+        DecodeRequest(model: model, version: version, codes: file.packed(rows: range)))
+      version = response.version
       dModel = Int(response.reconstruction.shape.last ?? 0)
       rows += response.reconstruction.data.array(of: Float.self)
       bar.update(
@@ -50,5 +53,6 @@ struct DecodeCommand: AsyncParsableCommand {
     bar.finish()
     try SafetensorsWriter.write(
       [.init("activations", [tokens, dModel], FloatStorage(rows))], to: out)
+    print("Decoded \(tokens.grouped) tokens by \(model), version \(version), into \(out)")
   }
 }

@@ -101,7 +101,14 @@ struct EncodeCommand: AsyncParsableCommand {
       if let best { rows.append(best) }
     }
     bar.finish()
-    if let out, let last = rows.last { try last.codes.write(to: out) }
+    if let out, let last = rows.last {
+      guard last.answeredBy.count == 1 else {
+        throw ValidationError(
+          "--out: the model was swapped while the codes were made, and they would mix versions: "
+            + "encode again")
+      }
+      try last.codes.write(to: out)
+    }
     show(rows, tokens: dataset.tokens)
     if !json { showVersions(answeredBy) }
     if let plot { try draw(rows, tokens: dataset.tokens, to: plot) }

@@ -50,5 +50,7 @@ struct ProgressBar {
 
 /// Prints to standard error, where everything goes that is not a command's result.
 func printError(_ text: String, terminator: String = "\n") {
+  // What went to standard output before must come before, also where both go into one file.
+  fflush(nil)
   FileHandle.standardError.write(Data((text + terminator).utf8))
 }
