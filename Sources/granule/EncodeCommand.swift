@@ -72,7 +72,7 @@ struct EncodeCommand: AsyncParsableCommand {
     for path in [out, plot].compactMap({ $0 }) {
       let folder = (path as NSString).deletingLastPathComponent
       guard FileManager.default.isWritableFile(atPath: folder.isEmpty ? "." : folder) else {
-        throw ValidationError("\(path): its folder is not there, or cannot be written to")
+        throw CommandError("\(path): its folder is not there, or cannot be written to")
       }
     }
     let client = try await connection.connect()
@@ -103,7 +103,7 @@ struct EncodeCommand: AsyncParsableCommand {
     bar.finish()
     if let out, let last = rows.last {
       guard last.answeredBy.count == 1 else {
-        throw ValidationError(
+        throw CommandError(
           "--out: the model was swapped while the codes were made, and they would mix versions: "
             + "encode again")
       }
@@ -137,7 +137,7 @@ struct EncodeCommand: AsyncParsableCommand {
 
   private func draw(_ rows: [EncodeRun.Result], tokens: Int, to path: String) throws {
     guard let full = rows.last?.computeSeconds, rows.allSatisfy({ $0.fvu != nil }) else {
-      throw ValidationError("--plot: the dictionary stores no activation mean, so there is no FVU")
+      throw CommandError("--plot: the dictionary stores no activation mean, so there is no FVU")
     }
     let picture = GranularityPlot(
       subtitle: "\(model), \(tokens.grouped) tokens encoded over the network",

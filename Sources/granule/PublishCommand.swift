@@ -46,7 +46,7 @@ struct PublishCommand: AsyncParsableCommand {
     if let granularity {
       let whole = try SparseAutoencoder(folder: folder)
       guard (1...whole.latents).contains(granularity) else {
-        throw ValidationError(
+        throw CommandError(
           "--granularity is \(granularity), the dictionary has \(whole.latents) latents")
       }
       folder = NSTemporaryDirectory() + "/granule-publish-\(UUID().uuidString)"
