@@ -19,8 +19,24 @@ public struct ActivationDataset: Sendable {
     var rows: Range<Int>
   }
 
+  /// The language model that activations come from and where in it, as harvested files state it.
+  public struct Origin: Sendable, Equatable {
+    /// The model's name.
+    public var languageModel: String
+    /// Where in the model, such as blocks.10.hook_resid_pre.
+    public var hook: String
+
+    /// An origin.
+    public init(languageModel: String, hook: String) {
+      self.languageModel = languageModel
+      self.hook = hook
+    }
+  }
+
   /// Length of an activation.
   public let dModel: Int
+  /// Where all the activations come from, nil where files do not say or say different things.
+  public let origin: Origin?
   /// The files' paths, sorted.
   public let paths: [String]
   /// Number of tokens.
@@ -43,8 +59,10 @@ public struct ActivationDataset: Sendable {
     let files = try paths.flatMap(Self.files).map(Folder.absolute)
     var tensors: [Tensor] = []
     var sequences: [Sequence] = []
+    var origins: [Origin?] = []
     for (number, path) in files.enumerated() {
-      let (tensor, starts) = try Self.open(path)
+      let (tensor, starts, origin) = try Self.open(path)
+      origins.append(origin)
       let shape = tensor.shape
       guard shape.count == 2 || shape.count == 3, let dModel = shape.last, dModel > 0 else {
         throw tensor.fault(
@@ -79,11 +97,16 @@ public struct ActivationDataset: Sendable {
     guard let dModel = tensors.first?.shape.last, !sequences.isEmpty else {
       throw TrainingError("\(paths.joined(separator: ", ")): no activations found")
     }
-    self.init(dModel: dModel, paths: files, tensors: tensors, sequences: sequences)
+    let origin = origins.allSatisfy { $0 == origins[0] } ? origins[0] : nil
+    self.init(
+      dModel: dModel, origin: origin, paths: files, tensors: tensors, sequences: sequences)
   }
 
-  private init(dModel: Int, paths: [String], tensors: [Tensor], sequences: [Sequence]) {
+  private init(
+    dModel: Int, origin: Origin?, paths: [String], tensors: [Tensor], sequences: [Sequence]
+  ) {
     self.dModel = dModel
+    self.origin = origin
     self.paths = paths
     self.tensors = tensors
     self.sequences = sequences
@@ -103,7 +126,8 @@ public struct ActivationDataset: Sendable {
           + "0 to \(sequences.count - 1)")
     }
     return ActivationDataset(
-      dModel: dModel, paths: paths, tensors: tensors, sequences: Array(sequences[range]))
+      dModel: dModel, origin: origin, paths: paths, tensors: tensors,
+      sequences: Array(sequences[range]))
   }
 
   /// Reads one token as float32.
@@ -163,16 +187,21 @@ public struct ActivationDataset: Sendable {
     }
   }
 
-  /// The activations in a file and, where it says so, the rows at which sequences begin.
+  /// The activations in a file and, where it says so, the rows at which sequences begin and where
+  /// the activations come from.
   private static func open(
     _ path: String
-  ) throws(TensorFileError) -> (tensor: Tensor, sequenceStarts: [Int]?) {
+  ) throws(TensorFileError) -> (tensor: Tensor, sequenceStarts: [Int]?, origin: Origin?) {
     let file = try FileBytes.map(path)
-    if path.hasSuffix(".npy") { return (try NumpyFile(file).tensor, nil) }
+    if path.hasSuffix(".npy") { return (try NumpyFile(file).tensor, nil, nil) }
     let tensors = try SafetensorsFile(file)
     let activations = try tensors.tensor("activations")
+    var origin: Origin?
+    if let model = tensors.metadata["model"], let hook = tensors.metadata["hook"] {
+      origin = Origin(languageModel: model, hook: hook)
+    }
     guard let stored = tensors["sequence_starts"], activations.shape.count == 2 else {
-      return (activations, nil)
+      return (activations, nil, origin)
     }
     let starts = try stored.integers()
     let rows = activations.shape[0]
@@ -181,7 +210,7 @@ public struct ActivationDataset: Sendable {
     else {
       throw stored.fault("must begin with 0, ascend, and stay below the \(rows) rows")
     }
-    return (activations, starts)
+    return (activations, starts, origin)
   }
 
   private static func files(_ path: String) throws -> [String] {

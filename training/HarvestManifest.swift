@@ -88,15 +88,13 @@ struct HarvestManifest {
 
   /// How a parameter differs, in the shortest words that tell.
   private static func difference(_ stored: JSONValue?, _ parameter: JSONValue.Member) -> String {
-    func text(_ value: JSONValue?) -> String {
-      let text = value.map { StrictJSON.text($0) } ?? "nothing"
-      return text.count > 120 ? String(text.prefix(120)) + " …" : text
+    func text(_ value: JSONValue?) -> String { value.map { StrictJSON.text($0) } ?? "nothing" }
+    if parameter.key == "text", let was = stored?.elements, let now = parameter.value.elements {
+      // Texts may be many: the first that differs tells enough.
+      guard was.count == now.count, let index = was.indices.first(where: { was[$0] != now[$0] })
+      else { return "\(was.count) text files, not \(now.count)" }
+      return "another text file: \(text(was[index])), not \(text(now[index]))"
     }
-    if let was = stored?.elements, let now = parameter.value.elements, was.count == now.count,
-      let index = was.indices.first(where: { was[$0] != now[$0] })
-    {
-      return "another \(parameter.key) \(index): \(text(was[index])), not \(text(now[index]))"
-    }
-    return "another \(parameter.key): \(text(stored)), not \(text(parameter.value))"
+    return "\(parameter.key) \(text(stored)), not \(text(parameter.value))"
   }
 }

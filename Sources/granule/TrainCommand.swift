@@ -65,10 +65,14 @@ struct TrainCommand: AsyncParsableCommand {
   @Option(
     help: "Steps from one checkpoint to the next. Default: a quarter of the run, at most 1000.")
   var checkpointEvery: Int?
-  @Option(help: "Name of the language model that the activations come from, kept as provenance.")
-  var languageModel = ""
-  @Option(help: "Where in that model, such as blocks.10.hook_resid_pre.")
-  var hook = ""
+  @Option(
+    help: ArgumentHelp(
+      "Name of the language model that the activations come from, kept as provenance. "
+        + "Default: what harvested files say."))
+  var languageModel: String?
+  @Option(
+    help: "Where in that model, such as blocks.10.hook_resid_pre. Default: what the files say.")
+  var hook: String?
   @Flag(help: "Print the outcome as JSON; no progress.")
   var json = false
 
@@ -183,8 +187,8 @@ struct TrainCommand: AsyncParsableCommand {
     configuration.deadAfterTokens = deadAfter ?? configuration.deadAfterTokens
     configuration.seed = seed
     configuration.checkpointEverySteps = checkpointEvery ?? configuration.checkpointEverySteps
-    configuration.languageModel = languageModel
-    configuration.hook = hook
+    configuration.languageModel = languageModel ?? dataset.origin?.languageModel ?? ""
+    configuration.hook = hook ?? dataset.origin?.hook ?? ""
     return configuration
   }
 

@@ -183,16 +183,17 @@ struct HarvestTests {
       let description = error.map { "\($0)" } ?? ""
       #expect(description.contains(text), "\(description)")
     }
-    expectFault("another layers: [1], not [0,1]") { $0.layers = [0, 1] }
-    expectFault("another hook: \"resid\", not \"mlp\"") { $0.hook = .mlp }
-    expectFault("another context: 24, not 12") { $0.context = 12 }
-    expectFault("another type") { $0.type = .float16 }
-    expectFault("another keeps_first_position") { $0.keepsFirstPosition = true }
+    expectFault("layers [1], not [0,1]") { $0.layers = [0, 1] }
+    expectFault("hook \"resid\", not \"mlp\"") { $0.hook = .mlp }
+    expectFault("context 24, not 12") { $0.context = 12 }
+    expectFault("type \"float32\"") { $0.type = .float16 }
+    expectFault("keeps_first_position false") { $0.keepsFirstPosition = true }
     expectFault("layer is 3") { $0.layers = [3] }
     expectFault("layer is 2") {
       $0.layers = [2]; $0.hook = .mlp
     }
     expectFault("context is 65") { $0.context = 65 }
+    expectFault("2 text files, not 1") { $0.text = [texts[0]] }
     expectFault("/nowhere") { $0.text = ["/nowhere"] }
     let shard = "\(folder.path)/out/layer-1/shard-00000.safetensors"
     let bytes = try Data(contentsOf: URL(fileURLWithPath: shard))
@@ -223,6 +224,7 @@ struct HarvestTests {
     let dataset = try ActivationDataset(paths: ["\(configuration.out)/layer-1"])
     #expect(dataset.tokens == harvested.tokenIDs.count)
     #expect(dataset.sequenceCount == harvested.lengths.count)
+    #expect(dataset.origin == .init(languageModel: "tiny", hook: "blocks.1.hook_resid_pre"))
     #expect(dataset.allTokens().array == harvested.activations)
     #expect(try dataset.selecting(sequences: 2..<5).tokens == harvested.lengths[2..<5].reduce(0, +))
     let error = #expect(throws: TrainingError.self) {
