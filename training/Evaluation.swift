@@ -58,26 +58,7 @@ public struct Evaluation: Sendable {
       throw TrainingError(
         "the activations have d_model \(dataset.dModel), the dictionary \(dictionary.dModel)")
     }
-    let listed = dictionary.granularities.map(\.latents)
-    let granularities = granularities ?? (listed.isEmpty ? [dictionary.latents] : listed)
-    var rows: [Row] = []
-    for granularity in granularities {
-      guard (1...dictionary.latents).contains(granularity) else {
-        throw TrainingError(
-          "granularity \(granularity) must be in 1 … \(dictionary.latents), the dictionary's latents"
-        )
-      }
-      for sparsity in [Sparsity.asTrained, .fixedRatio] {
-        let k =
-          sparsity == .asTrained
-          ? dictionary.defaultK(at: granularity) : dictionary.fixedRatioK(at: granularity)
-        // Without a k, or where both agree, there is one row.
-        if sparsity == .fixedRatio, k == rows.last?.k { continue }
-        rows.append(
-          Row(
-            granularity: granularity, sparsity: sparsity, k: k, l0: 0, fvu: 0, fvuScalarMean: 0))
-      }
-    }
+    var rows = try Self.plan(dictionary, granularities: granularities)
     let dModel = dictionary.dModel
     let workspaces = (0..<Parallel.threads).map { _ in EncodeWorkspace() }
     var silent = [Bool](repeating: true, count: dictionary.latents)
@@ -125,6 +106,35 @@ public struct Evaluation: Sendable {
     self.rows = rows
     tokens = dataset.tokens
     silentLatents = silent.count { $0 }
+  }
+
+  /// What is to be measured: a row for each granularity and sparsity, without figures.
+  ///
+  /// - Throws: `TrainingError` where a granularity is none of the dictionary's.
+  static func plan(
+    _ dictionary: SparseAutoencoder, granularities: [Int]?
+  ) throws(TrainingError) -> [Row] {
+    let listed = dictionary.granularities.map(\.latents)
+    let granularities = granularities ?? (listed.isEmpty ? [dictionary.latents] : listed)
+    var rows: [Row] = []
+    for granularity in granularities {
+      guard (1...dictionary.latents).contains(granularity) else {
+        throw TrainingError(
+          "granularity \(granularity) must be in 1 … \(dictionary.latents), the dictionary's latents"
+        )
+      }
+      for sparsity in [Sparsity.asTrained, .fixedRatio] {
+        let k =
+          sparsity == .asTrained
+          ? dictionary.defaultK(at: granularity) : dictionary.fixedRatioK(at: granularity)
+        // Without a k, or where both agree, there is one row.
+        if sparsity == .fixedRatio, k == rows.last?.k { continue }
+        rows.append(
+          Row(
+            granularity: granularity, sparsity: sparsity, k: k, l0: 0, fvu: 0, fvuScalarMean: 0))
+      }
+    }
+    return rows
   }
 
   /// A dictionary with, at each granularity, the k that full-width codes leave there on average,
@@ -189,15 +199,20 @@ public struct Evaluation: Sendable {
     }
   }
 
-  private struct Part: Sendable {
+  /// What some of a chunk's tokens became.
+  struct Part: Sendable {
     var codes: SparseCodes
     var squaredError: Double
   }
 
   /// Encodes a chunk on all cores and decodes it at the same granularity.
-  private static func reconstruct(
+  ///
+  /// - Parameters:
+  ///   - chunk: [tokens, d_model]
+  ///   - reconstructions: nil, or receives them in raw scale, shaped like `chunk`.
+  static func reconstruct(
     _ dictionary: SparseAutoencoder, _ chunk: FloatStorage, granularity: Int, k: Int,
-    workspaces: [EncodeWorkspace]
+    workspaces: [EncodeWorkspace], reconstructions: FloatStorage? = nil
   ) -> Result<[Part], EncodingError> {
     let dModel = dictionary.dModel
     var results = [Result<Part, EncodingError>?](repeating: nil, count: Parallel.threads)
@@ -212,7 +227,8 @@ public struct Evaluation: Sendable {
             workspace: workspaces[thread])
           var errors = [Float](repeating: 0, count: range.count)
           dictionary.nestedDecode(
-            codes, activations: rows, granularities: [granularity], squaredErrors: &errors)
+            codes, activations: rows, granularities: [granularity], squaredErrors: &errors,
+            reconstructions: reconstructions.map { $0.pointer + range.lowerBound * dModel })
           results[thread] = .success(
             Part(codes: codes, squaredError: errors.reduce(0.0) { $0 + Double($1) }))
         } catch {
@@ -231,7 +247,7 @@ public struct Evaluation: Sendable {
   }
 
   /// Sums for both readings of the variance, shifted by the first row against cancellation.
-  private struct Moments {
+  struct Moments {
     private var shift: [Double] = []
     private var sums: [Double]
     private var squares: [Double]
@@ -259,8 +275,11 @@ public struct Evaluation: Sendable {
       zip(sums, squares).reduce(0) { $0 + $1.1 - $1.0 * $1.0 / Double(rows) }
     }
 
+    /// The mean row.
+    var means: [Double] { zip(sums, shift).map { $0 / Double(rows) + $1 } }
+
     var scalarMeanVariance: Double {
-      let means = zip(sums, shift).map { $0 / Double(rows) + $1 }
+      let means = means
       let mean = means.reduce(0, +) / Double(means.count)
       return variance + Double(rows) * means.reduce(0) { $0 + ($1 - mean) * ($1 - mean) }
     }

@@ -56,10 +56,13 @@ public struct HarvestConfiguration: Sendable, Equatable {
   /// Text files in the order in which they are read: as named, folders' files sorted by path.
   ///
   /// - Throws: `TrainingError` or `TensorFileError` where a folder cannot be read or has no text.
-  func textFiles() throws -> [String] {
-    try text.flatMap { path in
+  func textFiles() throws -> [String] { try Self.textFiles(text) }
+
+  /// The same of any paths.
+  static func textFiles(_ paths: [String]) throws -> [String] {
+    try paths.flatMap { path in
       guard Folder.isFolder(path) else { return [path] }
-      let files = try Self.textFiles(in: path, depth: 0)
+      let files = try textFiles(in: path, depth: 0)
       guard !files.isEmpty else {
         throw TrainingError("\(path): there is no .txt, .md or .rst file in the folder")
       }

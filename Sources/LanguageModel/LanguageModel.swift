@@ -97,7 +97,7 @@ public final class LanguageModel: Sendable {
   ///
   /// - Parameters:
   ///   - hidden: [rows, d_model]; not changed.
-  ///   - rows: which to replace, such as `TokenBatch.replaceableRows(endOfText:)`.
+  ///   - rows: which to replace, such as `TokenBatch.replaceableRows(endTokens:)`.
   ///   - replacements: [rows.count, d_model]
   /// - Returns: [rows, d_model]
   public func splicing(

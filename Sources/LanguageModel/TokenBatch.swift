@@ -44,12 +44,12 @@ public struct TokenBatch: Sendable {
     self.init(tokens: sequences.flatMap { $0 }, starts: starts)
   }
 
-  /// Rows at which a dictionary's reconstruction may stand in for the residual stream: position 0 and
-  /// `endOfText` are attention sinks, whose norms are a hundred times those of other tokens, and pass
-  /// through untouched.
-  public func replaceableRows(endOfText: Int32?) -> [Int] {
+  /// Rows at which a dictionary's reconstruction may stand in for the residual stream: position 0
+  /// and end-of-text tokens are attention sinks, whose norms are a hundred times those of other
+  /// tokens, and pass through untouched.
+  public func replaceableRows(endTokens: Set<Int32>) -> [Int] {
     zip(starts, starts.dropFirst()).flatMap { start, end in
-      (start + 1..<max(end, start + 1)).filter { tokens[$0] != endOfText }
+      (start + 1..<end).filter { !endTokens.contains(tokens[$0]) }
     }
   }
 

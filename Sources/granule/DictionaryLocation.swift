@@ -6,6 +6,8 @@ import Training
 struct DictionaryLocation {
   /// The dictionary's folder.
   let folder: String
+  /// Whether it is a run, which knows its activations.
+  var isRun: Bool { run != nil }
   private let run: TrainingConfiguration?
 
   /// - Throws: `TrainingError` where the path is neither, or a run that has not finished.

@@ -113,9 +113,9 @@ struct ForwardTests {
     let weights = SmallModel.all[0].weights
     let model = LanguageModel(weights)
     let batch = try TokenBatch([[5, 6, 0, 7], [0], [9, 8]], for: weights.configuration)
-    let rows = batch.replaceableRows(endOfText: 0)
+    let rows = batch.replaceableRows(endTokens: [0])
     #expect(rows == [1, 3, 6])
-    #expect(batch.replaceableRows(endOfText: nil) == [1, 2, 3, 6])
+    #expect(batch.replaceableRows(endTokens: []) == [1, 2, 3, 6])
     let hidden = model.residual(of: batch, before: 1)
     let dModel = weights.configuration.dModel
     let ones = [Float](repeating: 1, count: rows.count * dModel)

@@ -92,7 +92,7 @@ struct SmolLM2Tests {
   func spliced() throws {
     let hidden = model.residual(of: batch, before: 10)
     let expectedStream = try golden.tensor("spliced_h10").float32()
-    let rows = batch.replaceableRows(endOfText: nil)
+    let rows = batch.replaceableRows(endTokens: [])
     let replacements = UnsafeBufferPointer(rebasing: expectedStream.values[dModel...])
     let spliced = model.splicing(replacements, at: rows, into: hidden)
     #expect(
