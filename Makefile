@@ -4,7 +4,7 @@
 
 help:
 	@echo "make demo    train a dictionary on a real model's activations, publish, serve, encode, swap"
-	@echo "             (ACTIVATIONS=FILE TOKENS=N OUT=FOLDER change what it works on)"
+	@echo "             (ACTIVATIONS=PATH HARVEST_TOKENS=N TOKENS=N OUT=FOLDER change what it works on)"
 	@echo "make test    run every test"
 	@echo "make build   build .build/release/granule"
 	@echo "make lint    check the sources' format and the generated protobuf code"
@@ -18,6 +18,7 @@ build: dependencies
 	swift build -c release --product granule
 
 demo: build
+	@python3 -m pip --version >/dev/null 2>&1 || scripts/install-dependencies python3-pip
 	@scripts/demo
 
 # Release, since the kernels' tests would take minutes unoptimised.
