@@ -74,8 +74,10 @@ struct GranularityPlot {
       stroke-linejoin="round"/>
       """
     ]
-    for (point, position) in zip(points, positions) {
-      let percent = (point[keyPath: value] * 100).formatted(digits: 0)
+    for (number, (point, position)) in zip(points, positions).enumerated() {
+      // The last one's stands beside the line's name, where the lines may meet.
+      let percent =
+        number == points.count - 1 ? "" : (point[keyPath: value] * 100).formatted(digits: 0)
       parts.append(
         """
         <circle cx="\(position.x)" cy="\(position.y)" r="4" fill="\(colour)"/>
@@ -83,11 +85,12 @@ struct GranularityPlot {
         font-size="12" fill="\(colour)">\(percent)</text>
         """)
     }
-    if let end = positions.last {
+    if let end = positions.last, let last = points.last {
+      let percent = (last[keyPath: value] * 100).formatted(digits: 0)
       parts.append(
         """
         <text x="\(end.x + 14)" y="\(end.y + (above ? 14 : -6))" font-weight="600" \
-        fill="\(colour)">\(label)</text>
+        fill="\(colour)">\(percent) % \(label)</text>
         """)
     }
     return parts.joined(separator: "\n")
