@@ -17,7 +17,7 @@ struct GranularityPlot {
   /// Granularities ascending; at least one.
   var points: [Point]
 
-  private static let width = 760.0
+  private static let width = 800.0
   private static let height = 420.0
   private static let plot = (left: 64.0, right: 600.0, top: 84.0, bottom: 356.0)
   private static let explainedColour = "#1d4ed8"
