@@ -13,7 +13,6 @@ public final class EncodeWorkspace {
   private(set) var scratch = FloatStorage(count: 0)  // [granularity]
   private(set) var exact = FloatStorage(count: 0)  // [granularity]
   private(set) var candidates: [UInt32] = []  // [granularity]
-  private(set) var sum = FloatStorage(count: 0)  // [d_model]
 
   /// Empty.
   public init() { _ = Self.singleThreadedBLAS }
@@ -33,11 +32,6 @@ public final class EncodeWorkspace {
       candidates = [UInt32](repeating: 0, count: granularity)
     }
     return block
-  }
-
-  func reserveSum(dModel: Int) -> UnsafeMutablePointer<Float> {
-    if sum.count < dModel { sum = FloatStorage(count: dModel) }
-    return sum.pointer
   }
 
   func withCandidates<Result>(_ body: (UnsafeMutablePointer<UInt32>) -> Result) -> Result {

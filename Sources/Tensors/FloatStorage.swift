@@ -46,8 +46,4 @@ public final class FloatStorage: @unchecked Sendable {
   public var array: [Float] { Array(values) }
   /// All values, for as long as the storage is held: of a temporary take `array`.
   public var values: UnsafeBufferPointer<Float> { .init(start: pointer, count: count) }
-  /// All values, for the maker to fill.
-  public var mutableValues: UnsafeMutableBufferPointer<Float> {
-    .init(start: pointer, count: count)
-  }
 }

@@ -14,8 +14,6 @@ struct Granularities: ExpressibleByArgument {
       self.values[0] >= 1
     else { return nil }
   }
-
-  static var defaultValueDescription: String { "ascending, separated by commas" }
 }
 
 /// A range of sequences on the command line, both ends included: `0-35`, or one: `7`.
