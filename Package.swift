@@ -51,7 +51,7 @@ let package = Package(
     .target(name: "StrictJSON", dependencies: ["CJansson"], swiftSettings: strict),
     .target(name: "Tensors", dependencies: ["CKernels", "StrictJSON"], swiftSettings: strict),
     .target(
-      name: "SparseAutoencoder", dependencies: ["Tensors", "CKernels", "COpenBLAS", "StrictJSON"],
+      name: "SparseAutoencoder", dependencies: ["Tensors", "CKernels", "StrictJSON"],
       swiftSettings: strict),
     .target(
       name: "ModelRepository",

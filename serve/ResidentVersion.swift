@@ -43,7 +43,7 @@ final class ResidentVersion: Sendable {
     status.dModel = UInt32(dictionary.dModel)
     status.latents = UInt32(latents)
     status.residentLatents = UInt32(dictionary.latents)
-    status.residentBytes = UInt64(dictionary.residentBytes)
+    status.residentBytes = UInt64(dictionary.residentBytes.total)
     status.selectionRule = dictionary.selectionRule.name
     status.granularities = dictionary.granularities.map {
       CalibratedGranularity(

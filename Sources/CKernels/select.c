@@ -1,74 +1,137 @@
-#include "CKernels.h"
+// The largest of some values, and the latents that keep up with them
+#include <immintrin.h>
+
+#include "cpu.h"
 #include "vector.h"
 
-// Hoare's selection: rearranges values so that the k largest come first, and returns the k-th.
-// The pivot is drawn by a fixed generator, so that no input can be built to make it quadratic
-// without knowing it, and the answer never depends on it.
-static float select_kth_largest(float *values, size_t count, size_t k) {
-  size_t low = 0, high = count - 1;
-  uint32_t state = 0x9E3779B9u;
+typedef int32_t int16x __attribute__((vector_size(64)));
+
+// Positive floats order as their bits do, and all that is not positive has lesser ones: so the k-th
+// largest is found by halving the range of bits, each time counting who is above. Once exactly k are
+// above, the least of them is it.
+GRANULE_VERSIONS
+float granule_kth_largest_positive(const float *values, size_t count, size_t k) {
+  if (count < k) return 0;
+  int32_t low = 1, high = 0;  // at least k reach low; fewer than k reach beyond high
+  int16x largest = {0}, least_bits = {0};
+  size_t whole = count / 16 * 16;
+  int32_t tail[16] = {0};
+  memcpy(tail, values + whole, (count - whole) * sizeof(float));
+  int16x last;
+  memcpy(&last, tail, 64);
+#define for_each16(bits, body)                     \
+  for (size_t i = 0; i < whole; i += 16) {         \
+    int16x bits;                                   \
+    memcpy(&bits, values + i, 64);                 \
+    body;                                          \
+  }                                                \
+  {                                                \
+    int16x bits = last;                            \
+    body;                                          \
+  }
+#define count_reaching(floor)                                     \
+  ({                                                              \
+    int16x counts = {0}, floors = least_bits + (floor);           \
+    for_each16(bits, counts -= (bits >= floors));                 \
+    (size_t)__builtin_reduce_add(counts);                         \
+  })
+  for_each16(bits, largest = __builtin_elementwise_max(largest, bits));
+  high = __builtin_reduce_max(largest);
+  if (high < low || count_reaching(low) < k) return 0;
   while (low < high) {
-    state = state * 1664525u + 1013904223u;
-    float pivot = values[low + (size_t)(((uint64_t)state * (high - low + 1)) >> 32)];
-    size_t left = low, right = high;
-    while (left <= right) {
-      while (values[left] > pivot) left++;
-      while (values[right] < pivot) right--;
-      if (left <= right) {
-        float swapped = values[left];
-        values[left++] = values[right];
-        values[right] = swapped;
-        if (right == 0) break;
-        right--;
+    int32_t middle = high - (high - low) / 2;
+    size_t reaching = count_reaching(middle);
+    if (reaching == k) {
+      int16x least = least_bits + high, floors = least_bits + middle;
+      for_each16(bits, {
+        int16x is_above = (bits >= floors);
+        least = __builtin_elementwise_min(least, (bits & is_above) | (least & ~is_above));
+      });
+      low = high = __builtin_reduce_min(least);
+    } else if (reaching > k) low = middle;
+    else high = middle - 1;
+  }
+  float kth;
+  memcpy(&kth, &low, sizeof kth);
+  return kth;
+}
+
+size_t granule_keep_largest(float *values, uint32_t *latents, size_t count, size_t k) {
+  float kth = granule_kth_largest_positive(values, count, k);
+  size_t above = 0, kept = 0;
+  for (size_t i = 0; i < count; i++) above += values[i] > kth;
+  // Of those equal to the k-th the first in order; kth is 0 where fewer than k are positive.
+  size_t equal_left = kth > 0 ? k - above : 0;
+  for (size_t i = 0; i < count; i++) {
+    int is_equal = values[i] == kth && equal_left > 0;
+    equal_left -= (size_t)is_equal;
+    values[kept] = values[i];
+    latents[kept] = latents[i];
+    kept += (values[i] > kth) | is_equal;
+  }
+  return kept;
+}
+
+size_t granule_keep_above(
+    float *values, uint32_t *latents, size_t count, const float *thresholds) {
+  size_t kept = 0;
+  for (size_t i = 0; i < count; i++) {
+    float value = values[i], threshold = thresholds ? thresholds[latents[i]] : 0;
+    values[kept] = value;
+    latents[kept] = latents[i];
+    kept += value > threshold;
+  }
+  return kept;
+}
+
+GRANULE_AVX512 static uint32_t drop_below_avx512(
+    float *bounds, uint32_t *latents, uint32_t count, float threshold) {
+  uint32_t kept = 0;
+  __m512 floor = _mm512_set1_ps(threshold);
+  for (uint32_t i = 0; i < count; i += 16) {
+    __mmask16 lanes = count - i >= 16 ? 0xffff : (__mmask16)((1u << (count - i)) - 1);
+    __m512 bound = _mm512_maskz_loadu_ps(lanes, bounds + i);
+    __m512i latent = _mm512_maskz_loadu_epi32(lanes, latents + i);
+    lanes = _mm512_mask_cmp_ps_mask(lanes, bound, floor, _CMP_NLT_UQ);
+    _mm512_mask_compressstoreu_ps(bounds + kept, lanes, bound);
+    _mm512_mask_compressstoreu_epi32(latents + kept, lanes, latent);
+    kept += (uint32_t)__builtin_popcount(lanes);
+  }
+  return kept;
+}
+
+static uint32_t drop_below(float *bounds, uint32_t *latents, uint32_t count, float threshold) {
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    float bound = bounds[i];
+    bounds[kept] = bound;
+    latents[kept] = latents[i];
+    kept += !(bound < threshold);
+  }
+  return kept;
+}
+
+void granule_raise_threshold(
+    granule_cpu cpu, granule_screened_token *token, size_t k, const granule_screen *screen,
+    float margin) {
+  float kth = granule_kth_largest_positive(token->bounds, token->count, k);
+  if (!(kth > token->threshold)) return;
+  float threshold = kth;
+  if (screen) {
+    // What the bound allows for error on average where it matters: among the largest.
+    float errors = 0, number = 0;
+    for (uint32_t i = 0; i < token->count; i++)
+      if (token->bounds[i] >= kth) {
+        uint32_t j = token->latents[i];
+        errors += screen->residual_norms[j] * token->norm + screen->norms[j] * token->residual_norm;
+        number++;
       }
-    }
-    if (k - 1 <= right && right < high) high = right;
-    else if (k - 1 >= left) low = left;
-    else return pivot;
+    threshold = kth - (1 + margin) * errors / number;
   }
-  return values[k - 1];
-}
-
-// Candidates above the k-th largest so far gather in scratch; each time it fills, it shrinks to the
-// k largest and the bar rises. In scores of no particular order few survive the bar after the first
-// few blocks, so this is one predictable pass. (The bar is strict: values equal to the k-th largest
-// never change it.)
-float granule_kth_largest_positive(const float *values, size_t count, size_t k, float *scratch) {
-  enum { block = 256 };
-  size_t room = 4 * k + 2 * block, gathered = 0;
-  float bar = 0;
-  for (size_t start = 0; start < count; start += block) {
-    size_t end = start + block < count ? start + block : count;
-    for (size_t i = start; i < end; i++) {
-      scratch[gathered] = values[i];
-      gathered += values[i] > bar;
-    }
-    if (gathered + block > room) {
-      float kth = select_kth_largest(scratch, gathered, k);
-      if (kth > bar) bar = kth;
-      gathered = k;
-    }
-  }
-  if (gathered < k) return 0;
-  return select_kth_largest(scratch, gathered, k);
-}
-
-size_t granule_indices_above(
-    const float *values, size_t count, float threshold, uint32_t *indices) {
-  size_t found = 0;
-  for (size_t i = 0; i < count; i++) {
-    indices[found] = (uint32_t)i;
-    found += values[i] > threshold;
-  }
-  return found;
-}
-
-size_t granule_indices_above_each(
-    const float *values, const float *thresholds, float slack, size_t count, uint32_t *indices) {
-  size_t found = 0;
-  for (size_t i = 0; i < count; i++) {
-    indices[found] = (uint32_t)i;
-    found += values[i] > thresholds[i] - slack;
-  }
-  return found;
+  if (!(threshold > token->threshold)) return;
+  token->threshold = threshold;
+  token->count =
+      cpu == granule_cpu_avx512
+          ? drop_below_avx512(token->bounds, token->latents, token->count, threshold)
+          : drop_below(token->bounds, token->latents, token->count, threshold);
 }

@@ -1,40 +1,81 @@
-internal import COpenBLAS
-internal import Tensors
+internal import CKernels
+internal import Glibc
 
 /// Scratch memory of one encoding thread: reused from call to call, grown when needed.
 public final class EncodeWorkspace {
-  /// Pre-activations of a block of tokens are held at once, at most so many values (16 MiB).
-  static let scoresMax = 4 << 20
-  /// Tokens a block: enough for matrix multiplication to run at its full rate.
-  static let blockTokensMax = 256
+  /// What encoding with this workspace has taken so far.
+  public struct Counters: Sendable, Equatable {
+    /// Tokens encoded.
+    public var tokens = 0
+    /// Of those, tokens whose latents were screened in 8 bits.
+    public var screenedTokens = 0
+    /// Latents of screened tokens that were scored exactly.
+    public var survivors = 0
+    /// Screened tokens that had to be scored in full: the guess was too bold, or too many survived.
+    public var fallbacks = 0
 
-  private(set) var inputs = FloatStorage(count: 0)  // [block, d_model], normalised and centred
-  private(set) var scores = FloatStorage(count: 0)  // [block, granularity]
-  private(set) var scratch = FloatStorage(count: 0)  // [granularity]
-  private(set) var exact = FloatStorage(count: 0)  // [granularity]
-  private(set) var candidates: [UInt32] = []  // [granularity]
-
-  /// Empty.
-  public init() { _ = Self.singleThreadedBLAS }
-
-  /// Whoever encodes brings its own threads, one workspace each; OpenBLAS's threads would fight
-  /// them.
-  private static let singleThreadedBLAS: Void = openblas_set_num_threads(1)
-
-  /// Makes room for blocks of a dictionary at a granularity; returns the tokens a block.
-  func reserve(dModel: Int, granularity: Int, tokens: Int) -> Int {
-    let block = max(1, min(tokens, Self.blockTokensMax, Self.scoresMax / granularity))
-    if inputs.count < block * dModel { inputs = FloatStorage(count: block * dModel) }
-    if scores.count < block * granularity { scores = FloatStorage(count: block * granularity) }
-    if scratch.count < granularity {
-      scratch = FloatStorage(count: granularity)
-      exact = FloatStorage(count: granularity)
-      candidates = [UInt32](repeating: 0, count: granularity)
+    mutating func add(_ other: Counters) {
+      tokens += other.tokens
+      screenedTokens += other.screenedTokens
+      survivors += other.survivors
+      fallbacks += other.fallbacks
     }
-    return block
+
+    func since(_ before: Counters) -> Counters {
+      Counters(
+        tokens: tokens - before.tokens, screenedTokens: screenedTokens - before.screenedTokens,
+        survivors: survivors - before.survivors, fallbacks: fallbacks - before.fallbacks)
+    }
   }
 
-  func withCandidates<Result>(_ body: (UnsafeMutablePointer<UInt32>) -> Result) -> Result {
-    candidates.withUnsafeMutableBufferPointer { body($0.baseAddress!) }
+  /// What has been done so far.
+  public internal(set) var counters = Counters()
+
+  /// By how many times its typical error, relative to its bound, a guess stays below what it is
+  /// guessed from. Whatever it is, answers are the same; too low, tokens are encoded twice.
+  package var guessMargin: Float = 5
+  /// nil chooses by measurement.
+  package var forcedPath: EncodePath?
+
+  let inputs = Scratch<Float>()  // [block, d_model], normalised and centred
+  let quantized = Scratch<Int8>()  // [block, padded d_model]
+  let transformed = Scratch<Float>()
+  let tokens = Scratch<granule_screened_token>()  // [block]
+  let bounds = Scratch<Float>()  // [block, capacity]
+  let latents = Scratch<UInt32>()  // [block, capacity]
+  let pairs = Scratch<granule_pair>()
+  let pairOffsets = Scratch<UInt32>()  // [latents + 1]
+
+  /// Empty.
+  public init() {}
+}
+
+/// How a block of tokens is encoded; the answer is the same.
+package enum EncodePath: Sendable {
+  /// Screened in 8 bits; what may be active is scored in float32.
+  case screened
+  /// Every latent is scored in float32.
+  case exact
+}
+
+/// Uninitialised memory that grows and is never read before it is written.
+final class Scratch<Element> {
+  private(set) var pointer: UnsafeMutablePointer<Element>
+  private var capacity = 0
+
+  init() { pointer = .allocate(capacity: 0) }
+
+  deinit { pointer.deallocate() }
+
+  /// Makes room for `count` elements; what was there is lost when it grows.
+  @discardableResult
+  func reserve(_ count: Int) -> UnsafeMutablePointer<Element> {
+    guard count > capacity else { return pointer }
+    pointer.deallocate()
+    let raw = UnsafeMutableRawPointer.allocate(
+      byteCount: count * MemoryLayout<Element>.stride, alignment: 64)
+    pointer = raw.bindMemory(to: Element.self, capacity: count)
+    capacity = count
+    return pointer
   }
 }

@@ -23,9 +23,9 @@ public struct ReferenceEncoder {
         throw error.shifted(by: token)
       }
       let values = (0..<granularity).map { latent in
-        granule_dot_reference(
-          dictionary.encoderWeights.pointer + latent * dModel, input, dModel)
-          + dictionary.encoderBias.pointer[latent]
+        granule_pre_activation_reference(
+          dictionary.encoderWeights.pointer + latent * dModel, input, dModel,
+          dictionary.encoderBias.pointer[latent])
       }
       var active: [Int]
       switch dictionary.selectionRule {

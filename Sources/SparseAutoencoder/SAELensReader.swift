@@ -249,6 +249,9 @@ extension SparseAutoencoder {
     parts.inputNormalization = config.normalization
     parts.granularities = config.granularities
     parts.provenance = config.provenance
+    if let tensor = companion?["activation_deviation"] {
+      parts.activationDeviation = try checkedValues(tensor, shape: [dModel]).array
+    }
     if let tensor = companion?["activation_mean"] {
       parts.activationMean = try checkedValues(tensor, shape: [dModel]).array
     }

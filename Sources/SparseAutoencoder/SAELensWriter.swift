@@ -27,6 +27,9 @@ extension SparseAutoencoder {
 
     let order = latentOrder?.map { Int64($0) }
     var companion: [SafetensorsWriter.Entry] = []
+    if let activationDeviation {
+      companion.append(.init("activation_deviation", [dModel], FloatStorage(activationDeviation)))
+    }
     if let activationMean {
       companion.append(.init("activation_mean", [dModel], FloatStorage(activationMean)))
     }

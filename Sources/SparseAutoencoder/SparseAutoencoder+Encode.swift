@@ -1,14 +1,34 @@
 internal import CKernels
-internal import COpenBLAS
 internal import Tensors
+
+/// Tokens to encode at a granularity.
+public struct EncodeInput {
+  /// [tokens, d_model] float32, row-major, raw.
+  public var activations: UnsafeBufferPointer<Float>
+  /// Number of rows.
+  public var tokens: Int
+  /// G, the number of latents to consider.
+  public var granularity: Int
+  /// For `topk` only; nil takes `defaultK(at:)`.
+  public var k: Int?
+
+  /// Tokens to encode.
+  public init(
+    activations: UnsafeBufferPointer<Float>, tokens: Int, granularity: Int, k: Int? = nil
+  ) {
+    self.activations = activations
+    self.tokens = tokens
+    self.granularity = granularity
+    self.k = k
+  }
+}
 
 extension SparseAutoencoder {
   /// Encodes tokens at a granularity, on the calling thread.
   ///
-  /// Pre-activations are screened by a matrix product, whose rounding depends on the shape of the
-  /// batch and on the CPU; every latent that may be active within a proven bound of that rounding
-  /// is scored again by `granule_dot`, in one fixed order of summation. So the answer, set and
-  /// bits, is that of `ReferenceEncoder`, however tokens are batched.
+  /// Pre-activations are screened in 8 bits with a proven bound of the error; every latent that may
+  /// be active is scored in float32, in one fixed order of summation (docs/encoder.md). So the
+  /// answer, set and bits, is that of `ReferenceEncoder`, however tokens are batched.
   ///
   /// - Parameters:
   ///   - activations: [tokens, d_model] float32, row-major, raw.
@@ -21,36 +41,90 @@ extension SparseAutoencoder {
     _ activations: UnsafeBufferPointer<Float>, tokens: Int, granularity: Int, k: Int? = nil,
     workspace: EncodeWorkspace
   ) throws(EncodingError) -> SparseCodes {
-    precondition(activations.count == tokens * dModel)
-    let k = try checkedK(k, granularity: granularity)
-    var codes = SparseCodes()
-    guard let start = activations.baseAddress, tokens > 0 else { return codes }
-    let block = workspace.reserve(dModel: dModel, granularity: granularity, tokens: tokens)
-    var slacks = [Float](repeating: 0, count: block)
-    for first in stride(from: 0, to: tokens, by: block) {
-      let count = min(block, tokens - first)
-      for token in 0..<count {
-        do throws(EncodingError) {
-          let input = workspace.inputs.pointer + token * dModel
-          let squaredNorm = try prepare(start + (first + token) * dModel, into: input)
-          slacks[token] = try screeningSlack(squaredNorm: squaredNorm, granularity: granularity)
-        } catch {
-          throw error.shifted(by: first + token)
+    let input = EncodeInput(
+      activations: activations, tokens: tokens, granularity: granularity, k: k)
+    return try encode([input], workspace: workspace)[0].get()
+  }
+
+  /// Encodes several inputs in one pass over the encoder, each at its granularity: the cost follows
+  /// the sum of the tokens' granularities.
+  ///
+  /// - Parameter workspace: the calling thread's.
+  /// - Returns: for each input its codes, as if it were encoded alone, or its error.
+  public func encode(
+    _ encodeInputs: [EncodeInput], workspace: EncodeWorkspace
+  ) -> [Result<SparseCodes, EncodingError>] {
+    var errors = [EncodingError?](repeating: nil, count: encodeInputs.count)
+    var rows: [EncodeRow] = []
+    for (request, input) in encodeInputs.enumerated() {
+      precondition(input.activations.count == input.tokens * dModel)
+      do throws(EncodingError) {
+        let k = try checkedK(input.k, granularity: input.granularity)
+        for token in 0..<input.tokens {
+          rows.append(
+            EncodeRow(request: request, token: token, granularity: input.granularity, k: k))
         }
-        (workspace.scores.pointer + token * granularity)
-          .update(from: encoderBias.pointer, count: granularity)
-      }
-      cblas_sgemm(
-        CblasRowMajor, CblasNoTrans, CblasTrans, blasint(count), blasint(granularity),
-        blasint(dModel), 1, workspace.inputs.pointer, blasint(dModel), encoderWeights.pointer,
-        blasint(dModel), 1, workspace.scores.pointer, blasint(granularity))
-      for token in 0..<count {
-        select(
-          token: token, granularity: granularity, k: k, slack: slacks[token], workspace: workspace,
-          into: &codes)
+      } catch {
+        errors[request] = error
       }
     }
-    return codes
+    if encodeInputs.count > 1 {
+      // Stable: tokens of an input stay in order.
+      rows.sort { $0.granularity > $1.granularity }
+    }
+    var answers = EncodeAnswers(encodeInputs)
+    var next = 0
+    while next < rows.count {
+      let (granularity, k) = (rows[next].granularity, rows[next].k)
+      let path = workspace.forcedPath ?? fasterPath(granularity: granularity, k: k)
+      // k may differ within a block: the lists must hold the largest.
+      let largestK = encodeInputs.count > 1 ? rows[next...].reduce(0) { max($0, $1.k) } : k
+      let size = EncodeBlock.size(path, granularity: granularity, k: largestK, dModel: dModel)
+      encodeBlock(
+        Array(rows[next..<min(next + size.tokens, rows.count)]), path, capacity: size.capacity,
+        encodeInputs, workspace, &answers, &errors)
+      next += size.tokens
+    }
+    return encodeInputs.indices.map { request in
+      errors[request].map { .failure($0) } ?? .success(answers.codes(of: request))
+    }
+  }
+
+  private func fasterPath(granularity: Int, k: Int) -> EncodePath {
+    guard dModel <= QuantizedEncoder.dModelMax else { return .exact }
+    return quantizedEncoder.fasterPath(granularity: granularity, k: k)
+  }
+
+  private func encodeBlock(
+    _ wanted: [EncodeRow], _ path: EncodePath, capacity: Int, _ encodeInputs: [EncodeInput],
+    _ workspace: EncodeWorkspace, _ answers: inout EncodeAnswers, _ errors: inout [EncodingError?]
+  ) {
+    let prepared = workspace.inputs.reserve(wanted.count * dModel)
+    var rows: [EncodeRow] = []
+    var squaredNorms: [Float] = []
+    rows.reserveCapacity(wanted.count)
+    squaredNorms.reserveCapacity(wanted.count)
+    for row in wanted where errors[row.request] == nil {
+      let activation = encodeInputs[row.request].activations.baseAddress! + row.token * dModel
+      do throws(EncodingError) {
+        let squaredNorm = try prepare(activation, into: prepared + rows.count * dModel)
+        try checkOverflow(squaredNorm: squaredNorm, granularity: row.granularity)
+        squaredNorms.append(squaredNorm)
+        rows.append(row)
+      } catch {
+        errors[row.request] = error.shifted(by: row.token)
+      }
+    }
+    guard !rows.isEmpty else { return }
+    let before = workspace.counters
+    let block = EncodeBlock(self, rows: rows[...], capacity: capacity, workspace: workspace)
+    block.encode(path, squaredNorms: squaredNorms) { position, latents, values in
+      answers.add(rows[position], latents, values)
+    }
+    if path == .screened {
+      let spent = workspace.counters.since(before)
+      quantizedEncoder.learn(spent, granularity: rows[0].granularity, k: rows[0].k)
+    }
   }
 
   /// k for `topk`, 0 for the other rules.
@@ -132,97 +206,46 @@ extension SparseAutoencoder {
     }
   }
 
-  /// How far apart a pre-activation from a matrix product, in any order of summation, and the one
-  /// from `granule_dot` may be (Higham, Accuracy and Stability of Numerical Algorithms, §3.1:
-  /// |fl(w·x) − w·x| ≤ n u / (1 − n u) · ‖w‖‖x‖ for any order of n sums).
-  private func screeningSlack(
-    squaredNorm: Float, granularity: Int
-  ) throws(EncodingError) -> Float {
+  /// - Throws: `EncodingError.overflow` with token 0 where a pre-activation may overflow.
+  private func checkOverflow(squaredNorm: Float, granularity: Int) throws(EncodingError) {
     let norm = 1.01 * (Double(squaredNorm) + 1e-30).squareRoot()
     let magnitude =
       Double(encoderNormMax[granularity - 1]) * norm + Double(encoderBiasMax[granularity - 1])
     guard magnitude < Double(Float.greatestFiniteMagnitude) / 16 else { throw .overflow(token: 0) }
-    let unit = 0x1p-24
-    // The product, `granule_dot`, and the subtraction of the slack itself.
-    let roundings = Double(dModel + 2) + Double(dModel / 64 + 9) + 2
-    let relative = 1.01 * roundings * unit / (1 - roundings * unit)
-    let underflow = Double(dModel) * Double(Float.leastNormalMagnitude)
-    return Float(relative * magnitude + underflow).nextUp
+  }
+}
+
+/// The active latents of each token of several inputs, gathered in any order.
+private struct EncodeAnswers {
+  private var indices: [UInt32] = []
+  private var values: [Float] = []
+  /// Where each token's latents are: [inputs][tokens]
+  private var spans: [[Range<Int>]]
+
+  init(_ encodeInputs: [EncodeInput]) {
+    spans = encodeInputs.map { [Range<Int>](repeating: 0..<0, count: $0.tokens) }
   }
 
-  private func select(
-    token: Int, granularity: Int, k: Int, slack: Float, workspace: EncodeWorkspace,
-    into codes: inout SparseCodes
+  mutating func add(
+    _ row: EncodeRow, _ latents: UnsafeBufferPointer<UInt32>,
+    _ newValues: UnsafeBufferPointer<Float>
   ) {
-    let scores = workspace.scores.pointer + token * granularity
-    let input = workspace.inputs.pointer + token * dModel
-    let exact = workspace.exact.pointer
-    workspace.withCandidates { candidates in
-      var count: Int
-      switch selectionRule {
-      case .topk:
-        let kth = granule_kth_largest_positive(scores, granularity, k, workspace.scratch.pointer)
-        // At least k latents have exact values ≥ kth − slack, so each of the k best has, and its
-        // screened value is another slack lower at most.
-        let least = Float((Double(kth) - 2 * Double(slack)).nextDown).nextDown
-        count = granule_indices_above(scores, granularity, least, candidates)
-      case .threshold:
-        count = granule_indices_above_each(
-          scores, effectiveThresholds!.pointer, slack.nextUp, granularity, candidates)
-      case .relu: count = granule_indices_above(scores, granularity, -slack, candidates)
-      }
-      for position in 0..<count {
-        exact[position] = preActivation(of: Int(candidates[position]), input)
-      }
-      count = keepActive(
-        candidates, exact, count: count, k: k, scratch: workspace.scratch.pointer)
-      codes.append(
-        indices: UnsafeBufferPointer(start: candidates, count: count),
-        values: UnsafeBufferPointer(start: exact, count: count))
-    }
+    spans[row.request][row.token] = indices.count..<indices.count + latents.count
+    indices.append(contentsOf: latents)
+    values.append(contentsOf: newValues)
   }
 
-  /// h_j, in the one order of summation that every encoder shares.
-  @inline(__always)
-  func preActivation(of latent: Int, _ input: UnsafePointer<Float>) -> Float {
-    granule_dot(encoderWeights.pointer + latent * dModel, input, dModel)
-      + encoderBias.pointer[latent]
-  }
-
-  /// Drops, in place, what the selection rule does not keep of exactly scored candidates.
-  private func keepActive(
-    _ indices: UnsafeMutablePointer<UInt32>, _ values: UnsafeMutablePointer<Float>, count: Int,
-    k: Int, scratch: UnsafeMutablePointer<Float>
-  ) -> Int {
-    guard count > 0 else { return 0 }
-    var kept = 0
-    func keep(_ position: Int) {
-      indices[kept] = indices[position]
-      values[kept] = values[position]
-      kept += 1
-    }
-    switch selectionRule {
-    case .topk:
-      let kth = granule_kth_largest_positive(values, count, k, scratch)
-      var above = 0
-      for position in 0..<count where values[position] > kth { above += 1 }
-      // Of those equal to the k-th the first in order; kth is 0 where fewer than k are positive.
-      var equalLeft = kth > 0 ? k - above : 0
-      for position in 0..<count {
-        if values[position] > kth {
-          keep(position)
-        } else if values[position] == kth, equalLeft > 0 {
-          equalLeft -= 1
-          keep(position)
+  func codes(of request: Int) -> SparseCodes {
+    var codes = SparseCodes()
+    indices.withUnsafeBufferPointer { indices in
+      values.withUnsafeBufferPointer { values in
+        for span in spans[request] {
+          codes.append(
+            indices: UnsafeBufferPointer(rebasing: indices[span]),
+            values: UnsafeBufferPointer(rebasing: values[span]))
         }
       }
-    case .threshold:
-      let thresholds = effectiveThresholds!.pointer
-      for position in 0..<count where values[position] > thresholds[Int(indices[position])] {
-        keep(position)
-      }
-    case .relu: for position in 0..<count where values[position] > 0 { keep(position) }
     }
-    return kept
+    return codes
   }
 }

@@ -1,5 +1,6 @@
 internal import CKernels
 internal import Glibc
+internal import Synchronization
 public import Tensors
 
 /// A dictionary: its weights, its selection rule, and the granularities it was made for. Immutable.
@@ -29,6 +30,9 @@ public final class SparseAutoencoder: Sendable {
   public let granularities: [Granularity]
   /// Mean of the activations, [d_model], the baseline of FVU; nil where none was stored.
   public let activationMean: [Float]?
+  /// Standard deviation of the activations, [d_model]: makes encoding faster, never different; nil
+  /// where none was stored.
+  public let activationDeviation: [Float]?
   /// Each latent's index in the dictionary that it was ordered from, nil where it was not.
   public let latentOrder: [Int]?
   /// Where it comes from.
@@ -37,6 +41,8 @@ public final class SparseAutoencoder: Sendable {
   /// Number of latents of the whole dictionary, of which `latents` are in memory: the k of a fixed
   /// ratio refers to it.
   public let latentsBeforeTruncation: Int
+  let encoderCPU: EncoderCPU
+  private let quantizedCache = Mutex<QuantizedEncoder?>(nil)
   /// max(θ_j, 0), the least pre-activation that is active; nil unless the rule is `threshold`.
   let effectiveThresholds: FloatStorage?
   /// The largest ‖W_enc[j]‖ among the first G latents, at G − 1; rounded up.
@@ -64,6 +70,10 @@ public final class SparseAutoencoder: Sendable {
     public var granularities: [Granularity] = []
     /// See `SparseAutoencoder.activationMean`.
     public var activationMean: [Float]?
+    /// See `SparseAutoencoder.activationDeviation`.
+    public var activationDeviation: [Float]?
+    /// For which CPU it encodes.
+    package var encoderCPU = EncoderCPU.current
     /// See `SparseAutoencoder.latentOrder`.
     public var latentOrder: [Int]?
     /// See `SparseAutoencoder.provenance`.
@@ -103,7 +113,9 @@ public final class SparseAutoencoder: Sendable {
     inputNormalization = parts.inputNormalization
     granularities = parts.granularities
     activationMean = parts.activationMean
+    activationDeviation = parts.activationDeviation
     latentOrder = parts.latentOrder
+    encoderCPU = parts.encoderCPU
     provenance = parts.provenance
     self.latentsBeforeTruncation = latentsBeforeTruncation
     if case .threshold(let thresholds) = parts.selectionRule {
@@ -127,12 +139,44 @@ public final class SparseAutoencoder: Sendable {
     encoderBiasMax = biasMax
   }
 
-  /// Bytes of memory that its weights take.
-  public var residentBytes: Int {
-    let weights = encoderWeights.count + decoderWeights.count + encoderBias.count
-    let vectors = decoderBias.count + encoderNormMax.count + encoderBiasMax.count
-    return MemoryLayout<Float>.size
-      * (weights + vectors + (effectiveThresholds?.count ?? 0) * 2 + (activationMean?.count ?? 0))
+  /// The encoder in 8 bits, made by the first who asks.
+  var quantizedEncoder: QuantizedEncoder {
+    quantizedCache.withLock { cached in
+      if let cached { return cached }
+      let made = QuantizedEncoder(self, cpu: encoderCPU)
+      cached = made
+      return made
+    }
+  }
+
+  /// Does now, on all cores, what the first call of `encode` would do: quantises the encoder.
+  public func prepareEncoder() {
+    if dModel <= QuantizedEncoder.dModelMax { _ = quantizedEncoder }
+  }
+
+  /// Bytes of memory, by part.
+  public struct ResidentBytes: Sendable {
+    /// W_enc and b_enc.
+    public var encoder: Int
+    /// The encoder in 8 bits with what bounds its error; 0 until it is first used.
+    public var quantizedEncoder: Int
+    /// W_dec and b_dec.
+    public var decoder: Int
+    /// Thresholds, statistics of activations, norms.
+    public var others: Int
+    /// All of it.
+    public var total: Int { encoder + quantizedEncoder + decoder + others }
+  }
+
+  /// Bytes of memory that it takes now.
+  public var residentBytes: ResidentBytes {
+    let vectors =
+      encoderNormMax.count + encoderBiasMax.count + (effectiveThresholds?.count ?? 0) * 2
+      + (activationMean?.count ?? 0) + (activationDeviation?.count ?? 0)
+    return ResidentBytes(
+      encoder: 4 * (encoderWeights.count + encoderBias.count),
+      quantizedEncoder: quantizedCache.withLock { $0?.residentBytes ?? 0 },
+      decoder: 4 * (decoderWeights.count + decoderBias.count), others: 4 * vectors)
   }
 
   /// The dictionary's parts, sharing its weights, to make another from.
@@ -144,7 +188,9 @@ public final class SparseAutoencoder: Sendable {
     parts.inputNormalization = inputNormalization
     parts.granularities = granularities
     parts.activationMean = activationMean
+    parts.activationDeviation = activationDeviation
     parts.latentOrder = latentOrder
+    parts.encoderCPU = encoderCPU
     parts.provenance = provenance
     return parts
   }

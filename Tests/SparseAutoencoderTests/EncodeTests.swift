@@ -179,7 +179,7 @@ struct EncodeTests {
               == expected)
         }
       }
-      #expect(part.residentBytes < whole.residentBytes / 2)
+      #expect(part.residentBytes.total < whole.residentBytes.total / 2)
     }
   }
 

@@ -5,6 +5,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// ---- cpu.c
+
+/// For which CPU a kernel of the encoder runs: any; AVX2 with FMA; AVX-512 with VNNI. Ascending.
+typedef enum { granule_cpu_portable, granule_cpu_avx2, granule_cpu_avx512 } granule_cpu;
+/// Whether this machine can run the kernels of `cpu`: not 0 if so.
+int granule_cpu_supports(granule_cpu cpu);
+
 // ---- convert.c
 
 /// to[i] = from[i], exactly. from: [count] IEEE 754 half precision, any alignment.
@@ -40,18 +47,135 @@ float granule_dot(const float *a, const float *b, size_t count);
 /// The same, written plainly: the oracle of `granule_dot`, equal to the bit.
 float granule_dot_reference(const float *a, const float *b, size_t count);
 
+// ---- quantize.c
+
+/// An orthogonal transform times 2^(scale_bits / 2), of 16 · vectors dimensions, that spreads what
+/// stands in few dimensions over all: Hadamard of order 16 within vectors, Hadamard of order
+/// vectors / odd (a power of two) and Hartley of order odd across them.
+typedef struct {
+  size_t vectors, odd;
+  /// [odd, odd]: (cos + sin)(2π i j / odd) / √odd.
+  const float *hartley;
+} granule_rotation;
+/// A row in 8 bits: approximately scale · quantized.
+typedef struct {
+  float scale;
+  /// Of the row after centring, scaling and rotation; without allowance for rounding.
+  float norm;
+  /// ‖row − scale · quantized‖ after the same.
+  float residual_norm;
+  /// Of the quantized values.
+  int32_t sum;
+  /// 0 where the row is too large, or not finite, for the norms to be right.
+  int32_t usable;
+} granule_quantized_row;
+/// Quantises rotation((row − center) · scales) to −levels … levels.
+/// row, scales, center (or NULL): [d_model]; scratch: [32 · vectors]; quantized: [16 · vectors].
+void granule_quantize(
+    granule_cpu cpu, const float *row, const float *center, const float *scales, size_t d_model,
+    const granule_rotation *rotation, int levels, float *scratch, int8_t *quantized,
+    granule_quantized_row *result);
+
+/// How an encoder is quantised.
+typedef struct {
+  /// [d_model]: what weights are multiplied by, and the centre of the activations.
+  const float *scales, *center;
+  size_t d_model;
+  const granule_rotation *rotation;
+  /// 127, or 63 where products of 8 bits would overflow.
+  int levels;
+  /// By how much the rotation multiplies squared norms.
+  float rotation_square;
+  /// Bound of the transform's rounding, relative to a row's norm; slightly more than 1, which covers
+  /// that of the norms themselves.
+  float rounding, grow;
+} granule_packing;
+/// The parts of a panel's bounds, each [64]; see granule_screen.
+typedef struct {
+  float *scales, *biases, *residual_norms, *norms;
+} granule_panel_bounds;
+/// Quantises up to 64 latents into a panel. weights: [latents, d_model]; biases: [latents];
+/// scratch: [48 · vectors]; panel: [16 · vectors / 4, 64, 4].
+void granule_pack_panel(
+    granule_cpu cpu, const granule_packing *packing, const float *weights, const float *biases,
+    size_t latents, float *scratch, uint8_t *panel, const granule_panel_bounds *bounds);
+
+// ---- screen.c
+
+enum { granule_panel_latents = 64 };
+/// An encoder in 8 bits, in panels of 64 latents; arrays beyond the last latent are padded.
+typedef struct {
+  /// [panels, d_padded / 4, 64, 4]: each weight plus `offset`.
+  const uint8_t *weights;
+  /// [64 · panels], each: what an upper bound of pre-activations is made of.
+  const float *scales, *biases, *residual_norms, *norms;
+  size_t d_padded;
+  int32_t offset;
+} granule_screen;
+/// A token that is screened, and the latents that it may activate.
+typedef struct {
+  float scale, norm, residual_norm;
+  /// Latents whose upper bound is less are dropped.
+  float threshold;
+  /// Of the token's quantized values.
+  int32_t sum;
+  /// Latents gathered so far.
+  uint32_t count;
+  /// Upper bounds and indices of those latents, in order of indices. A panel may append 64, and
+  /// write 16 beyond.
+  float *bounds;
+  uint32_t *latents;
+} granule_screened_token;
+/// Appends to each token the latents of one panel whose upper bound
+/// scales[j] · token.scale · (quantized product) + biases[j] + residual_norms[j] · token.norm
+/// + norms[j] · token.residual_norm is not less than the token's threshold.
+/// inputs: [count, d_padded] int8.
+void granule_screen_panel(
+    granule_cpu cpu, const granule_screen *screen, size_t panel, const int8_t *inputs,
+    granule_screened_token *tokens, size_t count);
+
+// ---- rescore.c
+//
+// Pre-activations row · input + bias in one order of summation: 16 partial sums, sum l of the
+// dimensions l modulo 16, each fused; these added pairwise; then the bias.
+
+/// A latent whose pre-activation is asked for one token; where to put it.
+typedef struct {
+  uint32_t latent, token, slot;
+} granule_pair;
+/// values[slot] = the pre-activation of each pair, fastest where pairs of a latent are adjacent.
+/// weights: [*, d_model]; biases: [*]; inputs: [*, d_model].
+void granule_rescore(
+    granule_cpu cpu, const float *weights, const float *biases, const float *inputs,
+    size_t d_model, const granule_pair *pairs, size_t count, float *values);
+/// Appends to each token the latents first ..< end whose pre-activation is at least the token's
+/// threshold and, unless floors is NULL, above floors[latent]; their bounds are the pre-activations.
+/// weights: [*, d_model]; biases, floors: [*]; inputs: [count, d_model].
+void granule_score_panel(
+    granule_cpu cpu, const float *weights, const float *biases, const float *floors, size_t first,
+    size_t end, const float *inputs, size_t d_model, granule_screened_token *tokens, size_t count);
+/// One pre-activation, written plainly: the oracle of both, equal to the bit.
+float granule_pre_activation_reference(
+    const float *row, const float *input, size_t d_model, float bias);
+
 // ---- select.c
 
 /// The k-th largest of those values that are > 0, or 0 where fewer than k are.
-/// values: [count], without NaN; count ≥ 1, k ≥ 1; scratch: [count].
-float granule_kth_largest_positive(const float *values, size_t count, size_t k, float *scratch);
-/// Writes the indices i with values[i] > threshold, ascending; returns how many.
-/// indices: room for [count].
-size_t granule_indices_above(
-    const float *values, size_t count, float threshold, uint32_t *indices);
-/// Writes the indices i with values[i] > thresholds[i] - slack, ascending; returns how many.
-size_t granule_indices_above_each(
-    const float *values, const float *thresholds, float slack, size_t count, uint32_t *indices);
+/// values: [count], without NaN; k ≥ 1.
+float granule_kth_largest_positive(const float *values, size_t count, size_t k);
+/// Keeps, in place and in order, the k largest values that are > 0, of equal ones the first;
+/// returns how many. values, latents: [count]; k ≥ 1.
+size_t granule_keep_largest(float *values, uint32_t *latents, size_t count, size_t k);
+/// Keeps, in place and in order, values above thresholds[latent], or above 0 where NULL.
+size_t granule_keep_above(
+    float *values, uint32_t *latents, size_t count, const float *thresholds);
+/// Raises a token's threshold to what its k-th largest latent so far makes plausible, and drops the
+/// latents below it. With a screen, whose bounds exceed pre-activations by some error, to the k-th
+/// largest bound less (1 + margin) times that error: a guess, to be verified. Without, to the k-th
+/// largest pre-activation.
+void granule_raise_threshold(
+    granule_cpu cpu, granule_screened_token *token, size_t k, const granule_screen *screen,
+    float margin);
 
 // ---- decode.c
 

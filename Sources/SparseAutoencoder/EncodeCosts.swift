@@ -1,0 +1,89 @@
+internal import CKernels
+internal import Synchronization
+internal import Tensors
+
+/// What the steps of encoding take on this machine, measured once for each size of activations:
+/// they decide whether screening pays.
+struct EncodeCosts: Sendable {
+  /// Nanoseconds to screen one latent for one token, to score one latent that survived, and to score
+  /// one latent where all are.
+  var screening = 0.0
+  var rescoring = 0.0
+  var scoring = 0.0
+
+  /// The costs for activations of a size.
+  static func measured(dModel: Int, cpu: EncoderCPU) -> EncodeCosts {
+    known.withLock { known in
+      let key = Key(dModel: dModel, cpu: cpu)
+      if let costs = known[key] { return costs }
+      let costs = measure(dModel: dModel, cpu: cpu)
+      known[key] = costs
+      return costs
+    }
+  }
+
+  private struct Key: Hashable {
+    var dModel: Int
+    var cpu: EncoderCPU
+  }
+  private static let known = Mutex<[Key: EncodeCosts]>([:])
+
+  private static func measure(dModel: Int, cpu: EncoderCPU) -> EncodeCosts {
+    let latents = 512
+    let count = 48
+    let padded = (dModel + 15) / 16 * 16
+    // Rows of zeros take as long as any others; the list beyond the caches stands for a large
+    // dictionary.
+    let rows = FloatStorage(count: max(latents, min(4096, (64 << 20) / (4 * dModel))) * dModel)
+    let rowCount = rows.count / dModel
+    let biases = FloatStorage(count: rowCount)
+    let inputs = FloatStorage(count: count * dModel)
+    let weights = FloatStorage(count: latents * padded / 4)
+    let quantized = FloatStorage(count: count * padded / 4)
+    let lists = FloatStorage(count: 128)
+    var tokens = [granule_screened_token](repeating: granule_screened_token(), count: count)
+    for token in 0..<count {
+      tokens[token].threshold = .infinity
+      tokens[token].bounds = lists.pointer
+      tokens[token].latents = UnsafeMutableRawPointer(lists.pointer).assumingMemoryBound(
+        to: UInt32.self)
+    }
+    var screen = granule_screen(
+      weights: UnsafeRawPointer(weights.pointer).assumingMemoryBound(to: UInt8.self),
+      scales: biases.pointer, biases: biases.pointer, residual_norms: biases.pointer,
+      norms: biases.pointer, d_padded: padded, offset: 128)
+    let pairs = (0..<2048).map {
+      granule_pair(
+        latent: UInt32($0 * 2_654_435_761 % rowCount), token: UInt32($0 % count),
+        slot: UInt32($0 % 64))
+    }
+    // The least of several times is the one that nothing disturbed.
+    func nanoseconds(_ body: () -> Void) -> Double {
+      (0..<3).map { _ in
+        let (seconds, attoseconds) = ContinuousClock().measure(body).components
+        return Double(seconds) * 1e9 + Double(attoseconds) * 1e-9
+      }.min()!
+    }
+    return tokens.withUnsafeMutableBufferPointer { tokens in
+      EncodeCosts(
+        screening: nanoseconds {
+          for panel in 0..<latents / QuantizedEncoder.panelLatents {
+            granule_screen_panel(
+              cpu.kernels, &screen, panel,
+              UnsafeRawPointer(quantized.pointer).assumingMemoryBound(to: Int8.self),
+              tokens.baseAddress, count)
+          }
+        } / Double(latents * count),
+        rescoring: nanoseconds {
+          granule_rescore(
+            cpu.kernels, rows.pointer, biases.pointer, inputs.pointer, dModel, pairs, pairs.count,
+            lists.pointer)
+        } / Double(pairs.count),
+        scoring: nanoseconds {
+          granule_score_panel(
+            cpu.kernels, rows.pointer, biases.pointer, nil, 0, latents, inputs.pointer, dModel,
+            tokens.baseAddress, count)
+        } / Double(latents * count))
+    }
+  }
+}
