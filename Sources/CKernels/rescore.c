@@ -38,52 +38,38 @@
     }                                                                                         \
   }
 
-// values[p] = rows[p] · inputs[p]: pairs that share nothing.
-#define DOTS_APART(PAIRS)                                                                     \
-  (const float *const *rows, const float *const *inputs, size_t d_model, float *values) {     \
-    float16x sums[PAIRS];                                                                     \
-    _Pragma("clang loop unroll(full)") for (int p = 0; p < PAIRS; p++) sums[p] = (float16x){0}; \
-    size_t i = 0;                                                                             \
-    for (; i + 16 <= d_model; i += 16)                                                        \
-      _Pragma("clang loop unroll(full)") for (int p = 0; p < PAIRS; p++) sums[p] =            \
-          fma16(load_here(rows[p]), load_here(inputs[p]), sums[p]);                           \
-    if (i < d_model)                                                                          \
-      _Pragma("clang loop unroll(full)") for (int p = 0; p < PAIRS; p++) sums[p] =            \
-          fma16(load_tail(rows[p]), load_tail(inputs[p]), sums[p]);                           \
-    _Pragma("clang loop unroll(full)") for (int p = 0; p < PAIRS; p += 4) {                   \
-      float4x four = sum16_of4(sums[p], sums[p + 1], sums[p + 2], sums[p + 3]);               \
-      memcpy(values + p, &four, sizeof four);                                                 \
-    }                                                                                         \
-  }
-
-// Eight pairs at a time hide the latency; those of one latent share the loads of its row. What the
-// next pairs need is fetched meanwhile.
+// Up to eight tokens of a latent share the loads of its row; a row that is needed soon is fetched
+// meanwhile.
 #define RESCORE(VERSION, TARGET)                                                              \
-  TARGET static void dots_1x8_##VERSION DOTS(1, 8)                                            \
-  TARGET static void dots_apart_##VERSION DOTS_APART(8)                                       \
+  TARGET static void dots_1_##VERSION DOTS(1, 1)                                              \
+  TARGET static void dots_2_##VERSION DOTS(1, 2)                                              \
+  TARGET static void dots_3_##VERSION DOTS(1, 3)                                              \
+  TARGET static void dots_4_##VERSION DOTS(1, 4)                                              \
+  TARGET static void dots_5_##VERSION DOTS(1, 5)                                              \
+  TARGET static void dots_6_##VERSION DOTS(1, 6)                                              \
+  TARGET static void dots_7_##VERSION DOTS(1, 7)                                              \
+  TARGET static void dots_8_##VERSION DOTS(1, 8)                                              \
   TARGET static void rescore_##VERSION(                                                       \
       const float *weights, const float *biases, const float *inputs, size_t d_model,         \
       const granule_pair *pairs, size_t count, float *values) {                               \
-    for (size_t first = 0; first < count; first += 8) {                                       \
-      size_t size = count - first < 8 ? count - first : 8;                                    \
-      const float *rows[8], *tile[8];                                                         \
+    static void (*const dots[])(const float *const *, const float *const *, size_t, float *) = \
+        {dots_1_##VERSION, dots_2_##VERSION, dots_3_##VERSION, dots_4_##VERSION,              \
+         dots_5_##VERSION, dots_6_##VERSION, dots_7_##VERSION, dots_8_##VERSION};             \
+    for (size_t first = 0; first < count;) {                                                  \
+      uint32_t latent = pairs[first].latent;                                                  \
+      const float *row = weights + (size_t)latent * d_model, *tile[8];                        \
       float scores[8];                                                                        \
-      int is_shared = 1;                                                                      \
-      for (size_t p = 0; p < 8; p++) {                                                        \
-        const granule_pair *pair = pairs + first + (p < size ? p : 0);                        \
-        rows[p] = weights + (size_t)pair->latent * d_model;                                   \
-        tile[p] = inputs + (size_t)pair->token * d_model;                                     \
-        is_shared &= rows[p] == rows[0];                                                      \
+      size_t size = 0;                                                                        \
+      for (; size < 8 && first + size < count && pairs[first + size].latent == latent; size++) \
+        tile[size] = inputs + (size_t)pairs[first + size].token * d_model;                    \
+      if (first + size + 8 < count && pairs[first + size + 8].latent != latent) {             \
+        const float *soon = weights + (size_t)pairs[first + size + 8].latent * d_model;       \
+        for (size_t i = 0; i < d_model; i += 16) __builtin_prefetch(soon + i, 0, 2);          \
       }                                                                                       \
-      for (size_t p = first + 8; p < first + 16 && p < count; p++)                            \
-        if (pairs[p].latent != pairs[p - 1].latent) {                                         \
-          const float *row = weights + (size_t)pairs[p].latent * d_model;                     \
-          for (size_t i = 0; i < d_model; i += 16) __builtin_prefetch(row + i, 0, 2);         \
-        }                                                                                     \
-      if (is_shared) dots_1x8_##VERSION(rows, tile, d_model, scores);                         \
-      else dots_apart_##VERSION(rows, tile, d_model, scores);                                 \
+      dots[size - 1](&row, tile, d_model, scores);                                            \
       for (size_t p = 0; p < size; p++)                                                       \
-        values[pairs[first + p].slot] = scores[p] + biases[pairs[first + p].latent];          \
+        values[pairs[first + p].slot] = scores[p] + biases[latent];                           \
+      first += size;                                                                          \
     }                                                                                         \
   }
 
@@ -97,8 +83,11 @@
     for (size_t latent = first; latent < end; latent += LATENTS) {                            \
       const float *rows[LATENTS];                                                             \
       size_t latents = end - latent < LATENTS ? end - latent : LATENTS;                       \
-      for (size_t l = 0; l < LATENTS; l++)                                                    \
+      float bias[LATENTS];                                                                    \
+      for (size_t l = 0; l < LATENTS; l++) {                                                  \
         rows[l] = weights + (l < latents ? latent + l : latent) * d_model;                    \
+        bias[l] = biases[l < latents ? latent + l : latent];                                  \
+      }                                                                                       \
       for (size_t start = 0; start < count; start += TOKENS) {                                \
         const float *tile[TOKENS];                                                            \
         float scores[TOKENS * LATENTS];                                                       \
@@ -108,8 +97,13 @@
         dots_tile_##VERSION(rows, tile, d_model, scores);                                     \
         for (size_t t = 0; t < size; t++) {                                                   \
           granule_screened_token *token = tokens + start + t;                                 \
+          /* Mostly none reaches the threshold. */                                            \
+          int reaching = 0;                                                                   \
+          for (size_t l = 0; l < LATENTS; l++)                                                \
+            reaching |= scores[t * LATENTS + l] + bias[l] >= token->threshold;                \
+          if (!reaching) continue;                                                            \
           for (size_t l = 0; l < latents; l++) {                                              \
-            float value = scores[t * LATENTS + l] + biases[latent + l];                       \
+            float value = scores[t * LATENTS + l] + bias[l];                                  \
             token->bounds[token->count] = value;                                              \
             token->latents[token->count] = (uint32_t)(latent + l);                            \
             token->count += value >= token->threshold && (!floors || value > floors[latent + l]); \

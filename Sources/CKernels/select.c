@@ -38,6 +38,9 @@ float granule_kth_largest_positive(const float *values, size_t count, size_t k) 
   for_each16(bits, largest = __builtin_elementwise_max(largest, bits));
   high = __builtin_reduce_max(largest);
   if (high < low || count_reaching(low) < k) return 0;
+  // Most often the k-th is within a factor of 2⁸ of the largest.
+  int32_t near = high - (8 << 23);
+  if (near > low && count_reaching(near) >= k) low = near;
   while (low < high) {
     int32_t middle = high - (high - low) / 2;
     size_t reaching = count_reaching(middle);
@@ -56,8 +59,10 @@ float granule_kth_largest_positive(const float *values, size_t count, size_t k) 
   return kth;
 }
 
-size_t granule_keep_largest(float *values, uint32_t *latents, size_t count, size_t k) {
+size_t granule_keep_largest(
+    float *values, uint32_t *latents, size_t count, size_t k, float *kth_largest) {
   float kth = granule_kth_largest_positive(values, count, k);
+  *kth_largest = kth;
   size_t above = 0, kept = 0;
   for (size_t i = 0; i < count; i++) above += values[i] > kth;
   // Of those equal to the k-th the first in order; kth is 0 where fewer than k are positive.
@@ -93,8 +98,9 @@ GRANULE_AVX512 static uint32_t drop_below_avx512(
     __m512 bound = _mm512_maskz_loadu_ps(lanes, bounds + i);
     __m512i latent = _mm512_maskz_loadu_epi32(lanes, latents + i);
     lanes = _mm512_mask_cmp_ps_mask(lanes, bound, floor, _CMP_NLT_UQ);
-    _mm512_mask_compressstoreu_ps(bounds + kept, lanes, bound);
-    _mm512_mask_compressstoreu_epi32(latents + kept, lanes, latent);
+    // Writes no further than what has been read.
+    _mm512_storeu_ps(bounds + kept, _mm512_maskz_compress_ps(lanes, bound));
+    _mm512_storeu_si512(latents + kept, _mm512_maskz_compress_epi32(lanes, latent));
     kept += (uint32_t)__builtin_popcount(lanes);
   }
   return kept;
@@ -111,23 +117,51 @@ static uint32_t drop_below(float *bounds, uint32_t *latents, uint32_t count, flo
   return kept;
 }
 
+// estimates[i] = bounds[i] less the error that it allows for; returns the mean of those errors.
+static float estimate(
+    const granule_screened_token *token, const granule_screen *screen, float *estimates) {
+  float errors = 0;
+  for (uint32_t i = 0; i < token->count; i++) {
+    uint32_t j = token->latents[i];
+    float error = __builtin_fmaf(
+        screen->residual_norms[j], token->norm, screen->norms[j] * token->residual_norm);
+    estimates[i] = token->bounds[i] - error;
+    errors += error;
+  }
+  return errors / (float)token->count;
+}
+
+GRANULE_AVX512 static float estimate_avx512(
+    const granule_screened_token *token, const granule_screen *screen, float *estimates) {
+  __m512 errors = _mm512_setzero_ps(), zero = errors;
+  __m512 norm = _mm512_set1_ps(token->norm), residual = _mm512_set1_ps(token->residual_norm);
+  for (uint32_t i = 0; i < token->count; i += 16) {
+    __mmask16 lanes =
+        token->count - i >= 16 ? 0xffff : (__mmask16)((1u << (token->count - i)) - 1);
+    __m512i latents = _mm512_maskz_loadu_epi32(lanes, token->latents + i);
+    __m512 error = _mm512_fmadd_ps(
+        _mm512_mask_i32gather_ps(zero, lanes, latents, screen->residual_norms, 4), norm,
+        _mm512_mul_ps(_mm512_mask_i32gather_ps(zero, lanes, latents, screen->norms, 4), residual));
+    __m512 bounds = _mm512_maskz_loadu_ps(lanes, token->bounds + i);
+    _mm512_mask_storeu_ps(estimates + i, lanes, _mm512_sub_ps(bounds, error));
+    errors = _mm512_mask_add_ps(errors, lanes, errors, error);
+  }
+  return _mm512_reduce_add_ps(errors) / (float)token->count;
+}
+
 void granule_raise_threshold(
     granule_cpu cpu, granule_screened_token *token, size_t k, const granule_screen *screen,
-    float margin) {
-  float kth = granule_kth_largest_positive(token->bounds, token->count, k);
-  if (!(kth > token->threshold)) return;
-  float threshold = kth;
+    float margin, float *scratch) {
+  if (token->count < k) return;
+  float threshold;
   if (screen) {
-    // What the bound allows for error on average where it matters: among the largest.
-    float errors = 0, number = 0;
-    for (uint32_t i = 0; i < token->count; i++)
-      if (token->bounds[i] >= kth) {
-        uint32_t j = token->latents[i];
-        errors += screen->residual_norms[j] * token->norm + screen->norms[j] * token->residual_norm;
-        number++;
-      }
-    threshold = kth - (1 + margin) * errors / number;
-  }
+    float error = cpu == granule_cpu_avx512 ? estimate_avx512(token, screen, scratch)
+                                            : estimate(token, screen, scratch);
+    float kth = granule_kth_largest_positive(scratch, token->count, k);
+    // Latents of which nothing is known have infinite bounds, and errors that are no number.
+    if (!(kth < __builtin_inff()) || !(error >= 0)) return;
+    threshold = kth - margin * error;
+  } else threshold = granule_kth_largest_positive(token->bounds, token->count, k);
   if (!(threshold > token->threshold)) return;
   token->threshold = threshold;
   token->count =

@@ -28,7 +28,7 @@ struct EncodeBlock {
   static let slack = 80
 
   /// Bytes of candidate lists of a block at most.
-  private static let listBytesMax = 32 << 20
+  private static let listBytesMax = 48 << 20
   /// Tokens of a block: enough to pay for a pass over the encoder.
   private static let tokensMax = 1024
 
@@ -38,7 +38,7 @@ struct EncodeBlock {
   ) -> (capacity: Int, tokens: Int) {
     switch path {
     case .screened:
-      let capacity = min(granularity, max(2048, 16 * k)) + slack
+      let capacity = min(granularity, max(4096, 16 * k)) + slack
       return (capacity, max(1, min(tokensMax, listBytesMax / (8 * capacity))))
     case .exact:
       let capacity = granularity + slack
@@ -63,37 +63,38 @@ struct EncodeBlock {
     workspace.latents.reserve(rows.count * capacity)
   }
 
-  /// The latents that are active for each row, in order: exact, whatever the path.
-  func encode(
-    _ path: EncodePath, squaredNorms: UnsafePointer<Float>,
-    emit: (
-      _ position: Int, _ latents: UnsafeBufferPointer<UInt32>,
-      _ values: UnsafeBufferPointer<Float>
-    ) -> Void
-  ) {
-    workspace.counters.tokens += count
+  typealias Emit = (
+    _ position: Int, _ latents: UnsafeBufferPointer<UInt32>, _ values: UnsafeBufferPointer<Float>
+  ) -> Void
+
+  /// Hands the latents that are active for each row to `emit`: exact, whatever the path.
+  func encode(_ path: EncodePath, squaredNorms: UnsafePointer<Float>, emit: Emit) {
+    switch path {
+    case .exact:
+      workspace.counters.tokens += count
+      begin()
+      scoreAll()
+      for position in 0..<count {
+        let isExact = finish(position, emit: emit)
+        precondition(isExact, "thresholds of scored latents are no guesses")
+      }
+    case .screened:
+      begin()
+      quantize(squaredNorms: squaredNorms)
+      screen(panels: 0..<panels, quantized: workspace.quantized.pointer)
+      for start in stride(from: 0, to: count, by: rescoredTokens) {
+        rescore(0..<gatherPairs(start..<min(start + rescoredTokens, count)))
+      }
+      finishScreened(emit: emit)
+    }
+  }
+
+  /// Empty lists.
+  func begin() {
     for position in 0..<count {
       tokens[position] = granule_screened_token()
       tokens[position].bounds = workspace.bounds.pointer + position * capacity
       tokens[position].latents = workspace.latents.pointer + position * capacity
-    }
-    switch path {
-    case .exact:
-      scoreAll()
-      for position in 0..<count { finish(position, emit: emit) }
-    case .screened:
-      let encoder = dictionary.quantizedEncoder
-      screen(encoder, squaredNorms: squaredNorms)
-      rescore()
-      var failed: [Int] = []
-      for position in 0..<count {
-        if isProven(position) {
-          finish(position, emit: emit)
-        } else {
-          failed.append(position)
-        }
-      }
-      if !failed.isEmpty { encodeAgain(failed, emit: emit) }
     }
   }
 
@@ -113,10 +114,10 @@ struct EncodeBlock {
       granule_score_panel(
         dictionary.encoderCPU.kernels, dictionary.encoderWeights.pointer,
         dictionary.encoderBias.pointer, floors, first, end, inputs, dModel, tokens, active)
-      if schedule.isDue(latents: end) {
+      if schedule.due(latents: end) == .all {
         for position in 0..<active where topK(position) > 0 {
           granule_raise_threshold(
-            dictionary.encoderCPU.kernels, tokens + position, topK(position), nil, 0)
+            dictionary.encoderCPU.kernels, tokens + position, topK(position), nil, 0, nil)
         }
       }
       first = end
@@ -130,7 +131,14 @@ struct EncodeBlock {
   /// The threshold of a token that nothing more may be appended to, since it is scored in full.
   private static let abandoned = Float.infinity
 
-  private func screen(_ encoder: QuantizedEncoder, squaredNorms: UnsafePointer<Float>) {
+  /// Panels of the largest granularity.
+  var panels: Int {
+    (rows.first!.granularity + QuantizedEncoder.panelLatents - 1) / QuantizedEncoder.panelLatents
+  }
+
+  /// Prepares every row for the screen.
+  func quantize(squaredNorms: UnsafePointer<Float>) {
+    let encoder = dictionary.quantizedEncoder
     let padded = encoder.paddedDModel
     let quantized = workspace.quantized.reserve(count * padded)
     let scratch = workspace.transformed.reserve(encoder.scratchCount)
@@ -140,30 +148,34 @@ struct EncodeBlock {
         quantized: quantized + position * padded, token: &tokens[position])
       tokens[position].threshold = isUsable ? 0 : Self.abandoned
     }
+  }
+
+  /// Gathers the latents of some panels that may be active.
+  ///
+  /// - Parameter quantized: [rows, padded d_model], as `quantize` left them.
+  func screen(panels: Range<Int>, quantized: UnsafePointer<Int8>) {
+    let encoder = dictionary.quantizedEncoder
+    let padded = encoder.paddedDModel
     var screen = encoder.screen
     let part = max(6, Self.quantizedBytesCached / padded / 6 * 6)
     for start in stride(from: 0, to: count, by: part) {
-      let end = min(start + part, count)
-      screenPart(&screen, encoder.cpu, start..<end, quantized + start * padded)
+      screenPart(
+        &screen, encoder.cpu, panels, start..<min(start + part, count), quantized + start * padded)
     }
-    for position in 0..<count where tokens[position].threshold < Self.abandoned {
-      if topK(position) > 0 { raise(position, &screen, encoder.cpu) }
-      workspace.counters.survivors += Int(tokens[position].count)
-    }
-    workspace.counters.screenedTokens += count
+    for position in 0..<count { raise(position, &screen, encoder.cpu) }
   }
 
   private func screenPart(
-    _ screen: inout granule_screen, _ cpu: EncoderCPU, _ range: Range<Int>,
+    _ screen: inout granule_screen, _ cpu: EncoderCPU, _ panels: Range<Int>, _ range: Range<Int>,
     _ quantized: UnsafePointer<Int8>
   ) {
     let panelLatents = QuantizedEncoder.panelLatents
     var schedule = RaiseSchedule(k: topK(range.lowerBound), capacity: capacity)
     var active = range.count
-    let largest = row(range.lowerBound).granularity
-    for panel in 0..<(largest + panelLatents - 1) / panelLatents {
+    for panel in panels {
       let first = panel * panelLatents
-      while row(range.lowerBound + active - 1).granularity <= first { active -= 1 }
+      while active > 0, row(range.lowerBound + active - 1).granularity <= first { active -= 1 }
+      guard active > 0 else { break }
       granule_screen_panel(
         cpu.kernels, &screen, panel, quantized, tokens + range.lowerBound, active)
       // Rows whose granularity ends within the panel.
@@ -176,13 +188,17 @@ struct EncodeBlock {
         { token.pointee.count -= 1 }
         position -= 1
       }
-      guard schedule.isDue(latents: first + panelLatents) else { continue }
+      let due = schedule.due(latents: first + panelLatents - panels.lowerBound * panelLatents)
+      guard due != .nothing else { continue }
       var most = 0
       for position in range.lowerBound..<range.lowerBound + active {
-        if topK(position) > 0 { raise(position, &screen, cpu) }
-        if Int(tokens[position].count) > capacity - 2 * Self.slack {
-          tokens[position].threshold = Self.abandoned
-          tokens[position].count = 0
+        let full = capacity - 2 * Self.slack
+        if due == .all || Int(tokens[position].count) > full {
+          raise(position, &screen, cpu)
+          if Int(tokens[position].count) > full - capacity / 8 {
+            tokens[position].threshold = Self.abandoned
+            tokens[position].count = 0
+          }
         }
         most = max(most, Int(tokens[position].count))
       }
@@ -191,63 +207,107 @@ struct EncodeBlock {
   }
 
   private func raise(_ position: Int, _ screen: inout granule_screen, _ cpu: EncoderCPU) {
-    guard tokens[position].threshold < Self.abandoned else { return }
+    guard topK(position) > 0, tokens[position].threshold < Self.abandoned else { return }
     granule_raise_threshold(
       cpu.kernels, tokens + position, topK(position), &screen,
-      workspace.guessMargin / Float(dModel).squareRoot())
+      workspace.guessMargin / Float(dModel).squareRoot(), workspace.estimates.reserve(capacity))
   }
 
-  /// Scores what survived, a latent at a time where there are tokens enough to share its row.
-  private func rescore() {
-    let total = (0..<count).reduce(0) { $0 + Int(tokens[$1].count) }
+  /// Tokens whose inputs stay in the second-level cache while what survived is scored.
+  private var rescoredTokens: Int { max(64, (900 << 10) / (4 * dModel)) }
+
+  /// Lists what survived, a latent at a time where there are tokens enough to share its row;
+  /// returns how many there are.
+  func gatherPairs(_ positions: Range<Int>) -> Int {
+    for position in positions where tokens[position].threshold == Self.abandoned {
+      tokens[position].count = 0
+    }
+    let total = positions.reduce(0) { $0 + Int(tokens[$1].count) }
+    workspace.counters.tokens += positions.count
+    workspace.counters.screenedTokens += positions.count
+    workspace.counters.survivors += total
     let pairs = workspace.pairs.reserve(total)
-    func forEachPair(_ body: (granule_pair) -> Void) {
-      for position in 0..<count {
+    if positions.count < 8 {
+      var next = 0
+      for position in positions {
         let token = tokens[position]
         for i in 0..<Int(token.count) {
-          body(
-            granule_pair(
-              latent: token.latents[i], token: UInt32(position),
-              slot: UInt32(position * capacity + i)))
+          pairs[next] = pair(token, position, i)
+          next += 1
         }
-      }
-    }
-    if count < 32 {
-      var next = 0
-      forEachPair {
-        pairs[next] = $0
-        next += 1
       }
     } else {
       let latents = rows.first!.granularity
       let offsets = workspace.pairOffsets.reserve(latents + 1)
       offsets.update(repeating: 0, count: latents + 1)
-      forEachPair { offsets[Int($0.latent) + 1] += 1 }
+      for position in positions {
+        let token = tokens[position]
+        for i in 0..<Int(token.count) { offsets[Int(token.latents[i]) + 1] += 1 }
+      }
       for latent in 0..<latents { offsets[latent + 1] += offsets[latent] }
-      forEachPair {
-        pairs[Int(offsets[Int($0.latent)])] = $0
-        offsets[Int($0.latent)] += 1
+      for position in positions {
+        let token = tokens[position]
+        for i in 0..<Int(token.count) {
+          let latent = Int(token.latents[i])
+          pairs[Int(offsets[latent])] = pair(token, position, i)
+          offsets[latent] += 1
+        }
       }
     }
+    return total
+  }
+
+  @inline(__always)
+  private func pair(_ token: granule_screened_token, _ position: Int, _ i: Int) -> granule_pair {
+    granule_pair(
+      latent: token.latents[i], token: UInt32(position), slot: UInt32(position * capacity + i))
+  }
+
+  /// Scores some of the pairs that were gathered.
+  func rescore(_ range: Range<Int>) {
     granule_rescore(
       dictionary.encoderCPU.kernels, dictionary.encoderWeights.pointer,
-      dictionary.encoderBias.pointer, inputs, dModel, pairs, total, workspace.bounds.pointer)
+      dictionary.encoderBias.pointer, inputs, dModel, workspace.pairs.pointer + range.lowerBound,
+      range.count, workspace.bounds.pointer)
   }
 
-  /// Whether no latent that was dropped can be active: with `topk`, whether what was guessed is no
-  /// more than the k-th largest pre-activation.
-  private func isProven(_ position: Int) -> Bool {
-    let token = tokens[position]
-    guard token.threshold < Self.abandoned else { return false }
-    guard topK(position) > 0, token.threshold > 0 else { return true }
-    return granule_kth_largest_positive(token.bounds, Int(token.count), topK(position))
-      >= token.threshold
+  func finishScreened(emit: Emit) {
+    var failed: [Int] = []
+    for position in 0..<count where !finish(position, emit: emit) { failed.append(position) }
+    if !failed.isEmpty { encodeAgain(failed, emit: emit) }
   }
 
-  private func encodeAgain(
-    _ failed: [Int],
-    emit: (Int, UnsafeBufferPointer<UInt32>, UnsafeBufferPointer<Float>) -> Void
-  ) {
+  // MARK: Latents split over threads
+
+  /// Starts lists for tokens that another block, of the same rows, has quantised.
+  func begin(like other: EncodeBlock) {
+    begin()
+    for position in 0..<count {
+      let (bounds, latents) = (tokens[position].bounds, tokens[position].latents)
+      tokens[position] = other.tokens[position]
+      (tokens[position].bounds, tokens[position].latents) = (bounds, latents)
+    }
+  }
+
+  /// Appends what another block of the same rows found in the panels that follow.
+  func append(_ other: EncodeBlock) {
+    var screen = dictionary.quantizedEncoder.screen
+    for position in 0..<count {
+      let more = other.tokens[position]
+      let (have, found) = (Int(tokens[position].count), Int(more.count))
+      if more.threshold == Self.abandoned || have + found > capacity - Self.slack {
+        tokens[position].threshold = Self.abandoned
+      }
+      guard tokens[position].threshold < Self.abandoned else { continue }
+      tokens[position].threshold = max(tokens[position].threshold, more.threshold)
+      (tokens[position].bounds + have).update(from: more.bounds, count: found)
+      (tokens[position].latents + have).update(from: more.latents, count: found)
+      tokens[position].count += more.count
+      raise(position, &screen, dictionary.encoderCPU)
+    }
+  }
+
+  private func encodeAgain(_ failed: [Int], emit: Emit) {
     workspace.counters.fallbacks += failed.count
     workspace.counters.tokens -= failed.count
     // The rows move together at the front; the lists are not needed any more.
@@ -275,45 +335,52 @@ struct EncodeBlock {
   /// 0 where the selection rule has no k.
   private func topK(_ position: Int) -> Int { row(position).k }
 
-  private func finish(
-    _ position: Int,
-    emit: (Int, UnsafeBufferPointer<UInt32>, UnsafeBufferPointer<Float>) -> Void
-  ) {
+  /// Emits what the selection rule keeps of a token's scored latents; returns false, and does not,
+  /// where a latent that was dropped may be active: with `topk`, where what was guessed is more than
+  /// the k-th largest pre-activation.
+  private func finish(_ position: Int, emit: Emit) -> Bool {
     let token = tokens[position]
-    let count =
-      topK(position) > 0
-      ? granule_keep_largest(token.bounds, token.latents, Int(token.count), topK(position))
-      : granule_keep_above(
+    guard token.threshold < Self.abandoned else { return false }
+    let k = topK(position)
+    let count: Int
+    if k > 0 {
+      var kth: Float = 0
+      count = granule_keep_largest(token.bounds, token.latents, Int(token.count), k, &kth)
+      guard token.threshold <= kth || token.threshold <= 0 else { return false }
+    } else {
+      count = granule_keep_above(
         token.bounds, token.latents, Int(token.count), dictionary.effectiveThresholds?.pointer)
+    }
     emit(
       position, UnsafeBufferPointer(start: token.latents, count: count),
       UnsafeBufferPointer(start: token.bounds, count: count))
+    return true
   }
 }
 
-/// When thresholds are raised: after 2 k latents, and whenever their number has doubled since; and
-/// before lists are full.
+/// When thresholds are raised: after 2 k latents, and whenever their number has doubled since; those
+/// of full lists, in between.
 private struct RaiseSchedule {
+  enum Due { case nothing, full, all }
+
   private var next: Int
-  private var forced: Int
+  private var full: Int
+  private var seen = 0
 
   init(k: Int, capacity: Int) {
     next = max(2 * k, 1)
-    forced = capacity - EncodeBlock.slack
+    full = capacity - EncodeBlock.slack
   }
 
-  mutating func isDue(latents: Int) -> Bool {
-    guard latents >= min(next, forced) else { return false }
-    while next <= latents { next *= 2 }
+  mutating func due(latents: Int) -> Due {
     seen = latents
-    forced = Int.max
-    return true
+    guard latents >= next else { return latents >= full ? .full : .nothing }
+    while next <= latents { next *= 3 }
+    return .all
   }
-
-  private var seen = 0
 
   /// Lists have room for so many more latents.
   mutating func limit(room: Int) {
-    forced = seen + max(room / QuantizedEncoder.panelLatents, 1) * QuantizedEncoder.panelLatents
+    full = seen + max(room / QuantizedEncoder.panelLatents, 1) * QuantizedEncoder.panelLatents
   }
 }

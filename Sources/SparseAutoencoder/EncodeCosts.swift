@@ -10,6 +10,10 @@ struct EncodeCosts: Sendable {
   var screening = 0.0
   var rescoring = 0.0
   var scoring = 0.0
+  /// As `rescoring`, among tokens so few that they hardly share latents.
+  var rescoringFew = 0.0
+  /// To quantise a token.
+  var quantizing = 0.0
 
   /// The costs for activations of a size.
   static func measured(dModel: Int, cpu: EncoderCPU) -> EncodeCosts {
@@ -30,8 +34,9 @@ struct EncodeCosts: Sendable {
 
   private static func measure(dModel: Int, cpu: EncoderCPU) -> EncodeCosts {
     let latents = 512
-    let count = 48
-    let padded = (dModel + 15) / 16 * 16
+    let count = 96
+    let (vectors, odd) = QuantizedEncoder.rotation(dModel: dModel)
+    let padded = 16 * vectors
     // Rows of zeros take as long as any others; the list beyond the caches stands for a large
     // dictionary.
     let rows = FloatStorage(count: max(latents, min(4096, (64 << 20) / (4 * dModel))) * dModel)
@@ -52,11 +57,25 @@ struct EncodeCosts: Sendable {
       weights: UnsafeRawPointer(weights.pointer).assumingMemoryBound(to: UInt8.self),
       scales: biases.pointer, biases: biases.pointer, residual_norms: biases.pointer,
       norms: biases.pointer, d_padded: padded, offset: 128)
-    let pairs = (0..<2048).map {
-      granule_pair(
-        latent: UInt32($0 * 2_654_435_761 % rowCount), token: UInt32($0 % count),
-        slot: UInt32($0 % 64))
+    /// Each latent is needed by so many tokens in a row.
+    func pairs(sharing: Int) -> [granule_pair] {
+      (0..<2048).map {
+        granule_pair(
+          latent: UInt32($0 / sharing * 2_654_435_761 % rowCount), token: UInt32($0 * 37 % count),
+          slot: UInt32($0 % 64))
+      }
     }
+    func rescore(_ pairs: [granule_pair]) {
+      granule_rescore(
+        cpu.kernels, rows.pointer, biases.pointer, inputs.pointer, dModel, pairs, pairs.count,
+        lists.pointer)
+    }
+    let (few, many) = (pairs(sharing: 1), pairs(sharing: 4))
+    let center = FloatStorage(count: dModel)
+    let scratch = FloatStorage(count: 2 * padded)
+    let hartley = QuantizedEncoder.hartley(order: odd)
+    var rotation = granule_rotation(vectors: vectors, odd: odd, hartley: hartley.pointer)
+    var row = granule_quantized_row()
     // The least of several times is the one that nothing disturbed.
     func nanoseconds(_ body: () -> Void) -> Double {
       (0..<3).map { _ in
@@ -74,16 +93,22 @@ struct EncodeCosts: Sendable {
               tokens.baseAddress, count)
           }
         } / Double(latents * count),
-        rescoring: nanoseconds {
-          granule_rescore(
-            cpu.kernels, rows.pointer, biases.pointer, inputs.pointer, dModel, pairs, pairs.count,
-            lists.pointer)
-        } / Double(pairs.count),
+        rescoring: nanoseconds { rescore(many) } / Double(many.count),
         scoring: nanoseconds {
           granule_score_panel(
             cpu.kernels, rows.pointer, biases.pointer, nil, 0, latents, inputs.pointer, dModel,
             tokens.baseAddress, count)
-        } / Double(latents * count))
+        } / Double(latents * count),
+        rescoringFew: nanoseconds { rescore(few) } / Double(few.count),
+        quantizing: nanoseconds {
+          for token in 0..<count {
+            granule_quantize(
+              cpu.kernels, inputs.pointer + token * dModel, center.pointer, center.pointer, dModel,
+              &rotation, 127, scratch.pointer,
+              UnsafeMutableRawPointer(quantized.pointer).assumingMemoryBound(to: Int8.self)
+                + token * padded, &row)
+          }
+        } / Double(count))
     }
   }
 }

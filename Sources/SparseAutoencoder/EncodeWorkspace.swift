@@ -33,7 +33,7 @@ public final class EncodeWorkspace {
 
   /// By how many times its typical error, relative to its bound, a guess stays below what it is
   /// guessed from. Whatever it is, answers are the same; too low, tokens are encoded twice.
-  package var guessMargin: Float = 5
+  package var guessMargin: Float = 2.5
   /// nil chooses by measurement.
   package var forcedPath: EncodePath?
 
@@ -43,6 +43,7 @@ public final class EncodeWorkspace {
   let tokens = Scratch<granule_screened_token>()  // [block]
   let bounds = Scratch<Float>()  // [block, capacity]
   let latents = Scratch<UInt32>()  // [block, capacity]
+  let estimates = Scratch<Float>()  // [capacity]
   let pairs = Scratch<granule_pair>()
   let pairOffsets = Scratch<UInt32>()  // [latents + 1]
 
@@ -72,8 +73,12 @@ final class Scratch<Element> {
   func reserve(_ count: Int) -> UnsafeMutablePointer<Element> {
     guard count > capacity else { return pointer }
     pointer.deallocate()
+    // Huge pages for large blocks: lists of many tokens are appended to in turn.
+    let byteCount = count * MemoryLayout<Element>.stride
+    let isLarge = byteCount >= 4 << 20
     let raw = UnsafeMutableRawPointer.allocate(
-      byteCount: count * MemoryLayout<Element>.stride, alignment: 64)
+      byteCount: byteCount, alignment: isLarge ? 2 << 20 : 64)
+    if isLarge { madvise(raw, byteCount, MADV_HUGEPAGE) }
     pointer = raw.bindMemory(to: Element.self, capacity: count)
     capacity = count
     return pointer

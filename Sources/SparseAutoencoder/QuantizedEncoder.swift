@@ -141,16 +141,20 @@ final class QuantizedEncoder: @unchecked Sendable {
   private let survivors = Mutex<[SurvivorsKey: Double]>([:])
 
   /// The path that is expected to be faster, from measured costs and what survived before.
-  func fasterPath(granularity: Int, k: Int) -> EncodePath {
+  func fasterPath(granularity: Int, k: Int, tokens: Int) -> EncodePath {
     guard granularity > 2 * k else { return .exact }
     let key = SurvivorsKey(granularityOctave: granularity.octave, kOctave: k.octave)
     let costs = EncodeCosts.measured(dModel: dModel, cpu: cpu)
-    let screening = costs.screening * Double(granularity * paddedDModel) / Double(dModel)
+    // Lists and guesses take about as long as quantising.
+    let screening =
+      2 * costs.quantizing
+      + costs.screening * Double(granularity * paddedDModel) / Double(dModel)
     let scoring = costs.scoring * Double(granularity)
-    let least = screening + costs.rescoring * Double(k)
+    let rescoring = tokens < 64 ? costs.rescoringFew : costs.rescoring
+    let least = screening + rescoring * Double(k)
     guard least < scoring else { return .exact }
     guard let share = survivors.withLock({ $0[key] }) else { return .screened }
-    return screening + costs.rescoring * share * Double(granularity) < scoring ? .screened : .exact
+    return screening + rescoring * share * Double(granularity) < scoring ? .screened : .exact
   }
 
   /// Learns from a block of screened tokens.
@@ -216,7 +220,7 @@ final class QuantizedEncoder: @unchecked Sendable {
 
   /// The number of vectors of 16 dimensions, and its odd part: padded so that the dense part of the
   /// rotation, of odd order, stays small.
-  private static func rotation(dModel: Int) -> (vectors: Int, odd: Int) {
+  static func rotation(dModel: Int) -> (vectors: Int, odd: Int) {
     let least = (dModel + 15) / 16
     func odd(_ vectors: Int) -> Int { vectors >> vectors.trailingZeroBitCount }
     let vectors = (least...least + least / 16).min { (odd($0), $0) < (odd($1), $1) }!
@@ -224,7 +228,7 @@ final class QuantizedEncoder: @unchecked Sendable {
   }
 
   /// (cos + sin)(2π i j / n) / √n: orthogonal, symmetric, and flat.
-  private static func hartley(order: Int) -> FloatStorage {
+  static func hartley(order: Int) -> FloatStorage {
     let matrix = FloatStorage(count: order * order)
     let factor = 1 / Double(order).squareRoot()
     for i in 0..<order {

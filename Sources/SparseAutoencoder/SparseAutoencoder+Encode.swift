@@ -76,7 +76,10 @@ extension SparseAutoencoder {
     var next = 0
     while next < rows.count {
       let (granularity, k) = (rows[next].granularity, rows[next].k)
-      let path = workspace.forcedPath ?? fasterPath(granularity: granularity, k: k)
+      let path =
+        workspace.forcedPath
+        ?? fasterPath(
+          granularity: granularity, k: k, tokens: rows.count - next)
       // k may differ within a block: the lists must hold the largest.
       let largestK = encodeInputs.count > 1 ? rows[next...].reduce(0) { max($0, $1.k) } : k
       let size = EncodeBlock.size(path, granularity: granularity, k: largestK, dModel: dModel)
@@ -90,15 +93,33 @@ extension SparseAutoencoder {
     }
   }
 
-  private func fasterPath(granularity: Int, k: Int) -> EncodePath {
+  private func fasterPath(granularity: Int, k: Int, tokens: Int) -> EncodePath {
     guard dModel <= QuantizedEncoder.dModelMax else { return .exact }
-    return quantizedEncoder.fasterPath(granularity: granularity, k: k)
+    return quantizedEncoder.fasterPath(granularity: granularity, k: k, tokens: tokens)
   }
 
   private func encodeBlock(
     _ wanted: [EncodeRow], _ path: EncodePath, capacity: Int, _ encodeInputs: [EncodeInput],
     _ workspace: EncodeWorkspace, _ answers: inout EncodeAnswers, _ errors: inout [EncodingError?]
   ) {
+    let (rows, squaredNorms) = prepareRows(wanted, encodeInputs, workspace, &errors)
+    guard !rows.isEmpty else { return }
+    let before = workspace.counters
+    let block = EncodeBlock(self, rows: rows[...], capacity: capacity, workspace: workspace)
+    block.encode(path, squaredNorms: squaredNorms) { position, latents, values in
+      answers.add(rows[position], latents, values)
+    }
+    if path == .screened {
+      let spent = workspace.counters.since(before)
+      quantizedEncoder.learn(spent, granularity: rows[0].granularity, k: rows[0].k)
+    }
+  }
+
+  /// Writes the encoder's inputs of those rows that can be encoded to the workspace.
+  private func prepareRows(
+    _ wanted: [EncodeRow], _ encodeInputs: [EncodeInput], _ workspace: EncodeWorkspace,
+    _ errors: inout [EncodingError?]
+  ) -> (rows: [EncodeRow], squaredNorms: [Float]) {
     let prepared = workspace.inputs.reserve(wanted.count * dModel)
     var rows: [EncodeRow] = []
     var squaredNorms: [Float] = []
@@ -115,16 +136,58 @@ extension SparseAutoencoder {
         errors[row.request] = error.shifted(by: row.token)
       }
     }
-    guard !rows.isEmpty else { return }
+    return (rows, squaredNorms)
+  }
+
+  /// As `encode`, each thread taking a share of the latents: for few tokens and many latents.
+  func encodeSplittingLatents(
+    _ activations: UnsafeBufferPointer<Float>, tokens: Int, granularity: Int, k: Int?,
+    pool: ThreadPool, workspaces: [EncodeWorkspace]
+  ) throws(EncodingError) -> SparseCodes {
+    let input = EncodeInput(
+      activations: activations, tokens: tokens, granularity: granularity, k: k)
+    let k = try checkedK(k, granularity: granularity)
+    let workspace = workspaces[0]
+    let path =
+      workspace.forcedPath
+      ?? fasterPath(
+        granularity: granularity, k: k, tokens: tokens)
+    let size = EncodeBlock.size(.screened, granularity: granularity, k: k, dModel: dModel)
+    guard path == .screened, tokens <= size.tokens else {
+      return try encode([input], workspace: workspace)[0].get()
+    }
+    var errors: [EncodingError?] = [nil]
+    let wanted = (0..<tokens).map {
+      EncodeRow(request: 0, token: $0, granularity: granularity, k: k)
+    }
+    let (rows, squaredNorms) = prepareRows(wanted, [input], workspace, &errors)
+    if let error = errors[0] { throw error }
+    var answers = EncodeAnswers([input])
+    guard !rows.isEmpty else { return answers.codes(of: 0) }
+
     let before = workspace.counters
-    let block = EncodeBlock(self, rows: rows[...], capacity: capacity, workspace: workspace)
-    block.encode(path, squaredNorms: squaredNorms) { position, latents, values in
+    let blocks = workspaces.map {
+      EncodeBlock(self, rows: rows[...], capacity: size.capacity, workspace: $0)
+    }
+    let first = blocks[0]
+    first.begin()
+    first.quantize(squaredNorms: squaredNorms)
+    for block in blocks.dropFirst() { block.begin(like: first) }
+    pool.run { thread in
+      blocks[thread].screen(
+        panels: first.panels * thread / pool.threads..<first.panels * (thread + 1) / pool.threads,
+        quantized: workspace.quantized.pointer)
+    }
+    for block in blocks.dropFirst() { first.append(block) }
+    let pairs = first.gatherPairs(0..<rows.count)
+    pool.run { thread in
+      first.rescore(pairs * thread / pool.threads..<pairs * (thread + 1) / pool.threads)
+    }
+    first.finishScreened { position, latents, values in
       answers.add(rows[position], latents, values)
     }
-    if path == .screened {
-      let spent = workspace.counters.since(before)
-      quantizedEncoder.learn(spent, granularity: rows[0].granularity, k: rows[0].k)
-    }
+    quantizedEncoder.learn(workspace.counters.since(before), granularity: granularity, k: k)
+    return answers.codes(of: 0)
   }
 
   /// k for `topk`, 0 for the other rules.

@@ -164,18 +164,20 @@ float granule_pre_activation_reference(
 /// values: [count], without NaN; k ≥ 1.
 float granule_kth_largest_positive(const float *values, size_t count, size_t k);
 /// Keeps, in place and in order, the k largest values that are > 0, of equal ones the first;
-/// returns how many. values, latents: [count]; k ≥ 1.
-size_t granule_keep_largest(float *values, uint32_t *latents, size_t count, size_t k);
+/// returns how many. kth: receives the k-th largest, 0 where fewer than k are > 0.
+/// values, latents: [count]; k ≥ 1.
+size_t granule_keep_largest(
+    float *values, uint32_t *latents, size_t count, size_t k, float *kth);
 /// Keeps, in place and in order, values above thresholds[latent], or above 0 where NULL.
 size_t granule_keep_above(
     float *values, uint32_t *latents, size_t count, const float *thresholds);
 /// Raises a token's threshold to what its k-th largest latent so far makes plausible, and drops the
-/// latents below it. With a screen, whose bounds exceed pre-activations by some error, to the k-th
-/// largest bound less (1 + margin) times that error: a guess, to be verified. Without, to the k-th
-/// largest pre-activation.
+/// latents below it. Without a screen, whose bounds are pre-activations, that is the k-th largest.
+/// With one, it is the k-th largest bound less the error that bounds allow for, and less `margin`
+/// times that error: a guess, to be verified. scratch: [token.count]; lists have room for 16 more.
 void granule_raise_threshold(
     granule_cpu cpu, granule_screened_token *token, size_t k, const granule_screen *screen,
-    float margin);
+    float margin, float *scratch);
 
 // ---- decode.c
 
