@@ -24,10 +24,10 @@ struct BenchEncodeCommand: AsyncParsableCommand {
       benchmarks/encode.py runs PyTorch beside it.
 
       EXAMPLE
-        granule bench encode --d-model 576 --latents 16384 --k 64 --batch 1,16,256,1024
+        granule bench encode --d-model 576 --latents 16384 --k 64 --batch 1,256,1024
         granule bench encode --d-model 576 --latents 16384 --k 64 --batch 1024 \\
           --granularity 1024,4096,16384 --data correlated
-        granule bench encode --dictionary runs/first/dictionary --activations test.npy --json
+        granule bench encode --dictionary runs/first --activations test.npy --json
       """)
 
   @Option(help: "Length of an activation, of a random dictionary.")
@@ -44,7 +44,7 @@ struct BenchEncodeCommand: AsyncParsableCommand {
   var kAtGranularity = KAtGranularity.proportional
   @Option(help: "Activations for a random dictionary: gaussian or correlated.")
   var data = SyntheticActivations.Kind.gaussian
-  @Option(help: "A TopK dictionary folder instead of a random one.")
+  @Option(help: "A TopK dictionary folder, or a finished run, instead of a random one.")
   var dictionary: String?
   @Option(help: "Its activations: a file or folder.")
   var activations: String?
