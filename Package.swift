@@ -87,7 +87,8 @@ let package = Package(
       name: "granule",
       dependencies: [
         "Serve", "Training", "Client", "LanguageModel", "ModelRepository", "SparseAutoencoder",
-        "Tensors", "StrictJSON", "Wire", "EventLoop", argumentParser, logging,
+        "Tensors", "CKernels", "COpenBLAS", "StrictJSON", "Wire", "EventLoop", argumentParser,
+        logging,
       ],
       swiftSettings: strict),
 

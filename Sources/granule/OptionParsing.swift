@@ -4,6 +4,9 @@ import ArgumentParser
 struct Granularities: ExpressibleByArgument {
   let values: [Int]
 
+  /// As it is written on the command line, for help.
+  var defaultValueDescription: String { values.map(String.init).joined(separator: ",") }
+
   init(values: [Int]) { self.values = values }
 
   init?(argument: String) {

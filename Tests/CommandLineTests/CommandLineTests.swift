@@ -38,13 +38,15 @@ struct CommandLineTests {
   }
 
   static let commands = [
-    "harvest", "train", "evaluate", "publish", "serve", "encode", "decode", "status", "models",
-    "load", "unload", "resize",
+    "harvest", "train", "evaluate", "inspect", "publish", "serve", "encode", "decode", "status",
+    "models",
+    "load", "unload", "resize", "bench encode", "bench model",
   ]
 
   @Test("teaches each command with an example", arguments: commands)
   func help(command: String) throws {
-    let (code, output, _) = try CommandProcess.run(command, "--help")
+    let (code, output, _) = try CommandProcess.run(
+      command.split(separator: " ").map(String.init) + ["--help"])
     #expect(code == 0)
     #expect(output.contains("EXAMPLE") && output.contains("granule \(command)"))
   }
@@ -62,6 +64,9 @@ struct CommandLineTests {
       ),
       (["publish", "/nowhere", "--repository", "x", "--name", "m"], 1, "/nowhere"),
       (["evaluate", "/nowhere"], 1, "/nowhere"),
+      (["inspect", "/nowhere"], 1, "/nowhere"),
+      (["bench", "encode", "--latents", "64", "--k", "4"], 64, "--d-model"),
+      (["bench", "encode", "--dictionary", "d"], 64, "--activations"),
       (["serve", "--repository", "/nowhere", "--listen", "127.0.0.1:0"], 1, "/nowhere"),
       (["status", "--server", "unix:/nowhere/socket"], 1, "/nowhere/socket"),
     ])

@@ -1,0 +1,183 @@
+import ArgumentParser
+import Foundation
+import ModelRepository
+import SparseAutoencoder
+import StrictJSON
+import Tensors
+
+struct InspectCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "inspect",
+    abstract: "Show what a dictionary is, and the memory that it takes.",
+    discussion: """
+      Reads a dictionary folder, Granule's or SAELens's, a finished run, or a published version, \
+      whose digests are verified. Shows architecture and sizes, the granularities with what was \
+      measured there, where the dictionary comes from, and the memory that a server needs for it: \
+      weights in float32, and the encoder's copy in 8 bits that encoding screens with.
+
+      EXAMPLE
+        granule inspect runs/first
+        granule inspect models/smollm2-block10/1
+        granule inspect my-saelens-folder --json
+      """)
+
+  @Argument(
+    help: ArgumentHelp(
+      "A dictionary folder, a finished run, or REPOSITORY/NAME/VERSION.", valueName: "dictionary"))
+  var path: String
+  @Flag(help: "Print JSON.")
+  var json = false
+
+  func run() async throws {
+    let (dictionary, files, sha256) = try read()
+    dictionary.prepareEncoder()
+    let companions = try files.companion.map { try SafetensorsFile($0).tensors } ?? []
+    if json {
+      print(
+        StrictJSON.text(
+          Self.json(dictionary, companions: companions, sha256: sha256), indented: true))
+    } else {
+      show(dictionary, companions: companions, sha256: sha256)
+    }
+  }
+
+  /// The dictionary, its files, and its weights' digest where it is published.
+  private func read() throws -> (SparseAutoencoder, DictionaryFiles, sha256: String?) {
+    let parts = URL(fileURLWithPath: path).standardizedFileURL.pathComponents
+    if parts.count > 3, let version = UInt64(parts[parts.count - 1]) {
+      let name = parts[parts.count - 2]
+      let root = "/" + parts[1..<parts.count - 2].joined(separator: "/")
+      let repository = ModelRepository(path: root)
+      if ModelRepository.isValidName(name), try repository.versions(of: name).contains(version) {
+        let published = try repository.load(name, version: version)
+        return (published.dictionary, try DictionaryFiles(folder: path), published.sha256)
+      }
+    }
+    if let name = parts.last, parts.count > 2, ModelRepository.isValidName(name) {
+      let root = "/" + parts[1..<parts.count - 1].joined(separator: "/")
+      let versions = try ModelRepository(path: root).versions(of: name)
+      if let last = versions.last {
+        throw CommandError(
+          "\(path) is a published model with \(versions.count) versions: name one, such as "
+            + "\(path)/\(last)")
+      }
+    }
+    let files = try DictionaryFiles(folder: try DictionaryLocation(path).folder)
+    return (try SparseAutoencoder(files: files), files, nil)
+  }
+
+  private func show(_ dictionary: SparseAutoencoder, companions: [Tensor], sha256: String?) {
+    print(path)
+    func line(_ name: String, _ value: String) {
+      print("  " + name.padding(toLength: 16, withPad: " ", startingAt: 0) + value)
+    }
+    line("architecture", dictionary.architecture)
+    line("d_model", dictionary.dModel.grouped)
+    line("latents", dictionary.latents.grouped)
+    line("selection", dictionary.selectionDescription)
+    line("normalisation", dictionary.inputNormalization.rawValue)
+    line("b_dec", dictionary.subtractsDecoderBias ? "subtracted from inputs" : "output only")
+    let provenance = dictionary.provenance
+    line("language model", provenance.languageModel.isEmpty ? "unknown" : provenance.languageModel)
+    line("hook", provenance.hook.isEmpty ? "unknown" : provenance.hook)
+    line("trained on", provenance.tokens.map { "\($0.grouped) tokens" } ?? "unknown")
+    if let order = provenance.orderedBy { line("ordered by", order) }
+    if let scale = provenance.activationScale {
+      line("scale", "\(scale.formatted(digits: 6)), folded into the weights")
+    }
+    if let sha256 { line("sha256", "\(sha256), verified") }
+    line(
+      "companion",
+      companions.isEmpty
+        ? "none" : companions.map { "\($0.name) \($0.shape)" }.joined(separator: ", "))
+
+    print()
+    if dictionary.granularities.isEmpty {
+      print("No granularities are listed.\n")
+    } else {
+      var table = TextTable("granularity", "k", "L0", "FVU")
+      for granularity in dictionary.granularities {
+        table.add(
+          granularity.latents.grouped, granularity.k > 0 ? "\(granularity.k)" : "–",
+          granularity.l0.map { Double($0).formatted(digits: 1) } ?? "–",
+          granularity.fvu.map { Double($0).formatted(digits: 4) } ?? "–")
+      }
+      print(table.text)
+    }
+
+    let bytes = dictionary.residentBytes
+    var memory = TextTable("memory", "bytes", "MiB", "share of encoder")
+    for (name, count) in [
+      ("encoder", bytes.encoder), ("encoder, 8 bits", bytes.quantizedEncoder),
+      ("decoder", bytes.decoder), ("others", bytes.others), ("total", bytes.total),
+    ] {
+      memory.add(
+        name, count.grouped, (Double(count) / 1_048_576).formatted(digits: 2),
+        (Double(count) / Double(bytes.encoder)).formatted(digits: 3))
+    }
+    print(memory.text, terminator: "")
+  }
+
+  private static func json(
+    _ dictionary: SparseAutoencoder, companions: [Tensor], sha256: String?
+  ) -> JSONValue {
+    func known(_ text: String) -> JSONValue { text.isEmpty ? .null : .string(text) }
+    func known(_ number: Float?) -> JSONValue { number.map { JSONValue(Double($0)) } ?? .null }
+    let provenance = dictionary.provenance
+    let bytes = dictionary.residentBytes
+    var rule: [JSONValue.Member] = [.init("name", .string(dictionary.selectionRule.name))]
+    if case .topk(let k) = dictionary.selectionRule { rule.append(.init("k", JSONValue(k))) }
+    return [
+      "architecture": .string(dictionary.architecture), "d_model": JSONValue(dictionary.dModel),
+      "latents": JSONValue(dictionary.latents), "selection_rule": .object(rule),
+      "input_normalization": .string(dictionary.inputNormalization.rawValue),
+      "subtracts_decoder_bias": .bool(dictionary.subtractsDecoderBias),
+      "granularities": .array(
+        dictionary.granularities.map {
+          [
+            "latents": JSONValue($0.latents), "k": JSONValue($0.k), "l0": known($0.l0),
+            "fvu": known($0.fvu),
+          ]
+        }),
+      "provenance": [
+        "language_model": known(provenance.languageModel), "hook": known(provenance.hook),
+        "tokens": provenance.tokens.map { JSONValue($0) } ?? .null,
+        "ordered_by": provenance.orderedBy.map { .string($0) } ?? .null,
+        "activation_scale": provenance.activationScale.map { JSONValue($0) } ?? .null,
+      ],
+      "sha256": sha256.map { .string($0) } ?? .null,
+      "companion_tensors": .array(
+        companions.map {
+          ["name": .string($0.name), "shape": .array($0.shape.map { JSONValue($0) })]
+        }),
+      "resident_bytes": [
+        "encoder": JSONValue(bytes.encoder), "quantized_encoder": JSONValue(bytes.quantizedEncoder),
+        "decoder": JSONValue(bytes.decoder), "others": JSONValue(bytes.others),
+        "total": JSONValue(bytes.total),
+      ],
+      "quantized_share_of_encoder": JSONValue(
+        Double(bytes.quantizedEncoder) / Double(bytes.encoder)),
+    ]
+  }
+}
+
+extension SparseAutoencoder {
+  /// SAELens's name of what it is.
+  fileprivate var architecture: String {
+    switch selectionRule {
+    case .topk: "topk"
+    case .threshold: "jumprelu"
+    case .relu: "standard"
+    }
+  }
+
+  fileprivate var selectionDescription: String {
+    switch selectionRule {
+    case .topk(let k): "the \(k) largest positive pre-activations"
+    case .threshold(let thresholds):
+      "pre-activations above each latent's threshold, \(thresholds.min() ?? 0) … "
+        + "\(thresholds.max() ?? 0)"
+    case .relu: "positive pre-activations"
+    }
+  }
+}
