@@ -174,7 +174,9 @@ final class DenseEncodeBaseline {
       floor = max(floor, granule_kth_largest_positive(row, granularity, k))
       consider(0..<granularity, floor)
     }
-    let kept = granule_keep_largest(scratch.values.pointer, scratch.latents, candidates, k)
+    var kth: Float = 0
+    let kept = granule_keep_largest(
+      scratch.values.pointer, scratch.latents, candidates, k, &kth)
     latents.update(from: scratch.latents, count: kept)
     values.update(from: scratch.values.pointer, count: kept)
     return kept
