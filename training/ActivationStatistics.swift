@@ -8,6 +8,8 @@ struct ActivationStatistics: Equatable {
 
   /// Mean of each dimension, raw: [d_model]
   var mean: [Float]
+  /// Standard deviation of each dimension, raw: [d_model]
+  var deviation: [Float]
   /// √d_model / mean ‖x‖: activations times this have norm √d_model on average.
   var scale: Double
 
@@ -15,12 +17,13 @@ struct ActivationStatistics: Equatable {
   ///
   /// - Throws: `TrainingError` naming the first token that is not finite, or where all are the same.
   init(_ dataset: ActivationDataset) throws(TrainingError) {
-    let (mean, meanNorm, variance) = try Self.measure(dataset)
+    let (mean, deviation, meanNorm, variance) = try Self.measure(dataset)
     guard variance > 0 else {
       throw TrainingError(
         "\(dataset.paths[0]): every activation is the same, there is nothing to learn")
     }
     self.mean = mean
+    self.deviation = deviation
     scale = Double(dataset.dModel).squareRoot() / meanNorm
   }
 
@@ -29,11 +32,14 @@ struct ActivationStatistics: Equatable {
   /// - Throws: `TrainingError` naming the first token that is not finite.
   static func measure(
     _ dataset: ActivationDataset
-  ) throws(TrainingError) -> (mean: [Float], meanNorm: Double, variance: Double) {
+  ) throws(TrainingError) -> (
+    mean: [Float], deviation: [Float], meanNorm: Double, variance: Double
+  ) {
     let dModel = dataset.dModel
     let count = min(dataset.tokens, tokensMax)
     let row = FloatStorage(count: dModel)
     var sums = [Double](repeating: 0, count: dModel)
+    var squareSums = [Double](repeating: 0, count: dModel)
     var (norms, squaredNorms) = (0.0, 0.0)
     for sample in 0..<count {
       let token = dataset.tokens * sample / count
@@ -42,6 +48,7 @@ struct ActivationStatistics: Equatable {
       for i in 0..<dModel {
         let value = Double(row.pointer[i])
         sums[i] += value
+        squareSums[i] += value * value
         squares += value * value
       }
       guard squares.isFinite else {
@@ -54,12 +61,18 @@ struct ActivationStatistics: Equatable {
     let variance = squaredNorms / Double(count) - mean.reduce(0) { $0 + $1 * $1 }
     // What is less than the rounding of sums this long is none.
     let least = 1e-12 * squaredNorms / Double(count)
-    return (mean.map { Float($0) }, norms / Double(count), variance > least ? variance : 0)
+    let deviation = zip(squareSums, mean).map {
+      Float(max($0 / Double(count) - $1 * $1, 0).squareRoot())
+    }
+    return (
+      mean.map { Float($0) }, deviation, norms / Double(count), variance > least ? variance : 0
+    )
   }
 
   /// As a checkpoint stored them.
-  init(mean: [Float], scale: Double) {
+  init(mean: [Float], deviation: [Float], scale: Double) {
     self.mean = mean
+    self.deviation = deviation
     self.scale = scale
   }
 }

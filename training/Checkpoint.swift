@@ -37,6 +37,8 @@ struct Checkpoint {
       }
     }
     entries.append(.init("activation_mean", [weights.dModel], FloatStorage(statistics.mean)))
+    entries.append(
+      .init("activation_deviation", [weights.dModel], FloatStorage(statistics.deviation)))
     do throws(TensorFileError) {
       try tokensSinceActive.map { Int64($0) }.withBytes { (ages) throws(TensorFileError) in
         try [statistics.scale].withBytes { (scale) throws(TensorFileError) in
@@ -116,8 +118,10 @@ struct Checkpoint {
     optimizer.steps = optimizerSteps
     let ages = try file.tensor("tokens_since_active")
     let mean = try file.tensor("activation_mean").float32().array
+    let deviation = try file.tensor("activation_deviation").float32().array
     let scale = try file.tensor("activation_scale")
-    guard ages.shape == [latents], mean.count == dModel, scale.type == .float64, scale.count == 1
+    guard ages.shape == [latents], mean.count == dModel, deviation.count == dModel,
+      scale.type == .float64, scale.count == 1
     else { throw TrainingError("\(path): does not fit the run's configuration") }
     let tokensSinceActive = try ages.integers()
     guard tokensSinceActive.allSatisfy({ (0...1 << 50).contains($0) }) else {
@@ -126,7 +130,7 @@ struct Checkpoint {
     return Checkpoint(
       step: step, weights: weights, optimizer: optimizer, tokensSinceActive: tokensSinceActive,
       statistics: ActivationStatistics(
-        mean: mean, scale: scale.bytes.loadUnaligned(as: Double.self)))
+        mean: mean, deviation: deviation, scale: scale.bytes.loadUnaligned(as: Double.self)))
   }
 
   private static func remove(_ folder: String) {

@@ -42,12 +42,11 @@ package struct DictionaryWeights {
     decoderBias.pointer.update(from: mean, count: dModel)
   }
 
-  /// The dictionary that these weights are, sharing their memory.
-  func dictionary(_ rule: SelectionRule) -> SparseAutoencoder {
-    SparseAutoencoder(
-      SparseAutoencoder.Parts(
-        encoderWeights: encoder, encoderBias: encoderBias, decoderWeights: decoder,
-        decoderBias: decoderBias, selectionRule: rule))
+  /// What the dictionary of these weights is made of, sharing their memory.
+  func parts(_ rule: SelectionRule) -> SparseAutoencoder.Parts {
+    SparseAutoencoder.Parts(
+      encoderWeights: encoder, encoderBias: encoderBias, decoderWeights: decoder,
+      decoderBias: decoderBias, selectionRule: rule)
   }
 }
 

@@ -38,6 +38,9 @@ package final class NestedStep {
   private let auxiliaryCoefficient: Double
   /// The first granularity that contains each latent.
   private let blockOfLatent: [UInt32]
+  /// Of the batches, [d_model]: for the encoder's speed only.
+  private let activationDeviation: [Float]?
+  private let screeningHistory = ScreeningHistory()
   private let workspaces = (0..<Parallel.threads).map { _ in EncodeWorkspace() }
   /// x − b_dec of each token: [tokens, d_model]
   private var centred = FloatStorage(count: 0)
@@ -47,9 +50,11 @@ package final class NestedStep {
 
   /// A step for `weights`, which it reads at every call.
   package init(
-    weights: DictionaryWeights, granularities: [Int], k: Int, auxiliaryCoefficient: Double
+    weights: DictionaryWeights, granularities: [Int], k: Int, auxiliaryCoefficient: Double,
+    activationDeviation: [Float]? = nil
   ) {
     self.weights = weights
+    self.activationDeviation = activationDeviation
     self.granularities = granularities.map { UInt32($0) }
     self.k = k
     self.auxiliaryCoefficient = auxiliaryCoefficient
@@ -127,7 +132,11 @@ package final class NestedStep {
   private func encodeAndDecode(
     _ batch: FloatStorage, tokens: Int, scale: Float
   ) throws(EncodingError) -> (parts: [Part], squaredErrors: [Float]) {
-    let dictionary = weights.dictionary(.topk(k: k))
+    var dictionaryParts = weights.parts(.topk(k: k))
+    dictionaryParts.activationDeviation = activationDeviation
+    dictionaryParts.screeningHistory = screeningHistory
+    let dictionary = SparseAutoencoder(dictionaryParts)
+    dictionary.prepareEncoder()
     let prefixes = granularities.count
     let scales = [Float](repeating: scale, count: prefixes)
     var squaredErrors = [Float](repeating: 0, count: tokens * prefixes)
@@ -194,7 +203,7 @@ package final class NestedStep {
     }
     deadWeights.decoderBias.pointer.update(from: weights.decoderBias.pointer, count: dModel)
     let auxiliaryK = max(1, min(dModel / 2, dead.count))
-    let dictionary = deadWeights.dictionary(.topk(k: auxiliaryK))
+    let dictionary = SparseAutoencoder(deadWeights.parts(.topk(k: auxiliaryK)))
     let noBias = FloatStorage(count: dModel)
     let auxiliaryRow = UInt32(granularities.count)
     var squaredErrors = [Float](repeating: 0, count: tokens)

@@ -137,7 +137,8 @@ public final class Trainer {
     let batch = FloatStorage(count: configuration.batchTokens * training.dModel)
     let nested = NestedStep(
       weights: state.weights, granularities: configuration.granularities, k: configuration.k,
-      auxiliaryCoefficient: configuration.auxiliaryCoefficient)
+      auxiliaryCoefficient: configuration.auxiliaryCoefficient,
+      activationDeviation: state.statistics.deviation.map { $0 * Float(state.statistics.scale) })
     var clock = RateClock(tokens: state.step * configuration.batchTokens)
     var lastCheckpoint = state.step
 
@@ -204,6 +205,7 @@ public final class Trainer {
       decoderBias: FloatStorage(weights.decoderBias.values.map { $0 / scale }),
       selectionRule: .topk(k: configuration.k))
     parts.activationMean = state.statistics.mean
+    parts.activationDeviation = state.statistics.deviation
     parts.provenance.languageModel = configuration.languageModel
     parts.provenance.hook = configuration.hook
     parts.provenance.tokens = state.step * configuration.batchTokens

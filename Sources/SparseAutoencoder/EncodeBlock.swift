@@ -6,7 +6,9 @@ struct EncodeRow {
   var request: Int
   var token: Int
   var granularity: Int
+  /// 0 where the largest are not wanted, but all that are active and at least `floor`.
   var k: Int
+  var floor: Float = 0
 }
 
 /// Tokens that are encoded together on one thread: their rows descend in granularity, so that each
@@ -102,7 +104,7 @@ struct EncodeBlock {
 
   private func scoreAll() {
     let floors = dictionary.effectiveThresholds?.pointer
-    for position in 0..<count { tokens[position].threshold = 0 }
+    for position in 0..<count { tokens[position].threshold = row(position).floor }
     var active = count
     var schedule = RaiseSchedule(k: topK(0), capacity: capacity)
     let largest = rows.first!.granularity
@@ -146,7 +148,7 @@ struct EncodeBlock {
       let isUsable = encoder.quantize(
         inputs + position * dModel, squaredNorm: squaredNorms[position], scratch: scratch,
         quantized: quantized + position * padded, token: &tokens[position])
-      tokens[position].threshold = isUsable ? 0 : Self.abandoned
+      tokens[position].threshold = isUsable ? row(position).floor : Self.abandoned
     }
   }
 

@@ -18,6 +18,11 @@ public final class EncoderPool {
     workspaces.reduce(into: EncodeWorkspace.Counters()) { $0.add($1.counters) }
   }
 
+  /// See `EncodeWorkspace.batchGuessFactor`.
+  package func setBatchGuessFactor(_ factor: Float?) {
+    workspaces[0].batchGuessFactor = factor
+  }
+
   /// Fewer tokens than this a thread would each pay for a pass over the encoder's memory: then the
   /// latents are split, not the tokens.
   private static let tokensPerThreadMin = 32
@@ -40,24 +45,87 @@ public final class EncoderPool {
         activations, tokens: tokens, granularity: granularity, k: k, pool: pool,
         workspaces: workspaces)
     }
-    typealias Answer = Result<SparseCodes, EncodingError>
-    let answers = Mutex<[Answer?]>(Array(repeating: nil, count: pool.threads))
+    return try encodeSplittingTokens(
+      dictionary, activations, tokens: tokens, granularity: granularity, k: k, floor: nil)
+  }
+
+  private func encodeSplittingTokens(
+    _ dictionary: SparseAutoencoder, _ activations: UnsafeBufferPointer<Float>, tokens: Int,
+    granularity: Int, k: Int?, floor: Float?
+  ) throws(EncodingError) -> SparseCodes {
+    let dModel = dictionary.dModel
+    let answers = Mutex<[Result<SparseCodes, EncodingError>?]>(
+      Array(repeating: nil, count: pool.threads))
     pool.run { thread in
       let start = tokens * thread / pool.threads
       let end = tokens * (thread + 1) / pool.threads
-      let answer: Answer
-      do throws(EncodingError) {
-        answer = .success(
-          try dictionary.encode(
-            UnsafeBufferPointer(rebasing: activations[start * dModel..<end * dModel]),
-            tokens: end - start, granularity: granularity, k: k, workspace: workspaces[thread]))
-      } catch {
-        answer = .failure(error.shifted(by: start))
-      }
-      answers.withLock { $0[thread] = answer }
+      let input = EncodeInput(
+        activations: UnsafeBufferPointer(rebasing: activations[start * dModel..<end * dModel]),
+        tokens: end - start, granularity: granularity, k: k)
+      let answer = dictionary.encode([input], floor: floor, workspace: workspaces[thread])[0]
+      answers.withLock { $0[thread] = answer.mapError { $0.shifted(by: start) } }
     }
     var codes = SparseCodes()
     for answer in answers.withLock({ $0 }) { codes.append(try answer!.get()) }
     return codes
+  }
+
+  /// Encodes a batch with k active latents a token on average, as BatchTopK trains (Bussmann et al.,
+  /// BatchTopK Sparse Autoencoders): the k · tokens largest positive pre-activations of the whole
+  /// batch; of equal ones those of earlier tokens, then of lower latents.
+  ///
+  /// One value is guessed for the batch, below which nothing is looked at; enough that is not below
+  /// proves it right, else it is lowered.
+  ///
+  /// - Precondition: the dictionary's selection rule is `topk`.
+  /// - Returns: the codes, and the least value among them: 0 where fewer are positive.
+  /// - Throws: `EncodingError`, for the first token concerned.
+  package func encodeBatchTopK(
+    _ dictionary: SparseAutoencoder, _ activations: UnsafeBufferPointer<Float>, tokens: Int,
+    granularity: Int, k: Int
+  ) throws(EncodingError) -> (codes: SparseCodes, threshold: Float) {
+    _ = try dictionary.checkedK(k, granularity: granularity)
+    let wanted = k * tokens
+    guard wanted > 0 else { return (SparseCodes(), 0) }
+    var floor = try guess(
+      dictionary, activations, tokens: tokens, granularity: granularity, k: k)
+    while true {
+      let codes = try encodeSplittingTokens(
+        dictionary, activations, tokens: tokens, granularity: granularity, k: nil, floor: floor)
+      let enough = codes.values.count { $0 >= floor } >= wanted
+      if enough || floor == 0 { return codes.largest(wanted) }
+      // What was found is part of the answer, so that its least value, or nothing, is low enough.
+      floor = floor < 1e-3 * (codes.values.max() ?? 0) ? 0 : 0.7 * floor
+    }
+  }
+
+  /// A little below what a sample of tokens would set the floor to.
+  private func guess(
+    _ dictionary: SparseAutoencoder, _ activations: UnsafeBufferPointer<Float>, tokens: Int,
+    granularity: Int, k: Int
+  ) throws(EncodingError) -> Float {
+    let dModel = dictionary.dModel
+    let sampled = min(tokens, 128)
+    var sample: [Float] = []
+    sample.reserveCapacity(sampled * dModel)
+    for number in 0..<sampled {
+      let token = tokens * number / sampled
+      sample += activations[token * dModel..<(token + 1) * dModel]
+    }
+    let codes: SparseCodes
+    do throws(EncodingError) {
+      codes = try sample.withUnsafeBufferPointer { (sample) throws(EncodingError) in
+        try encode(
+          dictionary, sample, tokens: sampled, granularity: granularity,
+          k: min(granularity, 4 * k))
+      }
+    } catch {
+      // The whole batch says which token it is.
+      return 0
+    }
+    guard workspaces[0].batchGuessFactor == nil else {
+      return (codes.values.max() ?? 0) * workspaces[0].batchGuessFactor!
+    }
+    return 0.97 * codes.largest(k * sampled).threshold
   }
 }

@@ -1,6 +1,5 @@
 internal import CKernels
 internal import Glibc
-internal import Synchronization
 internal import Tensors
 
 /// An encoder in 8 bits, and what bounds its error: the screen that decides which latents may be
@@ -131,44 +130,6 @@ final class QuantizedEncoder: @unchecked Sendable {
 
   deinit { free(weights) }
 
-  // MARK: Whether it pays
-
-  private struct SurvivorsKey: Hashable {
-    var granularityOctave: Int
-    var kOctave: Int
-  }
-  /// Moving mean of how many latents of a token survive, in what rescoring them costs.
-  private let survivors = Mutex<[SurvivorsKey: Double]>([:])
-
-  /// The path that is expected to be faster, from measured costs and what survived before.
-  func fasterPath(granularity: Int, k: Int, tokens: Int) -> EncodePath {
-    guard granularity > 2 * k else { return .exact }
-    let key = SurvivorsKey(granularityOctave: granularity.octave, kOctave: k.octave)
-    let costs = EncodeCosts.measured(dModel: dModel, cpu: cpu)
-    // Lists and guesses take about as long as quantising.
-    let screening =
-      2 * costs.quantizing
-      + costs.screening * Double(granularity * paddedDModel) / Double(dModel)
-    let scoring = costs.scoring * Double(granularity)
-    let rescoring = tokens < 64 ? costs.rescoringFew : costs.rescoring
-    let least = screening + rescoring * Double(k)
-    guard least < scoring else { return .exact }
-    guard let share = survivors.withLock({ $0[key] }) else { return .screened }
-    return screening + rescoring * share * Double(granularity) < scoring ? .screened : .exact
-  }
-
-  /// Learns from a block of screened tokens.
-  func learn(_ counters: EncodeWorkspace.Counters, granularity: Int, k: Int) {
-    guard counters.screenedTokens > 0 else { return }
-    let costs = EncodeCosts.measured(dModel: dModel, cpu: cpu)
-    let again = Double(counters.fallbacks) * costs.scoring * Double(granularity)
-    let share =
-      (Double(counters.survivors) + again / costs.rescoring)
-      / Double(counters.screenedTokens * granularity)
-    let key = SurvivorsKey(granularityOctave: granularity.octave, kOctave: k.octave)
-    survivors.withLock { $0[key] = $0[key].map { 0.75 * $0 + 0.25 * share } ?? share }
-  }
-
   /// Bytes of memory that it takes.
   var residentBytes: Int {
     let floats =
@@ -289,9 +250,4 @@ final class QuantizedEncoder: @unchecked Sendable {
       center, FloatStorage(ratios.map { Float(min(max($0 / middle, 1e-3), 1e3)) })
     )
   }
-}
-
-extension Int {
-  /// The number of bits that it takes: numbers of one octave differ by less than a factor of two.
-  fileprivate var octave: Int { Int.bitWidth - leadingZeroBitCount }
 }

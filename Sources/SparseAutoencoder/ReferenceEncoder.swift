@@ -9,6 +9,27 @@ public struct ReferenceEncoder {
   /// An encoder of `dictionary`.
   public init(_ dictionary: SparseAutoencoder) { self.dictionary = dictionary }
 
+  /// As `EncoderPool.encodeBatchTopK`.
+  package func encodeBatchTopK(
+    _ activations: [Float], granularity: Int, k: Int
+  ) throws(EncodingError) -> SparseCodes {
+    // With k = G all that is positive.
+    let all = try encode(activations, granularity: granularity, k: granularity)
+    let order = all.values.indices.sorted { (-all.values[$0], $0) < (-all.values[$1], $1) }
+    let kept = Set(order.prefix(k * all.tokens))
+    var codes = SparseCodes()
+    for token in 0..<all.tokens {
+      let positions = (Int(all.rowOffsets[token])..<Int(all.rowOffsets[token + 1]))
+        .filter { kept.contains($0) }
+      positions.map { all.indices[$0] }.withUnsafeBufferPointer { indices in
+        positions.map { all.values[$0] }.withUnsafeBufferPointer { values in
+          codes.append(indices: indices, values: values)
+        }
+      }
+    }
+    return codes
+  }
+
   /// As `SparseAutoencoder.encode`.
   public func encode(
     _ activations: [Float], granularity: Int, k: Int? = nil

@@ -54,6 +54,14 @@ extension SparseAutoencoder {
   public func encode(
     _ encodeInputs: [EncodeInput], workspace: EncodeWorkspace
   ) -> [Result<SparseCodes, EncodingError>] {
+    encode(encodeInputs, floor: nil, workspace: workspace)
+  }
+
+  /// With a floor, which a dictionary of the rule `topk` may be given, the latents of each token
+  /// whose pre-activation is at least that and > 0, and perhaps others that are > 0; not the k largest.
+  func encode(
+    _ encodeInputs: [EncodeInput], floor: Float?, workspace: EncodeWorkspace
+  ) -> [Result<SparseCodes, EncodingError>] {
     var errors = [EncodingError?](repeating: nil, count: encodeInputs.count)
     var rows: [EncodeRow] = []
     for (request, input) in encodeInputs.enumerated() {
@@ -62,7 +70,9 @@ extension SparseAutoencoder {
         let k = try checkedK(input.k, granularity: input.granularity)
         for token in 0..<input.tokens {
           rows.append(
-            EncodeRow(request: request, token: token, granularity: input.granularity, k: k))
+            EncodeRow(
+              request: request, token: token, granularity: input.granularity,
+              k: floor == nil ? k : 0, floor: floor ?? 0))
         }
       } catch {
         errors[request] = error
@@ -95,7 +105,8 @@ extension SparseAutoencoder {
 
   private func fasterPath(granularity: Int, k: Int, tokens: Int) -> EncodePath {
     guard dModel <= QuantizedEncoder.dModelMax else { return .exact }
-    return quantizedEncoder.fasterPath(granularity: granularity, k: k, tokens: tokens)
+    return screeningHistory.fasterPath(
+      quantizedEncoder, granularity: granularity, k: k, tokens: tokens)
   }
 
   private func encodeBlock(
@@ -111,7 +122,8 @@ extension SparseAutoencoder {
     }
     if path == .screened {
       let spent = workspace.counters.since(before)
-      quantizedEncoder.learn(spent, granularity: rows[0].granularity, k: rows[0].k)
+      screeningHistory.learn(
+        spent, quantizedEncoder, granularity: rows[0].granularity, k: rows[0].k)
     }
   }
 
@@ -186,7 +198,8 @@ extension SparseAutoencoder {
     first.finishScreened { position, latents, values in
       answers.add(rows[position], latents, values)
     }
-    quantizedEncoder.learn(workspace.counters.since(before), granularity: granularity, k: k)
+    screeningHistory.learn(
+      workspace.counters.since(before), quantizedEncoder, granularity: granularity, k: k)
     return answers.codes(of: 0)
   }
 

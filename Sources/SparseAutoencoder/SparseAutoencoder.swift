@@ -42,6 +42,7 @@ public final class SparseAutoencoder: Sendable {
   /// ratio refers to it.
   public let latentsBeforeTruncation: Int
   let encoderCPU: EncoderCPU
+  let screeningHistory: ScreeningHistory
   private let quantizedCache = Mutex<QuantizedEncoder?>(nil)
   /// max(θ_j, 0), the least pre-activation that is active; nil unless the rule is `threshold`.
   let effectiveThresholds: FloatStorage?
@@ -74,6 +75,8 @@ public final class SparseAutoencoder: Sendable {
     public var activationDeviation: [Float]?
     /// For which CPU it encodes.
     package var encoderCPU = EncoderCPU.current
+    /// What is known of screening it: to be shared by dictionaries that hardly differ.
+    package var screeningHistory = ScreeningHistory()
     /// See `SparseAutoencoder.latentOrder`.
     public var latentOrder: [Int]?
     /// See `SparseAutoencoder.provenance`.
@@ -116,6 +119,7 @@ public final class SparseAutoencoder: Sendable {
     activationDeviation = parts.activationDeviation
     latentOrder = parts.latentOrder
     encoderCPU = parts.encoderCPU
+    screeningHistory = parts.screeningHistory
     provenance = parts.provenance
     self.latentsBeforeTruncation = latentsBeforeTruncation
     if case .threshold(let thresholds) = parts.selectionRule {

@@ -1,3 +1,5 @@
+internal import CKernels
+
 /// The active latents of some tokens, in compressed sparse rows.
 public struct SparseCodes: Sendable, Equatable {
   /// Where each token's latents begin in `indices` and `values`, and the end of the last:
@@ -54,6 +56,30 @@ public struct SparseCodes: Sendable, Equatable {
   public var tokens: Int { rowOffsets.count - 1 }
   /// Mean number of active latents a token; 0 without tokens.
   public var l0: Double { tokens == 0 ? 0 : Double(indices.count) / Double(tokens) }
+
+  /// The largest values of all tokens together, at most `count`, of equal ones the first; and the
+  /// least of them, 0 where there are fewer.
+  func largest(_ count: Int) -> (codes: SparseCodes, threshold: Float) {
+    let kth = granule_kth_largest_positive(values, values.count, count)
+    let above = values.count { $0 > kth }
+    var equalLeft = kth > 0 ? count - above : 0
+    var codes = SparseCodes()
+    codes.rowOffsets.reserveCapacity(rowOffsets.count)
+    codes.indices.reserveCapacity(min(count, values.count))
+    codes.values.reserveCapacity(min(count, values.count))
+    for token in 0..<tokens {
+      for position in Int(rowOffsets[token])..<Int(rowOffsets[token + 1]) {
+        let isEqual = values[position] == kth && equalLeft > 0
+        if isEqual { equalLeft -= 1 }
+        if isEqual || values[position] > kth {
+          codes.indices.append(indices[position])
+          codes.values.append(values[position])
+        }
+      }
+      codes.rowOffsets.append(UInt32(codes.indices.count))
+    }
+    return (codes, kth)
+  }
 
   /// Adds a token. indices ascend; indices, values: [active]
   package mutating func append(

@@ -1,4 +1,5 @@
 import ArgumentParser
+import SparseAutoencoder
 
 /// The command line: one subcommand a file.
 @main
@@ -15,4 +16,8 @@ struct Granule: AsyncParsableCommand {
       LoadCommand.self, UnloadCommand.self, ResizeCommand.self, BenchCommand.self,
     ]
   )
+
+  func validate() throws {
+    if let complaint = EncoderCPU.complaint { throw ValidationError(complaint) }
+  }
 }
