@@ -39,7 +39,18 @@ GRANULE_INLINE void spread(
   if (odd == 1) return;
   for (size_t block = 0; block < vectors; block += odd) {
     const float *from = values + 16 * block;
-    for (size_t row = 0; row < odd; row++) {
+    // Three rows share the loads of a column.
+    size_t row = 0;
+    for (; row + 3 <= odd; row += 3) {
+      float16x sums[3] = {{0}, {0}, {0}};
+      for (size_t column = 0; column < odd; column++) {
+        float16x x = load16(from + 16 * column);
+        for (size_t r = 0; r < 3; r++)
+          sums[r] = fma16(splat16(hartley[(row + r) * odd + column]), x, sums[r]);
+      }
+      for (size_t r = 0; r < 3; r++) store16(scratch + 16 * (block + row + r), sums[r]);
+    }
+    for (; row < odd; row++) {
       float16x sum = {0};
       for (size_t column = 0; column < odd; column++)
         sum = fma16(splat16(hartley[row * odd + column]), load16(from + 16 * column), sum);
@@ -71,13 +82,19 @@ GRANULE_INLINE void granule_quantize_inline(
   if (i < 16 * vectors) memset(values + i, 0, (16 * vectors - i) * sizeof(float));
   spread(values, vectors, rotation->odd, rotation->hartley, scratch + 16 * vectors);
 
-  float16x largest = {0}, squares = {0};
+  // Magnitudes order as their bits do, those of what is no number last.
+  int16x largest = {0};
+  float16x squares = {0};
   for (size_t v = 0; v < vectors; v++) {
     float16x x = load16(values + 16 * v);
-    largest = __builtin_elementwise_max(largest, __builtin_elementwise_abs(x));
+    int16x bits;
+    memcpy(&bits, &x, sizeof bits);
+    largest = __builtin_elementwise_max(largest, bits & 0x7fffffff);
     squares = fma16(x, x, squares);
   }
-  float maximum = __builtin_reduce_max(largest), squared_norm = sum16(squares);
+  int32_t largest_bits = __builtin_reduce_max(largest);
+  float maximum, squared_norm = sum16(squares);
+  memcpy(&maximum, &largest_bits, sizeof maximum);
   result->norm = __builtin_sqrtf(squared_norm);
   // Also false for NaN. What is too small to scale is left to the residual, or refused.
   int scalable = maximum > 1e-30f && squared_norm < 1e38f;
@@ -119,10 +136,9 @@ GRANULE_INLINE void granule_pack_panel_inline(
     granule_quantize_inline(
         row, NULL, packing->scales, d_model, packing->rotation, packing->levels, scratch,
         quantized, &result);
+    for (size_t i = 0; i < d_padded; i++) quantized[i] = (int8_t)(quantized[i] + packing->levels + 1);
     for (size_t i = 0; i < d_padded; i += 4)
-      for (size_t b = 0; b < 4; b++)
-        panel[i * granule_panel_latents + 4 * l + b] =
-            (uint8_t)(quantized[i + b] + packing->levels + 1);
+      memcpy(panel + i * granule_panel_latents + 4 * l, quantized + i, 4);
     double8x products = {0};
     size_t i = 0;
     for (; i + 8 <= d_model; i += 8) {

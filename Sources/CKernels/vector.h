@@ -37,7 +37,12 @@ typedef float float2x __attribute__((vector_size(8)));
     memcpy((to), &stored, 64);     \
   })
 
-#define splat16(value) ((float16x){0} + (value))
+#define splat16(value)                                                          \
+  ({                                                                            \
+    float one = (value);                                                        \
+    (float16x){one, one, one, one, one, one, one, one,                          \
+               one, one, one, one, one, one, one, one};                         \
+  })
 
 // a * b + c, rounded once.
 #define fma16(a, b, c) __builtin_elementwise_fma((a), (b), (c))
