@@ -51,14 +51,25 @@ public final class Client: Sendable {
 
   // MARK: Requests
 
-  /// Encodes activations at one granularity, or gives the last of several stages.
+  /// Encodes activations at one granularity, or gives the last of several stages: with all its codes,
+  /// also where the request asked for changes only.
   public func encode(_ request: EncodeRequest, timeout: Duration? = nil) async throws
     -> EncodeResponse
   {
-    try await last(of: encodeStages(request, timeout: timeout))
+    var last: EncodeResponse?
+    for try await var stage in encodeStages(request, timeout: timeout) {
+      if let before = last?.codes { try stage.completeCodes(with: before) }
+      last = stage
+    }
+    // A stream ends without a value only where its task was cancelled.
+    guard let last else { throw CancellationError() }
+    return last
   }
 
-  /// Encodes activations, giving each stage as it arrives.
+  /// Encodes activations, giving each stage as it arrives; `completeCodes(with:)` makes whole codes of
+  /// stages that carry changes only.
+  ///
+  /// A consumer that stops early cancels the rest at the server.
   public func encodeStages(_ request: EncodeRequest, timeout: Duration? = nil)
     -> AsyncThrowingStream<EncodeResponse, any Error>
   {
@@ -129,7 +140,6 @@ public final class Client: Sendable {
   {
     var last: Value?
     for try await stage in stages { last = stage }
-    // A stream ends without a value only where its task was cancelled.
     guard let last else { throw CancellationError() }
     return last
   }
