@@ -188,13 +188,16 @@ final class Connection: ByteStreamHandler {
 
   // MARK: Answering
 
-  /// Sends what the workers made of a request, unless it has been cancelled meanwhile.
+  /// Sends what the workers made of a request or of a stage of it, unless it has been cancelled
+  /// meanwhile.
   func deliver(_ answer: ComputeWorkers.Answer) {
     guard case .computing(let ticket, let bytes)? = inFlight[answer.requestID],
       ticket.serial == answer.serial
     else { return }
-    inFlight[answer.requestID] = nil
-    server.admittedBytes -= bytes
+    if answer.isLast {
+      inFlight[answer.requestID] = nil
+      server.admittedBytes -= bytes
+    }
     send(answer.frame)
     readOn()
   }

@@ -26,10 +26,21 @@ public struct ServerLimits: Sendable {
   public var framesPerTurnMax = 16
   /// Requests of administration that may wait for the loader.
   public var administrationRequestsMax = 64
-  /// Tokens that a worker takes at once.
-  public var pieceTokensMax = 256
+  /// Tokens that a worker takes at once, of one request or of several.
+  public var batchTokensMax = 256
+  /// Bytes of activations, as float32, that a worker takes at once.
+  public var batchBytesMax = 16 << 20
   /// Tokens that are not worth splitting any further.
   public var pieceTokensMin = 64
+  /// Granularities of one request.
+  public var stagesMax = 64
+  /// Where requests wait longer than this on average, those that allow it are given a smaller
+  /// granularity, step by step …
+  public var shedAbove: Duration = .milliseconds(100)
+  /// … and where they wait shorter than this, larger ones again.
+  public var shedBelow: Duration = .milliseconds(25)
+  /// Over how long waits are averaged: the shortest time between two such steps.
+  public var shedInterval: Duration = .milliseconds(100)
   /// A connection with more bytes waiting to be written is not read from …
   public var writeQueueHighBytes = 8 << 20
   /// … until no more than these wait.
