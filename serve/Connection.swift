@@ -151,9 +151,10 @@ final class Connection: ByteStreamHandler {
     case .listModels: succeed(request, .listModels(server.models.list()))
     case .status: succeed(request, .status(server.status()))
     case .cancel(let id): cancel(id, request)
-    case .loadModel(let name, let version):
-      try administer(request, "load_model", .load(version: version), name)
-    case .unloadModel(let name): try administer(request, "unload_model", .unload, name)
+    case .loadModel(let name, let version, let beside):
+      try administer(request, "load_model", .load(version: version, beside: beside), name)
+    case .unloadModel(let name, let version):
+      try administer(request, "unload_model", .unload(version: version), name)
     case .resizeModel(let name, let granularity):
       try administer(request, "resize_model", .resize(granularity: granularity), name)
     }

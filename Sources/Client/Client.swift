@@ -102,15 +102,21 @@ public final class Client: Sendable {
   }
 
   /// Serves `version` of a model and keeps to it; 0: follows the newest. On an admin address only.
-  public func loadModel(_ name: String, version: UInt64 = 0, timeout: Duration? = nil) async throws
-    -> ModelStatus
-  {
-    try await administer(.loadModel(name: name, version: version), timeout)
+  ///
+  /// - Parameter beside: keep `version` resident for requests that name it, and go on serving another.
+  public func loadModel(
+    _ name: String, version: UInt64 = 0, beside: Bool = false, timeout: Duration? = nil
+  ) async throws -> ModelStatus {
+    try await administer(.loadModel(name: name, version: version, beside: beside), timeout)
   }
 
   /// Stops serving a model until it is loaded again. On an admin address only.
-  public func unloadModel(_ name: String, timeout: Duration? = nil) async throws -> ModelStatus {
-    try await administer(.unloadModel(name: name), timeout)
+  ///
+  /// - Parameter version: not 0: only this version, which was loaded beside the one that serves.
+  public func unloadModel(_ name: String, version: UInt64 = 0, timeout: Duration? = nil)
+    async throws -> ModelStatus
+  {
+    try await administer(.unloadModel(name: name, version: version), timeout)
   }
 
   /// Keeps the first `granularity` latents of a model in memory; 0: all. On an admin address only.

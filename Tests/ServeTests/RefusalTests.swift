@@ -141,8 +141,8 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
       (decode([0, 1], [64]), .invalidArgument, "codes.indices: token 0 names latent 64"),
       (decode([0, 2], [3, 3]), .invalidArgument, "codes.indices"),
       (decode([1, 1], [3]), .invalidArgument, "codes.row_offsets"),
-      (.loadModel(name: "m", version: 0), .permissionDenied, "admin address"),
-      (.unloadModel(name: "m"), .permissionDenied, "admin address"),
+      (.loadModel(name: "m", version: 0, beside: false), .permissionDenied, "admin address"),
+      (.unloadModel(name: "m", version: 0), .permissionDenied, "admin address"),
       (.resizeModel(name: "m", granularity: 1), .permissionDenied, "admin address"),
     ]
     let socket = try test.socket()

@@ -55,7 +55,7 @@ func matrix(_ rows: Int, _ columns: Int) -> PackedTensor {
   func otherRequests() throws {
     for body in [
       Request.Body.listModels, .status, .cancel(requestID: 3),
-      .loadModel(name: "a", version: 2), .unloadModel(name: "b"),
+      .loadModel(name: "a", version: 2, beside: true), .unloadModel(name: "b", version: 4),
       .resizeModel(name: "c", granularity: 5),
     ] {
       let received = try reread(Request(id: 1, body: body)).body.get()

@@ -2646,7 +2646,7 @@ const ProtobufCMessageDescriptor granule__v1__cancel_response__descriptor =
   (ProtobufCMessageInit) granule__v1__cancel_response__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor granule__v1__load_model_request__field_descriptors[2] =
+static const ProtobufCFieldDescriptor granule__v1__load_model_request__field_descriptors[3] =
 {
   {
     "name",
@@ -2672,15 +2672,28 @@ static const ProtobufCFieldDescriptor granule__v1__load_model_request__field_des
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "beside",
+    3,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__LoadModelRequest, beside),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned granule__v1__load_model_request__field_indices_by_name[] = {
+  2,   /* field[2] = beside */
   0,   /* field[0] = name */
   1,   /* field[1] = version */
 };
 static const ProtobufCIntRange granule__v1__load_model_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 2 }
+  { 0, 3 }
 };
 const ProtobufCMessageDescriptor granule__v1__load_model_request__descriptor =
 {
@@ -2690,14 +2703,14 @@ const ProtobufCMessageDescriptor granule__v1__load_model_request__descriptor =
   "Granule__V1__LoadModelRequest",
   "granule.v1",
   sizeof(Granule__V1__LoadModelRequest),
-  2,
+  3,
   granule__v1__load_model_request__field_descriptors,
   granule__v1__load_model_request__field_indices_by_name,
   1,  granule__v1__load_model_request__number_ranges,
   (ProtobufCMessageInit) granule__v1__load_model_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor granule__v1__unload_model_request__field_descriptors[1] =
+static const ProtobufCFieldDescriptor granule__v1__unload_model_request__field_descriptors[2] =
 {
   {
     "name",
@@ -2711,14 +2724,27 @@ static const ProtobufCFieldDescriptor granule__v1__unload_model_request__field_d
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "version",
+    2,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__UnloadModelRequest, version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned granule__v1__unload_model_request__field_indices_by_name[] = {
   0,   /* field[0] = name */
+  1,   /* field[1] = version */
 };
 static const ProtobufCIntRange granule__v1__unload_model_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 1 }
+  { 0, 2 }
 };
 const ProtobufCMessageDescriptor granule__v1__unload_model_request__descriptor =
 {
@@ -2728,7 +2754,7 @@ const ProtobufCMessageDescriptor granule__v1__unload_model_request__descriptor =
   "Granule__V1__UnloadModelRequest",
   "granule.v1",
   sizeof(Granule__V1__UnloadModelRequest),
-  1,
+  2,
   granule__v1__unload_model_request__field_descriptors,
   granule__v1__unload_model_request__field_indices_by_name,
   1,  granule__v1__unload_model_request__number_ranges,

@@ -486,21 +486,29 @@ struct  Granule__V1__LoadModelRequest
 {
   ProtobufCMessage base;
   char *name;
+  /*
+   * 0: follow the newest; else load and pin
+   */
   uint64_t version;
+  protobuf_c_boolean beside;
 };
 #define GRANULE__V1__LOAD_MODEL_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&granule__v1__load_model_request__descriptor) \
-    , (char *)protobuf_c_empty_string, 0 }
+    , (char *)protobuf_c_empty_string, 0, 0 }
 
 
 struct  Granule__V1__UnloadModelRequest
 {
   ProtobufCMessage base;
+  /*
+   * stays unloaded until load_model, whatever the poll finds
+   */
   char *name;
+  uint64_t version;
 };
 #define GRANULE__V1__UNLOAD_MODEL_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&granule__v1__unload_model_request__descriptor) \
-    , (char *)protobuf_c_empty_string }
+    , (char *)protobuf_c_empty_string, 0 }
 
 
 struct  Granule__V1__ResizeModelRequest
