@@ -33,12 +33,19 @@ struct Admission {
     let response = responseBytesMax(tokens: tokens, stages[stages.count - 1], request, dictionary)
     try checkResponse(
       response, hint: "send fewer tokens, set omit_codes, or ask for a smaller granularity")
+    // A client that reads slowly may have every stage waiting.
+    let bytes = requestBytes + stages.count * response
+    guard bytes <= limits.admittedBytesMax else {
+      throw ServerError(
+        .resourceExhausted,
+        "the request and its responses could take \(bytes) bytes, the limit is \(limits.admittedBytesMax): ask for fewer granularities, or send fewer tokens"
+      )
+    }
     return Plan(
       version: version,
       work: .encode(
         request, tokens: tokens, stages: stages, fallbacks: fallbacks(request, stages, dictionary)),
-      // A client that reads slowly may have every stage waiting.
-      bytes: requestBytes + stages.count * response)
+      bytes: bytes)
   }
 
   /// The granularities that were asked for, each with its k.

@@ -45,13 +45,17 @@ final class ResidentModels: Sendable {
 
   private let repository: ModelRepository
   private let limits: ServerLimits
+  private let granularityMax: Int?
   private let logger: Logger
   private let monitor = Monitor(State())
   private let thread = Monitor<WorkerThread?>(nil)
 
-  init(repository: ModelRepository, limits: ServerLimits, logger: Logger) {
+  init(
+    repository: ModelRepository, limits: ServerLimits, granularityMax: Int?, logger: Logger
+  ) {
     self.repository = repository
     self.limits = limits
+    self.granularityMax = granularityMax
     self.logger = logger
   }
 
@@ -250,7 +254,7 @@ final class ResidentModels: Sendable {
     let known = try known(name, requested)
     let number = requested == 0 ? known[known.count - 1] : requested
     let expected: UInt64? = monitor.change { state in
-      var entry = state.models[name] ?? ModelEntry()
+      var entry = state.models[name] ?? ModelEntry(latentsMax: granularityMax)
       entry.known = known
       // A model that was not known yet when this was asked for has counted nothing.
       entry.generation = max(entry.generation, generation)
@@ -443,7 +447,7 @@ final class ResidentModels: Sendable {
     let present = Dictionary(uniqueKeysWithValues: found.map { ($0.name, $0.versions) })
     monitor.change { state in
       for (name, versions) in present {
-        state.models[name, default: ModelEntry()].known = versions
+        state.models[name, default: ModelEntry(latentsMax: granularityMax)].known = versions
         for gone in state.models[name]?.failures.keys.filter({ !versions.contains($0) }) ?? [] {
           state.models[name]?.failures[gone] = nil
         }

@@ -30,7 +30,7 @@ public enum Server {
     }
     let models = ResidentModels(
       repository: ModelRepository(path: options.repository), limits: options.limits,
-      logger: options.logger)
+      granularityMax: options.granularityMax, logger: options.logger)
     try models.start()
     do {
       let polled = Handover<Bool>()

@@ -48,6 +48,12 @@ struct ServeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
+      "The most latents of each model to keep in memory, until it is resized; all by default.",
+      valueName: "latents"))
+  var maxGranularity: Int?
+
+  @Option(
+    help: ArgumentHelp(
       "Seconds between two looks at the repository for new versions.", valueName: "seconds"))
   var pollInterval = 1.0
 
@@ -69,6 +75,9 @@ struct ServeCommand: ParsableCommand {
   func validate() throws {
     if let workers, !(1...1024).contains(workers) {
       throw ValidationError("--workers: is \(workers); it must be 1 to 1024")
+    }
+    if let maxGranularity, maxGranularity < 1 {
+      throw ValidationError("--max-granularity: is \(maxGranularity); it must be at least 1")
     }
     for (name, seconds) in [("--poll-interval", pollInterval), ("--drain-timeout", drainTimeout)] {
       guard seconds >= 0.001, seconds <= 86_400 else {
@@ -95,6 +104,7 @@ struct ServeCommand: ParsableCommand {
     var options = ServerOptions(repository: repository, listen: listen)
     options.adminListen = adminListen
     options.workers = workers
+    options.granularityMax = maxGranularity
     options.pollInterval = .milliseconds(Int64(pollInterval * 1000))
     options.drainTimeout = .milliseconds(Int64(drainTimeout * 1000))
     options.limits = try limits()

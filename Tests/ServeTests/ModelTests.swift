@@ -240,6 +240,21 @@ private final class Sightings: Sendable {
     rename(test.folder.path + "/gone-too", test.repository.path)
   }
 
+  @Test("a server told how many latents to keep loads no more, until a model is resized")
+  func granularityMax() async throws {
+    let test = try TestServer(["m": dictionary(1)]) { $0.granularityMax = 12 }
+    let client = try await test.client()
+    let activations = Activations(tokens: 5, dModel: 16, seed: 4)
+    #expect(
+      try await client.encode(activations.request("m")).sparseCodes()
+        == activations.codes(dictionary(1), 12))
+    try test.publish(dictionary(2), "m")
+    #expect(try await test.admin().loadModel("m").servingVersion == 2)
+    #expect(try await client.encode(activations.request("m")).granularity == 12)
+    _ = try await test.admin().resizeModel("m", granularity: 0)
+    #expect(try await client.encode(activations.request("m")).granularity == 64)
+  }
+
   @Test("a model that is published later is served without a restart")
   func laterModel() async throws {
     let test = try TestServer()
