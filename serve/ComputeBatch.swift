@@ -45,7 +45,7 @@ struct ComputeBatch {
         activations: $1, tokens: $0.piece.tokens.count, granularity: $0.stage.granularity,
         k: $0.stage.k == 0 ? nil : $0.stage.k)
     }
-    let codes = Self.encode(inputs, version.dictionary, workspace.encoding)
+    let codes = Self.encode(inputs, version.dictionary, workspace)
     for (place, (piece, stage, _)) in rows.enumerated() {
       switch codes[place] {
       case .success(let codes):
@@ -73,17 +73,68 @@ struct ComputeBatch {
     let k: Int?
   }
 
+  /// What inputs must agree in to be one to the encoder.
+  private struct Sparsity: Hashable {
+    let granularity: Int
+    let k: Int?
+  }
+
   /// The codes of each input, in order. All that the server asks of the encoder is asked here.
+  ///
+  /// Inputs of the same granularity and k are encoded in one call, their rows laid end to end: what a
+  /// token is encoded to does not depend on its company, and many tokens cost less each than few.
   private static func encode(
-    _ inputs: [Input], _ dictionary: SparseAutoencoder, _ workspace: EncodeWorkspace
+    _ inputs: [Input], _ dictionary: SparseAutoencoder, _ workspace: Workspace
   ) -> [Result<SparseCodes, EncodingError>] {
-    inputs.map { input in
-      Result { () throws(EncodingError) in
-        try dictionary.encode(
-          input.activations, tokens: input.tokens, granularity: input.granularity, k: input.k,
-          workspace: workspace)
+    var results: [Result<SparseCodes, EncodingError>] = inputs.map { _ in .success(SparseCodes()) }
+    let groups = Dictionary(grouping: inputs.indices) {
+      Sparsity(granularity: inputs[$0].granularity, k: inputs[$0].k)
+    }
+    for places in groups.values {
+      let group = places.map { inputs[$0] }
+      // One input that cannot be encoded must not keep the others from it.
+      if group.count > 1, let codes = try? encodeTogether(group, dictionary, workspace) {
+        var first = 0
+        for (place, input) in zip(places, group) {
+          results[place] = .success(codes.rows(first..<first + input.tokens))
+          first += input.tokens
+        }
+      } else {
+        for (place, input) in zip(places, group) {
+          results[place] = Result { () throws(EncodingError) in
+            try encodeTogether([input], dictionary, workspace)
+          }
+        }
       }
     }
+    return results
+  }
+
+  /// - Parameter group: inputs of one granularity and k; at least one.
+  private static func encodeTogether(
+    _ group: [Input], _ dictionary: SparseAutoencoder, _ workspace: Workspace
+  ) throws(EncodingError) -> SparseCodes {
+    try dictionary.encode(
+      workspace.endToEnd(group.map(\.activations)), tokens: group.reduce(0) { $0 + $1.tokens },
+      granularity: group[0].granularity, k: group[0].k, workspace: workspace.encoding)
+  }
+}
+
+extension SparseCodes {
+  /// Some of the tokens.
+  fileprivate func rows(_ tokens: Range<Int>) -> SparseCodes {
+    var result = SparseCodes()
+    indices.withUnsafeBufferPointer { indices in
+      values.withUnsafeBufferPointer { values in
+        for token in tokens {
+          let range = Int(rowOffsets[token])..<Int(rowOffsets[token + 1])
+          result.append(
+            indices: UnsafeBufferPointer(rebasing: indices[range]),
+            values: UnsafeBufferPointer(rebasing: values[range]))
+        }
+      }
+    }
+    return result
   }
 }
 
@@ -103,6 +154,7 @@ extension EncodeRequest {
 final class Workspace {
   let encoding = EncodeWorkspace()
   private var converted = FloatStorage(count: 0)
+  private var joined = FloatStorage(count: 0)
 
   /// Each request's rows as float32, valid until the next call: the rows themselves where they are
   /// that already.
@@ -129,5 +181,18 @@ final class Workspace {
       defer { target += row.bytes.count / row.type.byteCount }
       return UnsafeBufferPointer(start: target, count: row.bytes.count / row.type.byteCount)
     }
+  }
+
+  /// The rows of several requests as one, valid until the next call; of one request its own.
+  func endToEnd(_ parts: [UnsafeBufferPointer<Float>]) -> UnsafeBufferPointer<Float> {
+    if parts.count == 1 { return parts[0] }
+    let count = parts.reduce(0) { $0 + $1.count }
+    if joined.count < count { joined = FloatStorage(count: count) }
+    var target = joined.pointer
+    for part in parts {
+      if let start = part.baseAddress { target.update(from: start, count: part.count) }
+      target += part.count
+    }
+    return UnsafeBufferPointer(start: joined.pointer, count: count)
   }
 }
