@@ -42,6 +42,12 @@ public struct ServerLimit: Sendable {
     return "\(whole)"
   }
 
+  /// The number with its unit, such as `64MiB`, `30 s` or `1024`.
+  public func quantity(in limits: ServerLimits) -> String {
+    let number = text(in: limits)
+    return unit == .count || number.hasSuffix("iB") ? number : "\(number) \(unit.rawValue)"
+  }
+
   fileprivate static let suffixes = [("GiB", 30), ("MiB", 20), ("KiB", 10)]
 
   /// - Throws: `ServerLimitError` where the text is no number of the unit in range.

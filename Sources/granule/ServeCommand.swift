@@ -24,7 +24,7 @@ struct ServeCommand: ParsableCommand {
   private static var limitLines: String {
     let defaults = ServerLimits()
     return ServerLimits.all.map { limit in
-      "  \(limit.name)=\(limit.text(in: defaults)) \(limit.unit.rawValue): \(limit.meaning)"
+      "  \(limit.name) (\(limit.quantity(in: defaults))): \(limit.meaning)"
     }.joined(separator: "\n")
   }
 

@@ -70,7 +70,7 @@ import Wire
     let text = try String(contentsOf: readme, encoding: .utf8)
     for limit in ServerLimits.all {
       let line =
-        "| `\(limit.name)` | \(limit.text(in: ServerLimits())) \(limit.unit.rawValue) | \(limit.meaning) |"
+        "| `\(limit.name)` | \(limit.quantity(in: ServerLimits())) | \(limit.meaning) |"
       #expect(text.contains(line), "README lacks: \(line)")
     }
   }
