@@ -187,8 +187,14 @@ struct Admission {
     tokens: Int, bytes: Int, _ statistics: ComputeWorkers.Statistics, admittedBytes: Int
   ) throws(ServerError) {
     let waiting = statistics.waitingTokens
-    let wait = UInt32(clamping: Int(statistics.meanWait / .milliseconds(1)))
-    let retryAfter = max(limits.retryAfterMilliseconds, wait)
+    let wait = Int(statistics.expectedWait / .milliseconds(1))
+    let retryAfter = max(limits.retryAfterMilliseconds, UInt32(clamping: wait))
+    guard waiting == 0 || statistics.expectedWait <= limits.queueWaitMax else {
+      throw ServerError(
+        .unavailable,
+        "the queue takes \(wait) ms, the limit is \(limits.queueWaitMax); try again later",
+        retryAfterMilliseconds: retryAfter)
+    }
     guard waiting == 0 || tokens <= limits.queueTokensMax - waiting else {
       throw ServerError(
         .unavailable,

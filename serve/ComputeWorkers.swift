@@ -19,8 +19,8 @@ final class ComputeWorkers: Sendable {
     var waitingTokens = 0
     /// How many granularities less requests are given that allow it.
     var pressure = 0
-    /// How long requests waited lately.
-    var meanWait = Duration.zero
+    /// How long a request that comes now will wait, as far as can be told.
+    var expectedWait = Duration.zero
     /// Requests computed, in whole or in part.
     var started: UInt64 = 0
     /// Requests given a smaller granularity, or fewer stages, than they asked for.
@@ -33,6 +33,7 @@ final class ComputeWorkers: Sendable {
   private struct State {
     var scheduler: Scheduler<ComputeJob>
     var gauge: PressureGauge
+    var estimate: WaitEstimate
     var busy = 0
     var isStopping = false
     var statistics = Statistics()
@@ -54,7 +55,8 @@ final class ComputeWorkers: Sendable {
           batchTokensMax: limits.batchTokensMax, batchBytesMax: limits.batchBytesMax,
           pieceTokensMin: limits.pieceTokensMin),
         gauge: PressureGauge(
-          high: limits.shedAbove, low: limits.shedBelow, interval: limits.shedInterval)))
+          high: limits.shedAbove, low: limits.shedBelow, interval: limits.shedInterval),
+        estimate: WaitEstimate(batchTokensMax: limits.batchTokensMax, workers: count)))
     self.monitor = monitor
     var threads: [WorkerThread] = []
     for _ in 0..<count {
@@ -74,6 +76,7 @@ final class ComputeWorkers: Sendable {
       let order = monitor.wait { state in Self.nextOrder(&state, workers: workers) }
       guard case .compute(let pieces, let pressure, let expired) = order else { return }
       for job in expired { deliver(Self.expiry(of: job)) }
+      let begin = ContinuousClock.now
       ComputeBatch(pieces: pieces, pressure: pressure).run(workspace) { job, answer in
         // Before the next stage can be answered by another worker.
         deliver(
@@ -83,7 +86,10 @@ final class ComputeWorkers: Sendable {
         if answer.isShed { monitor.change { $0.statistics.shed += 1 } }
         if !answer.isLast { Self.resume(job, monitor) }
       }
-      monitor.change { $0.busy -= 1 }
+      monitor.change { state in
+        state.busy -= 1
+        if !pieces.isEmpty { state.estimate.record(begin.duration(to: .now)) }
+      }
     }
   }
 
@@ -155,7 +161,7 @@ final class ComputeWorkers: Sendable {
       statistics.waitingRequests = state.scheduler.waitingRequests
       statistics.waitingTokens = state.scheduler.waitingTokens
       statistics.pressure = state.gauge.level
-      statistics.meanWait = state.gauge.meanWait
+      statistics.expectedWait = state.estimate.wait(behind: state.scheduler.waitingTokens)
       return statistics
     }
   }

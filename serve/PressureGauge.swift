@@ -19,8 +19,6 @@ package struct PressureGauge {
   private var count = 0
   /// 0: no pressure; each level means one granularity less for those who allow it.
   package private(set) var level = 0
-  /// Mean wait in the last interval.
-  package private(set) var meanWait = Duration.zero
 
   /// A gauge at level 0.
   package init(high: Duration, low: Duration, interval: Duration) {
@@ -37,7 +35,7 @@ package struct PressureGauge {
     start = begin
     let elapsed = begin.duration(to: now)
     guard elapsed >= interval else { return }
-    meanWait = sum / count
+    let meanWait = sum / count
     if meanWait > high {
       level = min(level + 1, Self.levelMax)
     } else if meanWait < low {

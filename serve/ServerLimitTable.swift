@@ -178,6 +178,9 @@ extension ServerLimits {
       "queue-tokens-max", \.queueTokensMax, .tokens,
       "tokens that may wait for a worker; beyond: UNAVAILABLE"),
     ServerLimit(
+      "queue-wait-max", \.queueWaitMax,
+      "how long a request may be expected to wait for a worker; beyond: UNAVAILABLE"),
+    ServerLimit(
       "batch-tokens-max", \.batchTokensMax, .tokens, from: 32, to: 1_048_576,
       "tokens that a worker takes at once"),
     ServerLimit(
@@ -217,6 +220,7 @@ extension ServerLimits {
     ("piece-tokens-min", "batch-tokens-max", "a batch holds a piece"),
     ("batch-tokens-max", "queue-tokens-max", "a batch is formed of what waits"),
     ("shed-below", "shed-above", "between the two nothing changes"),
+    ("shed-above", "queue-wait-max", "granularity is shed before requests are"),
     ("sweep-interval", "stall", "rates are measured at each sweep"),
     ("sweep-interval", "idle", "idle connections are found at each sweep"),
   ]

@@ -50,6 +50,8 @@ public struct ServerLimits: Sendable {
 
   /// Tokens that may wait for a worker.
   public var queueTokensMax = 1 << 18
+  /// How long a request may be expected to wait for a worker; beyond, it is told to come back.
+  public var queueWaitMax: Duration = .seconds(10)
   /// Tokens that a worker takes at once, of one request or of several.
   public var batchTokensMax = 256
   /// Bytes of activations, as float32, that a worker takes at once.

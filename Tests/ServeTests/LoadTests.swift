@@ -37,6 +37,34 @@ private let slow = SparseAutoencoder.random(
     #expect(refused < 50)
   }
 
+  @Test("where the queue takes too long requests are told when to come back; a first one has room")
+  func boundedWait() async throws {
+    let test = try TestServer(["m": slow]) {
+      $0.workers = 1
+      $0.limits.queueWaitMax = .milliseconds(1)
+      $0.limits.shedAbove = .milliseconds(1)
+      $0.limits.shedBelow = .zero
+      $0.limits.retryAfterMilliseconds = 1
+    }
+    let request = Activations(tokens: 600, dModel: 64, seed: 1).request("m")
+    let socket = try test.socket()
+    // Until a batch has been computed nothing is known.
+    socket.send(Request(id: 1, body: .encode(request)))
+    #expect(try socket.receive()?.error == nil)
+    socket.send((2...21).flatMap { Request(id: $0, body: .encode(request)).frameBytes })
+    var refused = 0
+    for _ in 2...21 {
+      guard let error = try #require(try socket.receive()).error else { continue }
+      #expect(error.code == .unavailable)
+      #expect(error.message.contains("the limit is 0.001 seconds"))
+      #expect(error.retryAfterMilliseconds > 1)
+      refused += 1
+    }
+    #expect(refused > 0)
+    #expect(refused < 20)
+    #expect(try await test.client().status().refusedRequests == UInt64(refused))
+  }
+
   @Test("a request that waits too long, and one that is cancelled, end so; others are answered")
   func deadlineAndCancel() async throws {
     let test = try TestServer(["m": slow]) { $0.workers = 1 }

@@ -78,7 +78,10 @@ private let dictionary = SparseAutoencoder.random(
 
   @Test("a server without load gives what was asked for")
   func noPressure() async throws {
-    let test = try TestServer(["m": dictionary]) { $0.limits.shedAbove = .seconds(3600) }
+    let test = try TestServer(["m": dictionary]) {
+      $0.limits.shedAbove = .seconds(3600)
+      $0.limits.queueWaitMax = .seconds(3600)
+    }
     let client = try await test.client()
     var request = Activations(tokens: 5, dModel: 16, seed: 3).request("m")
     request.minGranularity = 1

@@ -23,7 +23,6 @@ import Testing
   func steps() {
     var gauge = gauge()
     #expect(record(&gauge, wait: 200, from: 0, times: 7) == [0, 0, 1, 1, 2, 2, 3])
-    #expect(gauge.meanWait == .milliseconds(200))
     #expect(record(&gauge, wait: 5, from: 35, times: 7) == [3, 2, 2, 1, 1, 0, 0])
     #expect(record(&gauge, wait: 200, from: 70, times: 1000).last == PressureGauge.levelMax)
   }
