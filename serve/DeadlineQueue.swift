@@ -30,9 +30,11 @@ struct DeadlineQueue {
     }
   }
 
-  mutating func removeAll(where isUnwanted: (UInt64) -> Bool) {
-    let kept = heap.filter { !isUnwanted($0.serial) }
+  /// Forgets numbers that are not wanted, and all but one entry of each number.
+  mutating func keep(where isWanted: (UInt64) -> Bool) {
+    var seen: Set<UInt64> = []
     // A sorted array is a heap.
-    heap = kept.sorted { $0.deadline < $1.deadline }
+    heap = heap.filter { isWanted($0.serial) && seen.insert($0.serial).inserted }
+      .sorted { $0.deadline < $1.deadline }
   }
 }

@@ -115,7 +115,14 @@ package struct Scheduler<Item> {
   package mutating func add(_ item: Item, _ work: Work, isResumed: Bool = false) {
     entries[work.serial] = Entry(item: item, work: work)
     waitingTokens += work.tokens
-    if let deadline = work.deadline { deadlines.insert(work.serial, deadline: deadline) }
+    if let deadline = work.deadline {
+      deadlines.insert(work.serial, deadline: deadline)
+      // Those of requests that were computed long before their time stay behind.
+      if deadlines.count > 64, deadlines.count > 2 * entries.count {
+        let entries = entries
+        deadlines.keep { entries[$0] != nil }
+      }
+    }
     if lines[work.connection] == nil { turns.append(work.connection) }
     if isResumed {
       lines[work.connection, default: Line()].resumed.append(work.serial)
@@ -144,15 +151,12 @@ package struct Scheduler<Item> {
     return expired
   }
 
-  /// What was removed stays in its queues as a number; a client that only adds and removes must not
-  /// let them grow.
+  /// What was removed stays in its queue as a number; a client that only adds and removes must not
+  /// let it grow.
   private mutating func forgetRemoved(_ connection: UInt64) {
     let entries = entries
     if let count = lines[connection]?.waiting.count, count > 64, count > 2 * entries.count {
       lines[connection]?.waiting.removeAll { entries[$0] == nil }
-    }
-    if deadlines.count > 64, deadlines.count > 2 * entries.count {
-      deadlines.removeAll { entries[$0] == nil }
     }
   }
 

@@ -161,6 +161,13 @@ struct CommandLineTests {
     #expect(try CommandProcess.run(encode).code == 1)
     #expect(try CommandProcess.run("load", "m", "--admin", String(address)).code == 1)
     #expect(try CommandProcess.run("status", "--server", String(address)).code == 0)
+    _ = try CommandProcess.run("load", "m", "--admin", admin)
+    let loads = try json([
+      "bench", "serve", "--server", String(address), "--model", "m", "--tokens", "8", "--loads",
+      "0.5,2", "--seconds", "0.2", "--json",
+    ])
+    #expect(loads.elements?.count == 2)
+    #expect(loads.elements?.allSatisfy { $0["answered"]?.integer ?? 0 > 0 } == true)
     #expect(server.end(SIGTERM) == 0)
   }
 
