@@ -119,7 +119,8 @@ let package = Package(
     .testTarget(
       name: "CommandLineTests",
       dependencies: [
-        "granule", "ModelRepository", "SparseAutoencoder", "StrictJSON", "TestSupport",
+        "granule", "Client", "EventLoop", "ModelRepository", "SparseAutoencoder", "StrictJSON",
+        "TestSupport", "Wire",
       ],
       swiftSettings: strict),
     .target(

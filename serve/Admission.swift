@@ -20,7 +20,6 @@ struct Admission {
   func plan(
     _ request: EncodeRequest, requestBytes: Int, _ models: ResidentModels
   ) throws(ServerError) -> Plan {
-    try refuseStages(request)
     let version = try models.pin(request.model, version: request.version, field: "encode")
     let dictionary = version.dictionary
     let (tokens, columns) = try request.activations.rowsAndColumns(named: "encode.activations")
@@ -30,42 +29,76 @@ struct Admission {
         "encode.activations.shape: d_model is \(columns); model \(request.model) has \(dictionary.dModel)"
       )
     }
-    let granularity = request.granularities.first.map { Int($0) } ?? dictionary.latents
-    try check(granularity, version)
-    let minGranularity = Int(request.minGranularity)
-    guard minGranularity <= granularity else {
-      throw ServerError(
-        .invalidArgument,
-        "encode.min_granularity: is \(minGranularity), above the granularity asked for, \(granularity)"
-      )
-    }
-    let k = try checkedK(Int(request.k), granularity, dictionary)
-    let response = responseBytesMax(
-      tokens: tokens, activePerToken: k == 0 ? granularity : k, dictionary.dModel, request)
+    let stages = try stages(request, version)
+    let response = responseBytesMax(tokens: tokens, stages[stages.count - 1], request, dictionary)
     try checkResponse(
       response, hint: "send fewer tokens, set omit_codes, or ask for a smaller granularity")
+    // A client that reads slowly may have every stage waiting.
+    let bytes = requestBytes + stages.count * response
+    guard bytes <= limits.admittedBytesMax else {
+      throw ServerError(
+        .resourceExhausted,
+        "the request and its responses could take \(bytes) bytes, the limit is \(limits.admittedBytesMax): ask for fewer granularities, or send fewer tokens"
+      )
+    }
     return Plan(
       version: version,
-      work: .encode(request, tokens: tokens, granularity: granularity, k: k),
-      bytes: requestBytes + response)
+      work: .encode(
+        request, tokens: tokens, stages: stages, fallbacks: fallbacks(request, stages, dictionary)),
+      bytes: bytes)
   }
 
-  private func refuseStages(_ request: EncodeRequest) throws(ServerError) {
-    guard request.granularities.count <= 1 else {
+  /// The granularities that were asked for, each with its k.
+  private func stages(
+    _ request: EncodeRequest, _ version: ResidentVersion
+  ) throws(ServerError) -> [ComputeJob.Stage] {
+    let dictionary = version.dictionary
+    let wanted =
+      request.granularities.isEmpty
+      ? [dictionary.latents] : request.granularities.map { Int($0) }
+    guard wanted.count <= limits.stagesMax else {
       throw ServerError(
-        .unimplemented,
-        "encode.granularities: has \(request.granularities.count); this server answers one a request: send a request for each"
+        .resourceExhausted,
+        "encode.granularities: has \(wanted.count), the limit is \(limits.stagesMax); ask for fewer"
       )
     }
-    guard !request.delta else {
+    try check(wanted[wanted.count - 1], version)
+    let minGranularity = Int(request.minGranularity)
+    guard minGranularity <= wanted[0] else {
       throw ServerError(
-        .unimplemented, "encode.delta: is not offered by this server; leave it out")
-    }
-    guard request.targetFVU == 0 else {
-      throw ServerError(
-        .unimplemented,
-        "encode.target_fvu: is not offered by this server; leave it out, and compare the fvu of each response"
+        .invalidArgument,
+        "encode.min_granularity: is \(minGranularity), above the granularity asked for, \(wanted[0])"
       )
+    }
+    guard request.targetFVU == 0 || dictionary.activationMean != nil else {
+      throw ServerError(
+        .failedPrecondition,
+        "encode.target_fvu: model \(request.model) stores no activation mean, so that no FVU can be measured; leave it out"
+      )
+    }
+    try checkK(Int(request.k), wanted[0], dictionary)
+    return wanted.map { Self.stage($0, request, dictionary) }
+  }
+
+  private static func stage(
+    _ granularity: Int, _ request: EncodeRequest, _ dictionary: SparseAutoencoder
+  ) -> ComputeJob.Stage {
+    ComputeJob.Stage(
+      granularity: granularity,
+      k: request.k == 0 ? dictionary.defaultK(at: granularity) : Int(request.k))
+  }
+
+  /// What a request for one granularity may be given under load, the largest first: those that the
+  /// dictionary was made for, and the least that the caller allows. Stages need none, they stop
+  /// early.
+  private func fallbacks(
+    _ request: EncodeRequest, _ stages: [ComputeJob.Stage], _ dictionary: SparseAutoencoder
+  ) -> [ComputeJob.Stage] {
+    let least = Int(max(request.minGranularity, request.k))
+    guard request.minGranularity > 0, stages.count == 1 else { return [] }
+    let listed = dictionary.granularities.map(\.latents).filter { $0 > least } + [least]
+    return listed.filter { $0 < stages[0].granularity }.sorted(by: >).map {
+      Self.stage($0, request, dictionary)
     }
   }
 
@@ -84,9 +117,9 @@ struct Admission {
     )
   }
 
-  /// The k to use; 0 where the selection rule has none.
-  private func checkedK(_ k: Int, _ granularity: Int, _ dictionary: SparseAutoencoder)
-    throws(ServerError) -> Int
+  /// - Parameter granularity: the smallest that was asked for.
+  private func checkK(_ k: Int, _ granularity: Int, _ dictionary: SparseAutoencoder)
+    throws(ServerError)
   {
     guard case .topk = dictionary.selectionRule else {
       guard k == 0 else {
@@ -95,22 +128,25 @@ struct Admission {
           "encode.k: is \(k), but the model's selection rule, \(dictionary.selectionRule.name), has none; leave it out"
         )
       }
-      return 0
+      return
     }
     guard k <= granularity else {
       throw ServerError(
         .invalidArgument, "encode.k: is \(k), above the granularity, \(granularity)")
     }
-    return k == 0 ? dictionary.defaultK(at: granularity) : k
   }
 
-  /// No product can overflow: tokens are fewer than the bytes of a frame, and the other factors fit
-  /// 32 bits.
+  /// Of one stage, no larger than `stage`. No product can overflow: tokens are fewer than the bytes
+  /// of a frame, and the other factors fit 32 bits.
   private func responseBytesMax(
-    tokens: Int, activePerToken: Int, _ dModel: Int, _ request: EncodeRequest
+    tokens: Int, _ stage: ComputeJob.Stage, _ request: EncodeRequest,
+    _ dictionary: SparseAutoencoder
   ) -> Int {
-    let codes = request.omitCodes ? 0 : 4 * (tokens + 1) + 8 * tokens * activePerToken
-    let reconstruction = request.returnReconstruction ? 4 * tokens * dModel : 0
+    let active = stage.k == 0 ? stage.granularity : stage.k
+    // Where stages carry changes, those that left come on top, with an offset of their own each.
+    let removed = request.delta ? 4 * (tokens + 1) + 4 * tokens * active : 0
+    let codes = request.omitCodes ? 0 : 4 * (tokens + 1) + 8 * tokens * active + removed
+    let reconstruction = request.returnReconstruction ? 4 * tokens * dictionary.dModel : 0
     return Response.overheadBytesMax + 4 * tokens + codes + reconstruction
   }
 
@@ -145,22 +181,31 @@ struct Admission {
 
   /// - Parameters:
   ///   - tokens, bytes: what the request adds.
-  ///   - waitingTokens, admittedBytes: what is there.
+  ///   - statistics, admittedBytes: what is there.
   /// - Throws: UNAVAILABLE where there is no room now. A request alone always has some.
-  func checkRoom(tokens: Int, bytes: Int, waitingTokens: Int, admittedBytes: Int)
-    throws(ServerError)
-  {
-    guard waitingTokens == 0 || tokens <= limits.queueTokensMax - waitingTokens else {
+  func checkRoom(
+    tokens: Int, bytes: Int, _ statistics: ComputeWorkers.Statistics, admittedBytes: Int
+  ) throws(ServerError) {
+    let waiting = statistics.waitingTokens
+    let wait = Int(statistics.expectedWait / .milliseconds(1))
+    let retryAfter = max(limits.retryAfterMilliseconds, UInt32(clamping: wait))
+    guard waiting == 0 || statistics.expectedWait <= limits.queueWaitMax else {
       throw ServerError(
         .unavailable,
-        "the queue holds \(waitingTokens) tokens, the limit is \(limits.queueTokensMax); try again later",
-        retryAfterMilliseconds: limits.retryAfterMilliseconds)
+        "the queue takes \(wait) ms, the limit is \(limits.queueWaitMax); try again later",
+        retryAfterMilliseconds: retryAfter)
+    }
+    guard waiting == 0 || tokens <= limits.queueTokensMax - waiting else {
+      throw ServerError(
+        .unavailable,
+        "the queue holds \(waiting) tokens, the limit is \(limits.queueTokensMax); try again later",
+        retryAfterMilliseconds: retryAfter)
     }
     guard admittedBytes == 0 || bytes <= limits.admittedBytesMax - admittedBytes else {
       throw ServerError(
         .unavailable,
         "requests in flight take \(admittedBytes) bytes, the limit is \(limits.admittedBytesMax); try again later",
-        retryAfterMilliseconds: limits.retryAfterMilliseconds)
+        retryAfterMilliseconds: retryAfter)
     }
   }
 }

@@ -1,18 +1,26 @@
-import ModelRepository
 import SparseAutoencoder
 import Synchronization
-import Tensors
 import Wire
 
-/// A request that was admitted, and the one version of a model that answers all of it.
+/// A request that was admitted, and the one version of a model that answers all of it, stage by
+/// stage.
 ///
 /// The event loop holds only a job's ticket: the last reference to a version, whose memory takes
 /// long to free, then never ends there.
 final class ComputeJob: Sendable {
+  typealias Piece = Scheduler<ComputeJob>.Piece
+
+  /// One granularity to encode at; `k` is 0 where the selection rule has none.
+  struct Stage: Sendable {
+    let granularity: Int
+    let k: Int
+  }
+
   /// What to compute.
   enum Work: Sendable {
-    /// Encode tokens at one granularity; `k` is 0 where the selection rule has none.
-    case encode(EncodeRequest, tokens: Int, granularity: Int, k: Int)
+    /// Encode tokens at each of `stages`; where there is one only, `fallbacks` may take its place
+    /// under load, the largest first.
+    case encode(EncodeRequest, tokens: Int, stages: [Stage], fallbacks: [Stage])
     /// Turn codes back into activations.
     case decode(DecodeRequest, tokens: Int)
   }
@@ -27,12 +35,28 @@ final class ComputeJob: Sendable {
     var isCancelled: Bool { cancelled.load(ordering: .relaxed) }
   }
 
+  /// What a stage came to.
+  struct Answer {
+    /// Ready to be sent.
+    let frame: PackedFrame
+    /// No stage comes after this one.
+    let isLast: Bool
+    /// A smaller granularity, or fewer stages, than asked for.
+    let isShed: Bool
+  }
+
   /// What the workers have done so far.
   private struct Progress {
+    var stage = 0
+    /// Of the stage that is being computed.
+    var computed: Stage?
+    var since: ContinuousClock.Instant
     var started: ContinuousClock.Instant?
     var codes: [SparseCodes?] = []
     var failures: [(piece: Int, error: ServerError)] = []
     var piecesDone = 0
+    /// The codes of the stage before, where stages carry changes only.
+    var previous: PackedCodes?
   }
 
   let ticket: Ticket
@@ -43,7 +67,7 @@ final class ComputeJob: Sendable {
   let version: ResidentVersion
   let work: Work
   private let frameBytesMax: Int
-  private let progress = Mutex(Progress())
+  private let progress: Mutex<Progress>
   /// ‖x − x̂‖² of each token; pieces write ranges of their own.
   private let squaredErrors: MemoryBlock
   /// Σ‖x − mean‖² of each block of tokens; pieces start at whole blocks and write blocks of their
@@ -64,6 +88,7 @@ final class ComputeJob: Sendable {
     self.version = version
     self.work = work
     self.frameBytesMax = frameBytesMax
+    progress = Mutex(Progress(since: arrival))
     let rowBytes = version.dictionary.dModel * MemoryLayout<Float>.size
     switch work {
     case .encode(let request, let tokens, _, _):
@@ -80,94 +105,68 @@ final class ComputeJob: Sendable {
     }
   }
 
-  /// Tokens to compute.
-  var tokens: Int {
+  /// What the scheduler must know of it, for a stage that waits from `since` on.
+  func scheduled(since: ContinuousClock.Instant) -> Scheduler<ComputeJob>.Work {
+    let tokens: Int
+    var group: ObjectIdentifier?
     switch work {
-    case .encode(_, let tokens, _, _): tokens
-    case .decode(_, let tokens): tokens
+    case .encode(_, let count, _, _):
+      tokens = count
+      group = ObjectIdentifier(version)
+    case .decode(_, let count): tokens = count
     }
-  }
-
-  /// Whether several workers may share it.
-  var isDivisible: Bool { if case .encode = work { true } else { false } }
-
-  /// Computes a piece with the calling thread's workspace; the last piece done gives the response,
-  /// ready to be sent.
-  func run(_ piece: Scheduler<ComputeJob>.Piece, workspace: Workspace) -> PackedFrame? {
-    progress.withLock { progress in
-      if progress.started == nil {
-        progress.started = .now
-        progress.codes = Array(repeating: nil, count: piece.count)
-      }
-    }
-    let result: Result<SparseCodes?, ServerError>
-    do throws(ServerError) {
-      if ticket.isCancelled { throw ServerError(.cancelled, "the request was cancelled") }
-      if let deadline, ContinuousClock.now >= deadline {
-        throw ServerError(
-          .deadlineExceeded, "timeout_ms: ran out before the request was computed; allow more time")
-      }
-      switch work {
-      case .encode(let request, _, let granularity, let k):
-        result = .success(try encode(request, piece.tokens, granularity, k, workspace))
-      case .decode(let request, _):
-        try decode(request)
-        result = .success(nil)
-      }
-    } catch {
-      result = .failure(error)
-    }
-    let done: Progress? = progress.withLock { progress in
-      switch result {
-      case .success(let codes): progress.codes[piece.index] = codes
-      case .failure(let error): progress.failures.append((piece.index, error))
-      }
-      progress.piecesDone += 1
-      return progress.piecesDone == piece.count ? progress : nil
-    }
-    return done.map { respond($0) }
+    return Scheduler<ComputeJob>.Work(
+      serial: ticket.serial, connection: connection, group: group, tokens: tokens,
+      bytesPerToken: version.dictionary.dModel * MemoryLayout<Float>.size, since: since,
+      deadline: deadline)
   }
 
   // MARK: Computing
 
-  private func encode(
-    _ request: EncodeRequest, _ tokens: Range<Int>, _ granularity: Int, _ k: Int,
-    _ workspace: Workspace
-  ) throws(ServerError) -> SparseCodes? {
-    let dModel = version.dictionary.dModel
-    let rowBytes = dModel * request.activations.type.byteCount
-    return try request.activations.data.withBytes { bytes throws(ServerError) in
-      let rows = UnsafeRawBufferPointer(
-        rebasing: bytes[tokens.lowerBound * rowBytes..<tokens.upperBound * rowBytes])
-      let activations = workspace.float32(rows, type: request.activations.type)
-      let codes: SparseCodes
-      do throws(EncodingError) {
-        codes = try version.dictionary.encode(
-          activations, tokens: tokens.count, granularity: granularity, k: k == 0 ? nil : k,
-          workspace: workspace.encoding)
-      } catch {
-        throw ServerError(
-          .invalidArgument, "encode: \(error.shifted(by: tokens.lowerBound))")
+  /// Begins a piece.
+  ///
+  /// - Parameter pressure: how many granularities less a request is given that allows it.
+  /// - Returns: what to encode at; nil for decoding.
+  /// - Throws: why the piece is not worth computing any more.
+  func begin(_ piece: Piece, pressure: Int) throws(ServerError) -> Stage? {
+    let stage = progress.withLock { progress in
+      if progress.started == nil {
+        progress.started = .now
+        progress.codes = Array(repeating: nil, count: piece.count)
+        if case .encode(_, _, let stages, let fallbacks) = work {
+          let isShed = pressure > 0 && !fallbacks.isEmpty
+          progress.computed =
+            isShed ? fallbacks[min(pressure, fallbacks.count) - 1] : stages[progress.stage]
+        }
       }
-      measure(codes, activations, tokens, granularity)
-      return request.omitCodes ? nil : codes
+      return progress.computed
     }
+    if ticket.isCancelled { throw ServerError(.cancelled, "the request was cancelled") }
+    if let deadline, ContinuousClock.now >= deadline { throw Self.expired }
+    return stage
   }
 
-  private func measure(
-    _ codes: SparseCodes, _ activations: UnsafeBufferPointer<Float>, _ tokens: Range<Int>,
-    _ granularity: Int
+  /// The error of a request whose time has run out.
+  static let expired = ServerError(
+    .deadlineExceeded, "timeout_ms: ran out before the request was computed; allow more time")
+
+  /// Measures what a piece's codes leave of its activations: [tokens, d_model].
+  func measure(
+    _ codes: SparseCodes, _ activations: UnsafeBufferPointer<Float>, _ piece: Piece, _ stage: Stage
   ) {
+    let tokens = piece.tokens
     guard !tokens.isEmpty,
       let errors = squaredErrors.bytes.bindMemory(to: Float.self).baseAddress
     else { return }
     let dModel = version.dictionary.dModel
     version.dictionary.nestedDecode(
-      codes, activations: activations, granularities: [granularity],
+      codes, activations: activations, granularities: [stage.granularity],
       squaredErrors: errors + tokens.lowerBound,
       reconstructions: reconstruction?.bytes.bindMemory(to: Float.self).baseAddress.map {
         $0 + tokens.lowerBound * dModel
       })
+    // The same at every stage.
+    guard progress.withLock({ $0.stage == 0 }) else { return }
     let blockTokens = Scheduler<ComputeJob>.blockTokens
     let blocks = variances.bytes.bindMemory(to: Double.self)
     for start in stride(from: tokens.lowerBound, to: tokens.upperBound, by: blockTokens) {
@@ -180,7 +179,8 @@ final class ComputeJob: Sendable {
     }
   }
 
-  private func decode(_ request: DecodeRequest) throws(ServerError) {
+  /// Turns the codes of a decode request back into activations.
+  func decode(_ request: DecodeRequest) throws(ServerError) {
     try request.codes.checkRows(latents: version.dictionary.latents)
     guard let output = reconstruction?.bytes.bindMemory(to: Float.self).baseAddress else { return }
     do {
@@ -196,44 +196,94 @@ final class ComputeJob: Sendable {
     }
   }
 
-  // MARK: Responding
-
-  private func respond(_ progress: Progress) -> PackedFrame {
-    // The same error whichever piece failed first.
-    if let failure = progress.failures.min(by: { $0.piece < $1.piece }) {
-      return Response(id: requestID, result: .failure(failure.error)).packed()
+  /// Ends a piece; the last one of a stage gives the stage's answer.
+  ///
+  /// - Parameter pressure: above 0 a request that allows it ends with this stage.
+  func finish(_ piece: Piece, _ result: Result<SparseCodes?, ServerError>, pressure: Int) -> Answer?
+  {
+    let done: Progress? = progress.withLock { progress in
+      switch result {
+      case .success(let codes): progress.codes[piece.index] = wantsCodes ? codes : nil
+      case .failure(let error): progress.failures.append((piece.index, error))
+      }
+      progress.piecesDone += 1
+      return progress.piecesDone == piece.count ? progress : nil
     }
-    let body: Response.Body
-    switch work {
-    case .encode(let request, let tokens, let granularity, let k):
-      body = .encode(encodeResponse(request, tokens, granularity, k, progress))
-    case .decode(let request, let tokens):
-      body = .decode(
-        DecodeResponse(
-          model: request.model, version: version.version,
-          reconstruction: tensor(reconstruction ?? MemoryBlock(byteCount: 0), tokens: tokens)))
-    }
-    let frame = Response(id: requestID, result: .success(body)).packed()
-    guard frame.count - FrameDecoder.headerBytes <= frameBytesMax else {
-      let error = ServerError(
-        .resourceExhausted,
-        "the response takes \(frame.count) bytes, the limit is \(frameBytesMax): send fewer tokens")
-      return Response(id: requestID, result: .failure(error)).packed()
-    }
-    return frame
+    return done.map { respond($0, pressure: pressure) }
   }
 
-  private func encodeResponse(
-    _ request: EncodeRequest, _ tokens: Int, _ granularity: Int, _ k: Int, _ progress: Progress
-  ) -> EncodeResponse {
-    let started = progress.started ?? arrival
-    return EncodeResponse(
-      model: request.model, version: version.version, granularity: UInt32(granularity),
-      k: UInt32(k), codes: request.omitCodes ? nil : joined(progress.codes, tokens: tokens),
-      reconstruction: reconstruction.map { tensor($0, tokens: tokens) }, fvu: fvu(),
-      squaredErrors: SharedBytes(squaredErrors), stopReason: .complete,
-      queueNanoseconds: started.nanoseconds(since: arrival),
-      computeNanoseconds: ContinuousClock.now.nanoseconds(since: started))
+  private var wantsCodes: Bool {
+    if case .encode(let request, _, _, _) = work { !request.omitCodes } else { false }
+  }
+
+  // MARK: Responding
+
+  private func respond(_ done: Progress, pressure: Int) -> Answer {
+    // The same error whichever piece failed first.
+    if let failure = done.failures.min(by: { $0.piece < $1.piece }) {
+      return fail(failure.error)
+    }
+    switch work {
+    case .encode(let request, let tokens, let stages, _):
+      guard let stage = done.computed else { preconditionFailure("a stage that ends has begun") }
+      let codes = request.omitCodes ? nil : PackedCodes(joining: done.codes.compactMap { $0 })
+      let isShed = stage.granularity < stages[done.stage].granularity
+      let fvu = fvu()
+      let stopReason = stopReason(request, stages, done.stage, isShed, fvu, pressure)
+      var change = codes.map { (added: $0, removed: PackedCodes?.none) }
+      if request.delta, let codes, let previous = done.previous {
+        let difference = codes.difference(from: previous)
+        change = (difference.changed, difference.removed)
+      }
+      let started = done.started ?? done.since
+      let now = ContinuousClock.now
+      let response = EncodeResponse(
+        model: request.model, version: version.version, granularity: UInt32(stage.granularity),
+        k: UInt32(stage.k), codes: change?.added, removed: change?.removed,
+        reconstruction: reconstruction.map { tensor($0, tokens: tokens) }, fvu: fvu,
+        squaredErrors: SharedBytes(squaredErrors), stopReason: stopReason,
+        queueNanoseconds: started.nanoseconds(since: done.since),
+        computeNanoseconds: now.nanoseconds(since: started))
+      progress.withLock {
+        $0 = Progress(
+          stage: done.stage + 1, since: now, previous: request.delta ? codes : nil)
+      }
+      return answer(.encode(response), isLast: stopReason != nil, isShed: stopReason == .overload)
+    case .decode(let request, let tokens):
+      let response = DecodeResponse(
+        model: request.model, version: version.version,
+        reconstruction: tensor(
+          reconstruction ?? MemoryBlock(byteCount: 0), tokens: tokens))
+      return answer(.decode(response), isLast: true, isShed: false)
+    }
+  }
+
+  private func stopReason(
+    _ request: EncodeRequest, _ stages: [Stage], _ stage: Int, _ isShed: Bool, _ fvu: Float?,
+    _ pressure: Int
+  ) -> StopReason? {
+    if isShed { return .overload }
+    if request.targetFVU > 0, let fvu, fvu <= request.targetFVU { return .targetFVU }
+    if stage == stages.count - 1 { return .complete }
+    return pressure > 0 && request.minGranularity > 0 ? .overload : nil
+  }
+
+  private func answer(_ body: Response.Body, isLast: Bool, isShed: Bool) -> Answer {
+    let frame = Response(id: requestID, last: isLast, result: .success(body)).packed()
+    guard frame.count - FrameDecoder.headerBytes <= frameBytesMax else {
+      return fail(
+        ServerError(
+          .resourceExhausted,
+          "the response takes \(frame.count) bytes, the limit is \(frameBytesMax): send fewer tokens"
+        ))
+    }
+    return Answer(frame: frame, isLast: isLast, isShed: isShed)
+  }
+
+  private func fail(_ error: ServerError) -> Answer {
+    Answer(
+      frame: Response(id: requestID, result: .failure(error)).packed(), isLast: true,
+      isShed: false)
   }
 
   /// Fraction of variance unexplained; nil where the dictionary has no mean, or the tokens no
@@ -250,59 +300,6 @@ final class ComputeJob: Sendable {
     PackedTensor(
       type: .float32, shape: [UInt32(tokens), UInt32(version.dictionary.dModel)],
       data: SharedBytes(block))
-  }
-
-  /// The pieces' codes as one, in the order of the tokens.
-  private func joined(_ pieces: [SparseCodes?], tokens: Int) -> PackedCodes {
-    let pieces = pieces.compactMap { $0 }
-    let active = pieces.reduce(0) { $0 + $1.indices.count }
-    let rowOffsets = MemoryBlock(byteCount: (tokens + 1) * 4)
-    let indices = MemoryBlock(byteCount: active * 4)
-    let values = MemoryBlock(byteCount: active * 4)
-    let offsets = rowOffsets.bytes.bindMemory(to: UInt32.self)
-    offsets[0] = 0
-    var (row, base) = (0, 0)
-    for piece in pieces {
-      for offset in piece.rowOffsets.dropFirst() {
-        row += 1
-        offsets[row] = UInt32(base) + offset
-      }
-      piece.indices.withUnsafeBytes {
-        UnsafeMutableRawBufferPointer(rebasing: indices.bytes[(base * 4)...]).copyMemory(from: $0)
-      }
-      piece.values.withUnsafeBytes {
-        UnsafeMutableRawBufferPointer(rebasing: values.bytes[(base * 4)...]).copyMemory(from: $0)
-      }
-      base += piece.indices.count
-    }
-    return PackedCodes(
-      rowOffsets: SharedBytes(rowOffsets), indices: SharedBytes(indices),
-      values: SharedBytes(values))
-  }
-}
-
-/// A compute thread's own memory.
-final class Workspace {
-  let encoding = EncodeWorkspace()
-  private var converted = FloatStorage(count: 0)
-
-  /// Rows as float32, valid until the next call: the rows themselves where they are that already.
-  func float32(_ rows: UnsafeRawBufferPointer, type: DataType) -> UnsafeBufferPointer<Float> {
-    let elementType: ElementType
-    switch type {
-    case .float32:
-      if Int(bitPattern: rows.baseAddress) % MemoryLayout<Float>.alignment == 0 {
-        return rows.bindMemory(to: Float.self)
-      }
-      elementType = .float32
-    case .float16: elementType = .float16
-    case .bfloat16: elementType = .bfloat16
-    }
-    let count = rows.count / type.byteCount
-    if converted.count < count { converted = FloatStorage(count: count) }
-    let isConverted = convertToFloat32(rows, type: elementType, into: converted.pointer)
-    precondition(isConverted, "every type on the wire is a floating-point type")
-    return UnsafeBufferPointer(start: converted.pointer, count: count)
   }
 }
 

@@ -3,34 +3,60 @@ import Wire
 
 /// The threads that compute, and the requests that wait for them.
 final class ComputeWorkers: Sendable {
-  /// What a job came to: a frame ready to be sent.
+  /// What a stage of a job came to: a frame ready to be sent.
   struct Answer: Sendable {
     let connection: UInt64
     let requestID: UInt64
     let serial: UInt64
     let frame: PackedFrame
+    /// No other answer to the request comes after this one.
+    let isLast: Bool
+  }
+
+  /// What waits, and what has been done since the start.
+  struct Statistics: Sendable {
+    var waitingRequests = 0
+    var waitingTokens = 0
+    /// How many granularities less requests are given that allow it.
+    var pressure = 0
+    /// How long a request that comes now will wait, as far as can be told.
+    var expectedWait = Duration.zero
+    /// Requests computed, in whole or in part.
+    var started: UInt64 = 0
+    /// Requests given a smaller granularity, or fewer stages, than they asked for.
+    var shed: UInt64 = 0
+    /// Requests whose time ran out before a worker took them.
+    var expired: UInt64 = 0
+    var batches: UInt64 = 0
   }
 
   private struct State {
     var scheduler: Scheduler<ComputeJob>
+    var gauge: PressureGauge
+    var estimate: WaitEstimate
     var busy = 0
     var isStopping = false
+    var statistics = Statistics()
   }
   private enum Order {
-    case compute(Scheduler<ComputeJob>.Piece)
+    case compute([ComputeJob.Piece], pressure: Int, expired: [ComputeJob])
     case stop
   }
+  typealias Deliver = @Sendable (Answer) -> Void
+
   private let monitor: Monitor<State>
   private let threads: [WorkerThread]
 
   /// Starts `count` threads, which call `deliver` with every answer.
-  init(count: Int, limits: ServerLimits, deliver: @escaping @Sendable (Answer) -> Void)
-    throws(EventLoopError)
-  {
+  init(count: Int, limits: ServerLimits, deliver: @escaping Deliver) throws(EventLoopError) {
     let monitor = Monitor(
       State(
         scheduler: Scheduler(
-          pieceTokensMax: limits.pieceTokensMax, pieceTokensMin: limits.pieceTokensMin)))
+          batchTokensMax: limits.batchTokensMax, batchBytesMax: limits.batchBytesMax,
+          pieceTokensMin: limits.pieceTokensMin),
+        gauge: PressureGauge(
+          high: limits.shedAbove, low: limits.shedBelow, interval: limits.shedInterval),
+        estimate: WaitEstimate(batchTokensMax: limits.batchTokensMax, workers: count)))
     self.monitor = monitor
     var threads: [WorkerThread] = []
     for _ in 0..<count {
@@ -42,48 +68,102 @@ final class ComputeWorkers: Sendable {
     self.threads = threads
   }
 
-  private static func work(
-    _ monitor: Monitor<State>, workers: Int, deliver: (Answer) -> Void
-  ) {
+  // MARK: On the workers' threads
+
+  private static func work(_ monitor: Monitor<State>, workers: Int, deliver: Deliver) {
     let workspace = Workspace()
     while true {
-      let order = monitor.wait { state -> Order? in
-        if state.isStopping { return .stop }
-        return state.scheduler.next(idleWorkers: workers - state.busy - 1).map {
-          state.busy += 1
-          return .compute($0)
-        }
-      }
-      guard case .compute(let piece) = order else { return }
-      let job = piece.item
-      let frame = job.run(piece, workspace: workspace)
-      monitor.change { $0.busy -= 1 }
-      if let frame {
+      let order = monitor.wait { state in Self.nextOrder(&state, workers: workers) }
+      guard case .compute(let pieces, let pressure, let expired) = order else { return }
+      for job in expired { deliver(Self.expiry(of: job)) }
+      let begin = ContinuousClock.now
+      ComputeBatch(pieces: pieces, pressure: pressure).run(workspace) { job, answer in
+        // Before the next stage can be answered by another worker.
         deliver(
           Answer(
             connection: job.connection, requestID: job.requestID, serial: job.ticket.serial,
-            frame: frame))
+            frame: answer.frame, isLast: answer.isLast))
+        if answer.isShed { monitor.change { $0.statistics.shed += 1 } }
+        if !answer.isLast { Self.resume(job, monitor) }
+      }
+      monitor.change { state in
+        state.busy -= 1
+        if !pieces.isEmpty { state.estimate.record(begin.duration(to: .now)) }
       }
     }
   }
 
-  /// Queues a job.
-  func submit(_ job: ComputeJob) {
-    monitor.change {
-      $0.scheduler.add(
-        job, serial: job.ticket.serial, connection: job.connection, tokens: job.tokens,
-        isDivisible: job.isDivisible)
+  private static func nextOrder(_ state: inout State, workers: Int) -> Order? {
+    if state.isStopping { return .stop }
+    let now = ContinuousClock.now
+    let expired = state.scheduler.removeExpired(now: now)
+    state.statistics.expired += UInt64(expired.count)
+    let pieces = state.scheduler.nextBatch(idleWorkers: workers - state.busy - 1)
+    guard !pieces.isEmpty || !expired.isEmpty else { return nil }
+    for piece in pieces where piece.index == 0 {
+      state.gauge.record(wait: piece.since.duration(to: now), now: now)
+      if piece.since == piece.item.arrival { state.statistics.started += 1 }
+    }
+    if !pieces.isEmpty { state.statistics.batches += 1 }
+    state.busy += 1
+    return .compute(pieces, pressure: state.gauge.level, expired: expired)
+  }
+
+  /// Queues the next stage of a job, unless nobody wants it any more.
+  private static func resume(_ job: ComputeJob, _ monitor: Monitor<State>) {
+    monitor.change { state in
+      guard !job.ticket.isCancelled else { return }
+      state.scheduler.add(job, job.scheduled(since: .now), isResumed: true)
     }
   }
 
-  /// Takes back a job that no worker has started.
+  private static func expiry(of job: ComputeJob) -> Answer {
+    Answer(
+      connection: job.connection, requestID: job.requestID, serial: job.ticket.serial,
+      frame: Response(id: job.requestID, result: .failure(ComputeJob.expired)).packed(),
+      isLast: true)
+  }
+
+  // MARK: For the event loop
+
+  /// Queues a job; gives the moment at which `removeExpired` should be called.
+  func submit(_ job: ComputeJob) -> ContinuousClock.Instant? {
+    monitor.change {
+      $0.scheduler.add(job, job.scheduled(since: job.arrival))
+      return $0.scheduler.nextDeadline
+    }
+  }
+
+  /// Takes back a job of which no worker has a piece. After `ticket.cancel()` no further stage of it
+  /// is begun.
   func remove(_ serial: UInt64) -> ComputeJob? {
     monitor.change { $0.scheduler.remove(serial) }
   }
 
-  /// What waits for a worker.
-  var waiting: (requests: Int, tokens: Int) {
-    monitor.read { ($0.scheduler.waitingRequests, $0.scheduler.waitingTokens) }
+  /// Takes back the jobs whose time has run out while they waited.
+  ///
+  /// - Returns: their answers; the jobs, to be released elsewhere; when to call this again.
+  func removeExpired() -> (
+    answers: [Answer], jobs: [ComputeJob], next: ContinuousClock.Instant?
+  ) {
+    let (jobs, next) = monitor.change { state in
+      let expired = state.scheduler.removeExpired(now: .now)
+      state.statistics.expired += UInt64(expired.count)
+      return (expired, state.scheduler.nextDeadline)
+    }
+    return (jobs.map { Self.expiry(of: $0) }, jobs, next)
+  }
+
+  /// What waits, and what has been done.
+  var statistics: Statistics {
+    monitor.read { state in
+      var statistics = state.statistics
+      statistics.waitingRequests = state.scheduler.waitingRequests
+      statistics.waitingTokens = state.scheduler.waitingTokens
+      statistics.pressure = state.gauge.level
+      statistics.expectedWait = state.estimate.wait(behind: state.scheduler.waitingTokens)
+      return statistics
+    }
   }
 
   /// Ends the threads after the pieces they are at, and waits for them.

@@ -34,8 +34,12 @@ final class Connection: ByteStreamHandler {
   /// Frames that have arrived wait while other connections have their turn.
   private var isYielding = false
   private var peerEnded = false
-  private var lastRead: ContinuousClock.Instant
-  private var lastWrite: ContinuousClock.Instant
+  private var lastActive: ContinuousClock.Instant
+  private var sending: ProgressWatch
+  private var reading: ProgressWatch
+  /// All that the peer has sent, and all that has been sent to it or waits to be.
+  private var bytesReceived = 0
+  private var bytesAnswered = 0
   /// What the server's totals have been told of this connection.
   private var countedReceiveBytes = 0
   private var countedWriteBytes = 0
@@ -46,8 +50,10 @@ final class Connection: ByteStreamHandler {
     self.isAdmin = isAdmin
     self.server = server
     decoder = FrameDecoder(frameBytesMax: server.limits.frameBytesMax)
-    lastRead = .now
-    lastWrite = .now
+    lastActive = .now
+    let limits = server.limits
+    sending = ProgressWatch(window: limits.stall, bytesPerSecondMin: limits.bytesPerSecondMin)
+    reading = ProgressWatch(window: limits.stall, bytesPerSecondMin: limits.bytesPerSecondMin)
     stream.setHandler(self)
     stream.resumeReading()
   }
@@ -58,7 +64,8 @@ final class Connection: ByteStreamHandler {
 
   func stream(_ stream: ByteStream, received count: Int) {
     decoder.received(count)
-    lastRead = .now
+    bytesReceived += count
+    lastActive = .now
     readFrames()
   }
 
@@ -144,9 +151,10 @@ final class Connection: ByteStreamHandler {
     case .listModels: succeed(request, .listModels(server.models.list()))
     case .status: succeed(request, .status(server.status()))
     case .cancel(let id): cancel(id, request)
-    case .loadModel(let name, let version):
-      try administer(request, "load_model", .load(version: version), name)
-    case .unloadModel(let name): try administer(request, "unload_model", .unload, name)
+    case .loadModel(let name, let version, let beside):
+      try administer(request, "load_model", .load(version: version, beside: beside), name)
+    case .unloadModel(let name, let version):
+      try administer(request, "unload_model", .unload(version: version), name)
     case .resizeModel(let name, let granularity):
       try administer(request, "resize_model", .resize(granularity: granularity), name)
     }
@@ -188,13 +196,16 @@ final class Connection: ByteStreamHandler {
 
   // MARK: Answering
 
-  /// Sends what the workers made of a request, unless it has been cancelled meanwhile.
+  /// Sends what the workers made of a request or of a stage of it, unless it has been cancelled
+  /// meanwhile.
   func deliver(_ answer: ComputeWorkers.Answer) {
     guard case .computing(let ticket, let bytes)? = inFlight[answer.requestID],
       ticket.serial == answer.serial
     else { return }
-    inFlight[answer.requestID] = nil
-    server.admittedBytes -= bytes
+    if answer.isLast {
+      inFlight[answer.requestID] = nil
+      server.admittedBytes -= bytes
+    }
     send(answer.frame)
     readOn()
   }
@@ -208,13 +219,13 @@ final class Connection: ByteStreamHandler {
   }
 
   private func send(_ frame: PackedFrame) {
-    if stream.queuedBytes == 0 { lastWrite = .now }
+    bytesAnswered += frame.count
+    lastActive = .now
     stream.write(frame.bytes, owner: frame)
     countBytes()
   }
 
   func streamWrote(_ stream: ByteStream) {
-    lastWrite = .now
     countBytes()
     readOn()
   }
@@ -283,24 +294,34 @@ final class Connection: ByteStreamHandler {
     server.didClose(self)
   }
 
-  /// Called now and then: ends what makes no progress, and gives back memory that is not used.
+  /// Called now and then: ends what makes too little progress or is not used, and gives back memory.
   func sweep(_ now: ContinuousClock.Instant) {
-    // Of a long response a part may have gone.
-    if stream.queuedBytes != countedWriteBytes { lastWrite = now }
     countBytes()
-    if stream.queuedBytes > 0, now - lastWrite > server.limits.stall {
+    let queued = stream.queuedBytes
+    if reading.isStalled(isPending: queued > 0, bytes: bytesAnswered - queued, now: now) {
       server.logger.debug("connection \(id) closed: it does not read")
       return stream.close()
     }
-    guard !isEnding, !isPaused, !isYielding else { return }
-    if decoder.bufferedBytes > 0, now - lastRead > server.limits.stall {
+    // What the server does not read is not the peer's fault.
+    let isReading = !isEnding && !isPaused && !isYielding
+    if sending.isStalled(
+      isPending: isReading && decoder.bufferedBytes > 0, bytes: bytesReceived, now: now)
+    {
       return refuse(
         ServerError(
           .deadlineExceeded,
-          "no byte of an unfinished frame arrived for \(server.limits.stall); connect again"))
+          "an unfinished frame arrives at less than \(server.limits.bytesPerSecondMin) bytes a second over \(server.limits.stall); connect again"
+        ))
     }
+    guard isReading, decoder.bufferedBytes == 0 else { return }
     decoder.releaseUnused()
     countBytes()
+    if inFlight.isEmpty, queued == 0, lastActive.duration(to: now) > server.limits.idle {
+      refuse(
+        ServerError(
+          .unavailable,
+          "the connection was without requests for \(server.limits.idle); connect again"))
+    }
   }
 
   private func countBytes() {

@@ -5,6 +5,7 @@ struct FirstInFirstOut<Element> {
   private var head = 0
 
   var count: Int { elements.count - head }
+  var first: Element? { head < elements.count ? elements[head] : nil }
 
   mutating func append(_ element: Element) { elements.append(element) }
 

@@ -17,6 +17,8 @@ struct ModelEntry {
 
   /// The version that answers new requests.
   var serving: ResidentVersion?
+  /// Versions kept by request for requests that name them; the one that serves may be among them.
+  var beside: [UInt64: ResidentVersion] = [:]
   /// Kept to `serving`, whatever is published.
   var isPinned = false
   /// Unloaded by request: stays so until it is loaded by request.
@@ -37,11 +39,26 @@ struct ModelEntry {
   /// long.
   mutating func serve(_ version: ResidentVersion?) -> ResidentVersion? {
     let old = serving
-    retired.removeAll { $0.version == nil }
-    if let old { retired.append(Retired(version: old, number: old.version)) }
+    if let old { retire(old) }
     if let version { failures[version.version] = nil }
     serving = version
     return old
+  }
+
+  /// Remembers a version for as long as requests hold it.
+  mutating func retire(_ old: ResidentVersion) {
+    retired.removeAll { $0.version == nil }
+    retired.append(Retired(version: old, number: old.version))
+  }
+
+  /// The version in memory with this number; 0: the one that serves.
+  func resident(_ version: UInt64) -> ResidentVersion? {
+    version == 0 || version == serving?.version ? serving : beside[version]
+  }
+
+  /// The versions that a request may name, ascending.
+  var residentNumbers: [UInt64] {
+    Set(beside.keys).union(serving.map { [$0.version] } ?? []).sorted()
   }
 
   /// What to tell of it.
@@ -58,6 +75,7 @@ struct ModelEntry {
       if let version = old.version { versions[old.number] = version.status(.unloading) }
     }
     if let loading { versions[loading] = ModelVersionStatus(version: loading, state: .loading) }
+    for (number, version) in beside { versions[number] = version.status(.ready) }
     if let serving { versions[serving.version] = serving.status(.ready) }
     return ModelStatus(
       name: name, servingVersion: serving?.version ?? 0, pinned: isPinned,

@@ -17,10 +17,11 @@ import Wire
 final class ResidentModels: Sendable {
   /// A change that an administrator asked for.
   enum Change: Sendable {
-    /// Serve this version and keep to it; 0: follow the newest.
-    case load(version: UInt64)
-    /// Stop serving.
-    case unload
+    /// Serve this version and keep to it, or keep it beside the one that serves; 0: follow the
+    /// newest.
+    case load(version: UInt64, beside: Bool)
+    /// Stop serving; not 0: only let go of this version, which is kept beside.
+    case unload(version: UInt64)
     /// Keep this many latents in memory; 0: all.
     case resize(granularity: UInt32)
   }
@@ -44,13 +45,17 @@ final class ResidentModels: Sendable {
 
   private let repository: ModelRepository
   private let limits: ServerLimits
+  private let granularityMax: Int?
   private let logger: Logger
   private let monitor = Monitor(State())
   private let thread = Monitor<WorkerThread?>(nil)
 
-  init(repository: ModelRepository, limits: ServerLimits, logger: Logger) {
+  init(
+    repository: ModelRepository, limits: ServerLimits, granularityMax: Int?, logger: Logger
+  ) {
     self.repository = repository
     self.limits = limits
+    self.granularityMax = granularityMax
     self.logger = logger
   }
 
@@ -87,15 +92,15 @@ final class ResidentModels: Sendable {
             "\(field).model: there is no model \(name); the repository has \(names.isEmpty ? "none" : names)"
           ))
       }
-      guard let serving = entry.serving else { return .failure(notServing(name, entry, field)) }
-      guard version == 0 || version == serving.version else {
-        return .failure(
-          ServerError(
-            .notFound,
-            "\(field).version: \(version) of \(name) is not resident; resident: \(serving.version)")
-        )
+      if let resident = entry.resident(version) { return .success(resident) }
+      let numbers = entry.residentNumbers
+      guard version != 0, !numbers.isEmpty else {
+        return .failure(notServing(name, entry, field))
       }
-      return .success(serving)
+      let list = numbers.map { "\($0)" }.joined(separator: ", ")
+      return .failure(
+        ServerError(
+          .notFound, "\(field).version: \(version) of \(name) is not resident; resident: \(list)"))
     }
     return try found.get()
   }
@@ -135,14 +140,18 @@ final class ResidentModels: Sendable {
       }
       var generation = state.models[name]?.generation ?? 0
       switch change {
-      case .unload:
+      case .unload(let version):
         guard state.models[name] != nil else {
           return ServerError(.notFound, "unload_model.name: there is no model \(name)")
         }
-        unload(name, &state)
-      case .load:
+        if version != 0 {
+          if let refused = letGo(of: version, name, &state) { return refused }
+        } else {
+          unload(name, &state)
+        }
+      case .load(_, let beside):
         // Loads that are under way are overtaken from now on.
-        generation += 1
+        if !beside { generation += 1 }
         state.models[name]?.generation = generation
       case .resize: break
       }
@@ -160,7 +169,25 @@ final class ResidentModels: Sendable {
     state.models[name]?.generation += 1
     state.models[name]?.isHeld = true
     state.models[name]?.isPinned = false
+    for number in state.models[name]?.beside.keys.sorted() ?? [] {
+      _ = letGo(of: number, name, &state)
+    }
     if let old { state.tasks.append(.release(old)) }
+  }
+
+  /// Keeps a version beside the one that serves no longer; gives the error where it is not kept.
+  private func letGo(of version: UInt64, _ name: String, _ state: inout State) -> ServerError? {
+    guard let old = state.models[name]?.beside.removeValue(forKey: version) else {
+      return state.models[name]?.serving?.version == version
+        ? ServerError(
+          .failedPrecondition,
+          "unload_model.version: \(version) of \(name) serves; load another, or unload the model")
+        : ServerError(
+          .notFound, "unload_model.version: \(version) of \(name) is not kept beside another")
+    }
+    if state.models[name]?.serving !== old { state.models[name]?.retire(old) }
+    state.tasks.append(.release(old))
+    return nil
   }
 
   /// Looks at the repository, unless that is about to happen already.
@@ -207,8 +234,10 @@ final class ResidentModels: Sendable {
   {
     do throws(ServerError) {
       switch change {
-      case .load(let version): try load(name, version, generation)
-      case .unload: logger.info("\(name): unloaded by request")
+      case .load(let version, beside: false): try load(name, version, generation)
+      case .load(let version, beside: true): try keepBeside(name, version, generation)
+      case .unload(let version):
+        logger.info("\(name): \(version == 0 ? "" : "version \(version) ")unloaded by request")
       case .resize(let granularity): try resize(name, Int(granularity))
       }
     } catch {
@@ -222,23 +251,10 @@ final class ResidentModels: Sendable {
   private func load(_ name: String, _ requested: UInt64, _ generation: UInt64)
     throws(ServerError)
   {
-    let known: [UInt64]
-    do { known = try repository.versions(of: name) } catch {
-      throw ServerError(.unavailable, "load_model: the repository cannot be read: \(error)")
-    }
-    guard let newest = known.last else {
-      throw ServerError(
-        .notFound, "load_model.name: the repository has no complete version of \(name)")
-    }
-    guard requested == 0 || known.contains(requested) else {
-      throw ServerError(
-        .notFound,
-        "load_model.version: \(name) has no version \(requested); it has \(known.map(String.init).joined(separator: ", "))"
-      )
-    }
-    let number = requested == 0 ? newest : requested
+    let known = try known(name, requested)
+    let number = requested == 0 ? known[known.count - 1] : requested
     let expected: UInt64? = monitor.change { state in
-      var entry = state.models[name] ?? ModelEntry()
+      var entry = state.models[name] ?? ModelEntry(latentsMax: granularityMax)
       entry.known = known
       // A model that was not known yet when this was asked for has counted nothing.
       entry.generation = max(entry.generation, generation)
@@ -258,35 +274,68 @@ final class ResidentModels: Sendable {
     guard isCurrent else { throw overtaken(name) }
   }
 
+  /// Keeps a version for requests that name it; what serves stays.
+  private func keepBeside(_ name: String, _ number: UInt64, _ generation: UInt64)
+    throws(ServerError)
+  {
+    _ = try known(name, number)
+    let entry = monitor.read { $0.models[name] }
+    guard let entry, entry.serving != nil, entry.generation == generation else {
+      throw ServerError(
+        .failedPrecondition,
+        "load_model.beside: \(name) is not served, or changes just now; load it first")
+    }
+    let version: ResidentVersion
+    if let resident = entry.resident(number) {
+      version = resident
+    } else {
+      version = try read(name, number, latents: entry.latentsMax)
+    }
+    let isCurrent = monitor.change { state -> Bool in
+      guard state.models[name]?.generation == generation else { return false }
+      state.models[name]?.beside[number] = version
+      state.models[name]?.failures[number] = nil
+      return true
+    }
+    guard isCurrent else { throw overtaken(name) }
+    logger.info("\(name): version \(number) is kept beside the one that serves")
+  }
+
+  /// The complete versions of a model, which hold `requested` unless that is 0; never none.
+  private func known(_ name: String, _ requested: UInt64) throws(ServerError) -> [UInt64] {
+    let known: [UInt64]
+    do { known = try repository.versions(of: name) } catch {
+      throw ServerError(.unavailable, "load_model: the repository cannot be read: \(error)")
+    }
+    guard !known.isEmpty else {
+      throw ServerError(
+        .notFound, "load_model.name: the repository has no complete version of \(name)")
+    }
+    guard requested == 0 || known.contains(requested) else {
+      throw ServerError(
+        .notFound,
+        "load_model.version: \(name) has no version \(requested); it has \(known.map(String.init).joined(separator: ", "))"
+      )
+    }
+    return known
+  }
+
   private func overtaken(_ name: String) -> ServerError {
     ServerError(.failedPrecondition, "\(name): a later request took the place of this one")
   }
 
-  /// Reads, verifies and warms a version, and serves it; nil where it serves already. What cannot
-  /// be loaded is remembered as failed.
+  /// Reads, verifies and warms a version unless it is in memory already, and serves it; nil where it
+  /// serves already.
   private func fetch(_ name: String, _ number: UInt64, _ generation: UInt64)
     throws(ServerError) -> UInt64?
   {
-    let (serving, latentsMax) = monitor.change { state in
-      let entry = state.models[name]
-      if entry?.serving?.version != number { state.models[name]?.loading = number }
-      return (entry?.serving?.version, entry?.latentsMax)
-    }
-    guard serving != number else { return nil }
-    // Before reading: what changes meanwhile is tried again.
-    let stamp = repository.stamp(of: name, version: number)
-    defer { monitor.change { $0.models[name]?.loading = nil } }
+    let entry = monitor.read { $0.models[name] }
+    guard entry?.serving?.version != number else { return nil }
     let fresh: ResidentVersion
-    do {
-      fresh = ResidentVersion(
-        version: number, try repository.load(name, version: number, latents: latentsMax))
-      try fresh.warm()
-    } catch {
-      let failure = ModelEntry.Failure(message: "\(error)", stamp: stamp)
-      monitor.change { $0.models[name]?.failures[number] = failure }
-      logger.error("\(name): version \(number) cannot be loaded: \(error)")
-      throw ServerError(
-        .failedPrecondition, "version \(number) of \(name) cannot be loaded: \(error)")
+    if let kept = entry?.beside[number] {
+      fresh = kept
+    } else {
+      fresh = try read(name, number, latents: entry?.latentsMax)
     }
     let (isCurrent, old) = monitor.change { state -> (Bool, ResidentVersion?) in
       guard state.models[name]?.generation == generation else { return (false, nil) }
@@ -296,6 +345,28 @@ final class ResidentModels: Sendable {
     // If no request holds it any more, it is freed here, on the loader's thread.
     withExtendedLifetime(old) {}
     return number
+  }
+
+  /// Reads, verifies and warms a version. What cannot be loaded is remembered as failed.
+  private func read(_ name: String, _ number: UInt64, latents: Int?) throws(ServerError)
+    -> ResidentVersion
+  {
+    // Before reading: what changes meanwhile is tried again.
+    let stamp = repository.stamp(of: name, version: number)
+    monitor.change { $0.models[name]?.loading = number }
+    defer { monitor.change { $0.models[name]?.loading = nil } }
+    do {
+      let version = ResidentVersion(
+        version: number, try repository.load(name, version: number, latents: latents))
+      try version.warm()
+      return version
+    } catch {
+      let failure = ModelEntry.Failure(message: "\(error)", stamp: stamp)
+      monitor.change { $0.models[name]?.failures[number] = failure }
+      logger.error("\(name): version \(number) cannot be loaded: \(error)")
+      throw ServerError(
+        .failedPrecondition, "version \(number) of \(name) cannot be loaded: \(error)")
+    }
   }
 
   private func resize(_ name: String, _ granularity: Int) throws(ServerError) {
@@ -313,30 +384,49 @@ final class ResidentModels: Sendable {
         "resize_model.granularity: \(granularity) is above the model's \(serving.latents) latents")
     }
     let wanted = granularity == 0 ? serving.latents : granularity
-    let fresh: ResidentVersion
-    if wanted == serving.dictionary.latents {
-      fresh = serving
-    } else if wanted < serving.dictionary.latents {
-      fresh = ResidentVersion(truncating: serving, to: wanted)
-    } else {
-      do {
-        fresh = ResidentVersion(
-          version: serving.version,
-          try repository.load(name, version: serving.version, latents: wanted))
-        try fresh.warm()
-      } catch {
-        throw ServerError(
-          .failedPrecondition, "version \(serving.version) of \(name) cannot be loaded: \(error)")
-      }
+    let fresh = try resized(serving, name, to: wanted)
+    var beside: [UInt64: ResidentVersion] = [:]
+    for (number, version) in entry?.beside ?? [:] {
+      beside[number] =
+        version === serving
+        ? fresh : try resized(version, name, to: granularity == 0 ? version.latents : granularity)
     }
     let isCurrent = monitor.change { state -> Bool in
-      guard state.models[name]?.generation == generation else { return false }
-      state.models[name]?.latentsMax = granularity == 0 ? nil : granularity
-      if fresh !== serving { _ = state.models[name]?.serve(fresh) }
+      guard var entry = state.models[name], entry.generation == generation else { return false }
+      entry.latentsMax = granularity == 0 ? nil : granularity
+      if fresh !== serving { _ = entry.serve(fresh) }
+      // What was unloaded meanwhile stays so.
+      for (number, version) in beside {
+        guard let old = entry.beside[number], old !== version else { continue }
+        if old !== serving { entry.retire(old) }
+        entry.beside[number] = version
+      }
+      state.models[name] = entry
       return true
     }
     guard isCurrent else { throw overtaken(name) }
     logger.info("\(name): \(wanted) of \(serving.latents) latents are resident")
+  }
+
+  /// A version with `wanted` of its latents in memory, or all where it has fewer.
+  private func resized(_ version: ResidentVersion, _ name: String, to wanted: Int)
+    throws(ServerError) -> ResidentVersion
+  {
+    let wanted = min(wanted, version.latents)
+    if wanted == version.dictionary.latents { return version }
+    if wanted < version.dictionary.latents {
+      return ResidentVersion(truncating: version, to: wanted)
+    }
+    do {
+      let fresh = ResidentVersion(
+        version: version.version,
+        try repository.load(name, version: version.version, latents: wanted))
+      try fresh.warm()
+      return fresh
+    } catch {
+      throw ServerError(
+        .failedPrecondition, "version \(version.version) of \(name) cannot be loaded: \(error)")
+    }
   }
 
   /// Serves what has been published since; what is missing or broken changes nothing.
@@ -357,7 +447,7 @@ final class ResidentModels: Sendable {
     let present = Dictionary(uniqueKeysWithValues: found.map { ($0.name, $0.versions) })
     monitor.change { state in
       for (name, versions) in present {
-        state.models[name, default: ModelEntry()].known = versions
+        state.models[name, default: ModelEntry(latentsMax: granularityMax)].known = versions
         for gone in state.models[name]?.failures.keys.filter({ !versions.contains($0) }) ?? [] {
           state.models[name]?.failures[gone] = nil
         }

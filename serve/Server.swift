@@ -19,9 +19,10 @@ public enum Server {
   /// Models that cannot be loaded do not keep it from starting: they are logged and listed as
   /// failed.
   ///
-  /// - Throws: `ServerStartError` where the repository is no folder, `EventLoopError` where an
-  ///   address cannot be used.
+  /// - Throws: `ServerStartError` where the repository is no folder, `ServerLimitError` where the
+  ///   bounds contradict each other, `EventLoopError` where an address cannot be used.
   public static func start(_ options: ServerOptions) throws -> RunningServer {
+    try options.limits.validate()
     var status = stat()
     guard stat(options.repository, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
       throw ServerStartError(
@@ -29,7 +30,7 @@ public enum Server {
     }
     let models = ResidentModels(
       repository: ModelRepository(path: options.repository), limits: options.limits,
-      logger: options.logger)
+      granularityMax: options.granularityMax, logger: options.logger)
     try models.start()
     do {
       let polled = Handover<Bool>()

@@ -30,6 +30,13 @@ final class ServerCore {
   var writeBytes = 0
   /// Bytes of memory for frames that have not arrived in full, on all connections.
   var receiveBytes = 0
+  /// Requests for which there was no room.
+  private var refusedRequests: UInt64 = 0
+  /// Requests that were cancelled, or whose client had gone, before they were answered.
+  private var cancelledRequests: UInt64 = 0
+  private let expiryTimer: LoopTimer
+  /// When the timer is set for.
+  private var nextExpiry: ContinuousClock.Instant?
 
   init(loop: EventLoop, options: ServerOptions, models: ResidentModels) {
     self.loop = loop
@@ -38,6 +45,7 @@ final class ServerCore {
     limits = options.limits
     logger = options.logger
     admission = Admission(limits: options.limits)
+    expiryTimer = LoopTimer(loop: loop)
     connectionsMax = max(min(limits.connectionsMax, openFilesMax() - limits.filesReserved), 1)
   }
 
@@ -121,7 +129,7 @@ final class ServerCore {
     _ plan: Admission.Plan, connection: UInt64, requestID: UInt64, timeoutMilliseconds: UInt32
   ) throws(ServerError) -> ComputeJob.Ticket {
     guard let workers else { throw ServerError(.internal, "the server has no workers") }
-    let waiting = workers.waiting
+    let statistics = workers.statistics
     lastSerial += 1
     let arrival = ContinuousClock.now
     let ticket = ComputeJob.Ticket(serial: lastSerial)
@@ -130,22 +138,42 @@ final class ServerCore {
       case .encode(_, let tokens, _, _): tokens
       case .decode(_, let tokens): tokens
       }
-    try admission.checkRoom(
-      tokens: tokens, bytes: plan.bytes, waitingTokens: waiting.tokens,
-      admittedBytes: admittedBytes + writeBytes)
-    workers.submit(
+    do throws(ServerError) {
+      try admission.checkRoom(
+        tokens: tokens, bytes: plan.bytes, statistics, admittedBytes: admittedBytes + writeBytes)
+    } catch {
+      refusedRequests += 1
+      throw error
+    }
+    let nextDeadline = workers.submit(
       ComputeJob(
         ticket: ticket, connection: connection, requestID: requestID, arrival: arrival,
         deadline: timeoutMilliseconds == 0
           ? nil : arrival + .milliseconds(Int64(timeoutMilliseconds)),
         version: plan.version, work: plan.work, frameBytesMax: limits.frameBytesMax))
     admittedBytes += plan.bytes
+    if timeoutMilliseconds > 0 { expire(at: nextDeadline) }
     return ticket
+  }
+
+  /// Drops what has waited too long at `deadline`, unless that happens earlier anyway.
+  private func expire(at deadline: ContinuousClock.Instant?) {
+    guard let deadline, deadline < nextExpiry ?? deadline + .seconds(1) else { return }
+    nextExpiry = deadline
+    let delay = ContinuousClock.now.duration(to: deadline)
+    expiryTimer.start(after: max(delay, .zero)) { [unowned self] in
+      self.nextExpiry = nil
+      guard let (answers, jobs, next) = self.workers?.removeExpired() else { return }
+      for answer in answers { self.deliver(answer) }
+      for job in jobs { self.models.release(job) }
+      self.expire(at: next)
+    }
   }
 
   /// Nobody waits for the answer any more: what has not been started is dropped.
   func cancel(_ ticket: ComputeJob.Ticket, bytes: Int) {
     ticket.cancel()
+    cancelledRequests += 1
     admittedBytes -= bytes
     if let job = workers?.remove(ticket.serial) { models.release(job) }
   }
@@ -167,13 +195,17 @@ final class ServerCore {
   }
 
   func status() -> ServerStatus {
-    let waiting = workers?.waiting ?? (requests: 0, tokens: 0)
+    let statistics = workers?.statistics ?? ComputeWorkers.Statistics()
     let uptime = started.duration(to: .now)
     return ServerStatus(
       ready: models.hasPolled && !isDraining, serverVersion: Server.version,
       connections: UInt32(clamping: connections.count),
-      queuedRequests: UInt32(clamping: waiting.requests), queuedTokens: UInt64(waiting.tokens),
-      uptimeSeconds: uptime / .seconds(1))
+      queuedRequests: UInt32(clamping: statistics.waitingRequests),
+      queuedTokens: UInt64(statistics.waitingTokens), uptimeSeconds: uptime / .seconds(1),
+      pressure: UInt32(statistics.pressure), computedRequests: statistics.started,
+      batches: statistics.batches, shedRequests: statistics.shed,
+      refusedRequests: refusedRequests, expiredRequests: statistics.expired,
+      cancelledRequests: cancelledRequests)
   }
 
   // MARK: Stopping

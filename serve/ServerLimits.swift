@@ -1,41 +1,43 @@
 import Wire
 
-/// Every bound of the server, in one place.
+/// Every bound of the server, in one place; `ServerLimits.all` names them for flags and
+/// documentation.
 public struct ServerLimits: Sendable {
+  // MARK: Frames and memory
+
   /// The longest frame accepted or sent, in bytes without its length.
   public var frameBytesMax = FrameDecoder.frameBytesMaxDefault
   /// Memory that one unpacked request may take, in bytes.
   public var requestMemoryBytesMax = 96 << 20
-  /// Connections at once; further ones are told to come back. Lowered to what the system's limit of
-  /// open files allows.
-  public var connectionsMax = 1024
-  /// Open files left for everything but connections.
-  public var filesReserved = 64
   /// Memory that all connections together may take for frames that have not arrived in full, in
   /// bytes.
   public var receiveBytesMax = 512 << 20
   /// What a connection may hold of that before it can be refused, in bytes.
   public var receiveBytesFree = 1 << 20
-  /// Tokens that may wait for a worker.
-  public var queueTokensMax = 1 << 18
   /// Bytes of admitted requests and of their largest possible responses, until those are written.
   public var admittedBytesMax = 1 << 30
+
+  // MARK: Connections
+
+  /// Connections at once; further ones are told to come back. Lowered to what the system's limit of
+  /// open files allows.
+  public var connectionsMax = 1024
+  /// Open files left for everything but connections.
+  public var filesReserved = 64
   /// Requests in flight on a connection; beyond, it is not read from.
   public var requestsPerConnectionMax = 1024
   /// Frames of a connection that are answered before others have their turn.
   public var framesPerTurnMax = 16
-  /// Requests of administration that may wait for the loader.
-  public var administrationRequestsMax = 64
-  /// Tokens that a worker takes at once.
-  public var pieceTokensMax = 256
-  /// Tokens that are not worth splitting any further.
-  public var pieceTokensMin = 64
   /// A connection with more bytes waiting to be written is not read from …
   public var writeQueueHighBytes = 8 << 20
   /// … until no more than these wait.
   public var writeQueueLowBytes = 1 << 20
-  /// How long a peer may take over a frame, or over reading a response, without a byte of progress.
+  /// Over how long a peer's rate is measured while it sends a frame or reads responses.
   public var stall: Duration = .seconds(30)
+  /// The least bytes a second that it must then move; slower ones are closed.
+  public var bytesPerSecondMin = 4096
+  /// How long a connection may stay without requests.
+  public var idle: Duration = .seconds(3600)
   /// How often connections are looked at for that.
   public var sweepInterval: Duration = .seconds(1)
   /// After an error that ends a connection: what the peer may still send before it is cut off, in
@@ -43,7 +45,34 @@ public struct ServerLimits: Sendable {
   public var discardBytesMax = 80 << 20
   /// … and how long it may take to read the error.
   public var finish: Duration = .seconds(5)
-  /// When a client that found no room should try again, in milliseconds.
+
+  // MARK: Computing
+
+  /// Tokens that may wait for a worker.
+  public var queueTokensMax = 1 << 18
+  /// How long a request may be expected to wait for a worker; beyond, it is told to come back.
+  public var queueWaitMax: Duration = .seconds(10)
+  /// Tokens that a worker takes at once, of one request or of several.
+  public var batchTokensMax = 256
+  /// Bytes of activations, as float32, that a worker takes at once.
+  public var batchBytesMax = 16 << 20
+  /// Tokens that are not worth splitting any further.
+  public var pieceTokensMin = 64
+  /// Granularities of one request.
+  public var stagesMax = 64
+  /// Where requests wait longer than this on average, those that allow it are given a smaller
+  /// granularity, step by step …
+  public var shedAbove: Duration = .milliseconds(100)
+  /// … and where they wait shorter than this, larger ones again.
+  public var shedBelow: Duration = .milliseconds(25)
+  /// Over how long waits are averaged: the shortest time between two such steps.
+  public var shedInterval: Duration = .milliseconds(100)
+
+  // MARK: Administration and retries
+
+  /// Requests of administration that may wait for the loader.
+  public var administrationRequestsMax = 64
+  /// When a client that found no room should try again at the earliest, in milliseconds.
   public var retryAfterMilliseconds: UInt32 = 100
   /// When a client that asked for a model which is being loaded should try again, in milliseconds.
   public var retryAfterLoadingMilliseconds: UInt32 = 1000

@@ -11,6 +11,8 @@ public struct ServerOptions: Sendable {
   public var adminListen: SocketAddress?
   /// Threads that compute; nil: one a core.
   public var workers: Int?
+  /// The most latents of each model to keep in memory, until it is resized by request; nil: all.
+  public var granularityMax: Int?
   /// How often the repository is looked at for new versions.
   public var pollInterval: Duration = .seconds(1)
   /// How long requests in flight may take once the server has been told to stop.

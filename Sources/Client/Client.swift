@@ -51,14 +51,25 @@ public final class Client: Sendable {
 
   // MARK: Requests
 
-  /// Encodes activations at one granularity, or gives the last of several stages.
+  /// Encodes activations at one granularity, or gives the last of several stages: with all its codes,
+  /// also where the request asked for changes only.
   public func encode(_ request: EncodeRequest, timeout: Duration? = nil) async throws
     -> EncodeResponse
   {
-    try await last(of: encodeStages(request, timeout: timeout))
+    var last: EncodeResponse?
+    for try await var stage in encodeStages(request, timeout: timeout) {
+      if let before = last?.codes { try stage.completeCodes(with: before) }
+      last = stage
+    }
+    // A stream ends without a value only where its task was cancelled.
+    guard let last else { throw CancellationError() }
+    return last
   }
 
-  /// Encodes activations, giving each stage as it arrives.
+  /// Encodes activations, giving each stage as it arrives; `completeCodes(with:)` makes whole codes of
+  /// stages that carry changes only.
+  ///
+  /// A consumer that stops early cancels the rest at the server.
   public func encodeStages(_ request: EncodeRequest, timeout: Duration? = nil)
     -> AsyncThrowingStream<EncodeResponse, any Error>
   {
@@ -91,15 +102,21 @@ public final class Client: Sendable {
   }
 
   /// Serves `version` of a model and keeps to it; 0: follows the newest. On an admin address only.
-  public func loadModel(_ name: String, version: UInt64 = 0, timeout: Duration? = nil) async throws
-    -> ModelStatus
-  {
-    try await administer(.loadModel(name: name, version: version), timeout)
+  ///
+  /// - Parameter beside: keep `version` resident for requests that name it, and go on serving another.
+  public func loadModel(
+    _ name: String, version: UInt64 = 0, beside: Bool = false, timeout: Duration? = nil
+  ) async throws -> ModelStatus {
+    try await administer(.loadModel(name: name, version: version, beside: beside), timeout)
   }
 
   /// Stops serving a model until it is loaded again. On an admin address only.
-  public func unloadModel(_ name: String, timeout: Duration? = nil) async throws -> ModelStatus {
-    try await administer(.unloadModel(name: name), timeout)
+  ///
+  /// - Parameter version: not 0: only this version, which was loaded beside the one that serves.
+  public func unloadModel(_ name: String, version: UInt64 = 0, timeout: Duration? = nil)
+    async throws -> ModelStatus
+  {
+    try await administer(.unloadModel(name: name, version: version), timeout)
   }
 
   /// Keeps the first `granularity` latents of a model in memory; 0: all. On an admin address only.
@@ -129,7 +146,6 @@ public final class Client: Sendable {
   {
     var last: Value?
     for try await stage in stages { last = stage }
-    // A stream ends without a value only where its task was cancelled.
     guard let last else { throw CancellationError() }
     return last
   }

@@ -26,10 +26,12 @@ public struct Request: Sendable {
     case status
     /// End the request with this id, of the same connection.
     case cancel(requestID: UInt64)
-    /// Serve a version and keep to it; version 0: follow the newest. Administration.
-    case loadModel(name: String, version: UInt64)
-    /// Stop serving a model until it is loaded again. Administration.
-    case unloadModel(name: String)
+    /// Serve a version and keep to it, or keep it resident beside the one that serves; version 0:
+    /// follow the newest. Administration.
+    case loadModel(name: String, version: UInt64, beside: Bool)
+    /// Stop serving a model until it is loaded again; a version other than 0: only that one, which
+    /// was loaded beside. Administration.
+    case unloadModel(name: String, version: UInt64)
     /// Keep this many latents resident; 0: all. Administration.
     case resizeModel(name: String, granularity: UInt32)
   }

@@ -42,15 +42,17 @@ extension Request.Body {
       body.pointee.request_id = requestID
       message.pointee.body_case = GRANULE__V1__REQUEST__BODY_CANCEL
       message.pointee.cancel = body
-    case .loadModel(let name, let version):
+    case .loadModel(let name, let version, let beside):
       let body = scratch.message(granule__v1__load_model_request__init)
       body.pointee.name = scratch.string(name)
       body.pointee.version = version
+      body.pointee.beside = beside ? 1 : 0
       message.pointee.body_case = GRANULE__V1__REQUEST__BODY_LOAD_MODEL
       message.pointee.load_model = body
-    case .unloadModel(let name):
+    case .unloadModel(let name, let version):
       let body = scratch.message(granule__v1__unload_model_request__init)
       body.pointee.name = scratch.string(name)
+      body.pointee.version = version
       message.pointee.body_case = GRANULE__V1__REQUEST__BODY_UNLOAD_MODEL
       message.pointee.unload_model = body
     case .resizeModel(let name, let granularity):

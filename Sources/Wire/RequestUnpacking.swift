@@ -51,13 +51,14 @@ extension Request.Body {
       let body = message.load_model.pointee
       self = .loadModel(
         name: try unpacked.string(body.name, absent: absent.name, name: "load_model.name"),
-        version: body.version)
+        version: body.version, beside: body.beside != 0)
     case GRANULE__V1__REQUEST__BODY_UNLOAD_MODEL:
       var absent = Granule__V1__UnloadModelRequest()
       granule__v1__unload_model_request__init(&absent)
+      let body = message.unload_model.pointee
       self = .unloadModel(
-        name: try unpacked.string(
-          message.unload_model.pointee.name, absent: absent.name, name: "unload_model.name"))
+        name: try unpacked.string(body.name, absent: absent.name, name: "unload_model.name"),
+        version: body.version)
     case GRANULE__V1__REQUEST__BODY_RESIZE_MODEL:
       var absent = Granule__V1__ResizeModelRequest()
       granule__v1__resize_model_request__init(&absent)

@@ -31,8 +31,13 @@ extension Request.Body {
     case .encode(let request): try request.validate()
     case .decode(let request): try request.validate()
     case .listModels, .status, .cancel: break
-    case .loadModel(let name, _): try checkModelName(name, field: "load_model.name")
-    case .unloadModel(let name): try checkModelName(name, field: "unload_model.name")
+    case .loadModel(let name, let version, let beside):
+      try checkModelName(name, field: "load_model.name")
+      guard version > 0 || !beside else {
+        throw ServerError(
+          .invalidArgument, "load_model.version: is needed to keep one beside the one that serves")
+      }
+    case .unloadModel(let name, _): try checkModelName(name, field: "unload_model.name")
     case .resizeModel(let name, _): try checkModelName(name, field: "resize_model.name")
     }
   }

@@ -64,7 +64,7 @@ public struct EncodeResponse: Sendable {
   public var squaredErrors: SharedBytes
   /// Why this was the last stage; nil on the others.
   public var stopReason: StopReason?
-  /// From the frame's arrival until a worker took the request.
+  /// From the frame's arrival, or the stage before, until a worker took the request.
   public var queueNanoseconds: UInt64
   /// Wall-clock time from a worker's first touch to the last piece done.
   public var computeNanoseconds: UInt64
@@ -88,6 +88,16 @@ public struct EncodeResponse: Sendable {
     self.stopReason = stopReason
     self.queueNanoseconds = queueNanoseconds
     self.computeNanoseconds = computeNanoseconds
+  }
+
+  /// Puts whole codes in the place of changes; a stage that carries whole codes stays as it is.
+  ///
+  /// - Parameter previous: the whole codes of the stage before.
+  /// - Throws: INVALID_ARGUMENT where the changes do not fit those.
+  public mutating func completeCodes(with previous: PackedCodes) throws(ServerError) {
+    guard let changed = codes, let removed else { return }
+    codes = try previous.applying(changed: changed, removed: removed)
+    self.removed = nil
   }
 }
 
@@ -122,11 +132,27 @@ public struct ServerStatus: Sendable, Equatable {
   public var queuedTokens: UInt64
   /// Seconds since the server started.
   public var uptimeSeconds: Double
+  /// How many granularities less requests with a least granularity are given, because of load.
+  public var pressure: UInt32
+  /// Requests computed, in whole or in part; this and the following since the server started.
+  public var computedRequests: UInt64
+  /// Batches in which those were computed.
+  public var batches: UInt64
+  /// Requests given a smaller granularity, or fewer stages, than they asked for.
+  public var shedRequests: UInt64
+  /// Requests for which there was no room.
+  public var refusedRequests: UInt64
+  /// Requests whose time ran out while they waited.
+  public var expiredRequests: UInt64
+  /// Requests that were cancelled, or whose client had gone, before they were answered.
+  public var cancelledRequests: UInt64
 
   /// A status.
   public init(
     ready: Bool, serverVersion: String, connections: UInt32, queuedRequests: UInt32,
-    queuedTokens: UInt64, uptimeSeconds: Double
+    queuedTokens: UInt64, uptimeSeconds: Double, pressure: UInt32 = 0, computedRequests: UInt64 = 0,
+    batches: UInt64 = 0, shedRequests: UInt64 = 0, refusedRequests: UInt64 = 0,
+    expiredRequests: UInt64 = 0, cancelledRequests: UInt64 = 0
   ) {
     self.ready = ready
     self.serverVersion = serverVersion
@@ -134,5 +160,12 @@ public struct ServerStatus: Sendable, Equatable {
     self.queuedRequests = queuedRequests
     self.queuedTokens = queuedTokens
     self.uptimeSeconds = uptimeSeconds
+    self.pressure = pressure
+    self.computedRequests = computedRequests
+    self.batches = batches
+    self.shedRequests = shedRequests
+    self.refusedRequests = refusedRequests
+    self.expiredRequests = expiredRequests
+    self.cancelledRequests = cancelledRequests
   }
 }

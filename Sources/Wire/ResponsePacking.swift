@@ -57,6 +57,13 @@ extension Response.Body {
       body.pointee.queued_requests = status.queuedRequests
       body.pointee.queued_tokens = status.queuedTokens
       body.pointee.uptime_seconds = status.uptimeSeconds
+      body.pointee.pressure = status.pressure
+      body.pointee.computed_requests = status.computedRequests
+      body.pointee.batches = status.batches
+      body.pointee.shed_requests = status.shedRequests
+      body.pointee.refused_requests = status.refusedRequests
+      body.pointee.expired_requests = status.expiredRequests
+      body.pointee.cancelled_requests = status.cancelledRequests
       message.pointee.body_case = GRANULE__V1__RESPONSE__BODY_STATUS
       message.pointee.status = body
     case .cancel(let found):

@@ -133,7 +133,11 @@ extension ServerStatus {
       serverVersion: try unpacked.string(
         message.server_version, absent: absent.server_version, name: "status.server_version"),
       connections: message.connections, queuedRequests: message.queued_requests,
-      queuedTokens: message.queued_tokens, uptimeSeconds: message.uptime_seconds)
+      queuedTokens: message.queued_tokens, uptimeSeconds: message.uptime_seconds,
+      pressure: message.pressure, computedRequests: message.computed_requests,
+      batches: message.batches, shedRequests: message.shed_requests,
+      refusedRequests: message.refused_requests, expiredRequests: message.expired_requests,
+      cancelledRequests: message.cancelled_requests)
   }
 }
 

@@ -10,15 +10,21 @@ import Wire
 struct EncodeCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "encode",
-    abstract: "Encode activations with a server, at one granularity or several.",
+    abstract: "Encode activations with a server, at one granularity or several, or up to a target.",
     discussion: """
       Prints for each granularity: FVU, mean active latents (L0), tokens a second, and where the time of a token \
       goes: in the server's workers (compute) or between (wire: sending, receiving, packing). Relative times are to \
       the largest granularity. Of several repetitions the fastest counts.
 
+      With --refine each request goes through the granularities by itself, and the server sends only what changes \
+      from one to the next; with --target-fvu it ends at the first that explains enough. Compute is then from a \
+      request's first granularity on, and the codes written are the last of each request.
+
       EXAMPLE
         granule encode --server 127.0.0.1:7700 --model smollm2 --activations test.npy \\
           --granularities 512,2048,8192 --out codes.safetensors
+        granule encode --server 127.0.0.1:7700 --model smollm2 --activations test.npy \\
+          --granularities 512,2048,8192 --target-fvu 0.15 --out codes.safetensors
       """)
 
   @OptionGroup var connection: ConnectionOptions
@@ -32,6 +38,12 @@ struct EncodeCommand: AsyncParsableCommand {
   var granularities: Granularities?
   @Option(help: "Active latents a token, at each granularity. Default: the dictionary's own.")
   var k: UInt32?
+  @Flag(help: "Let each request go through the granularities, sending changes only.")
+  var refine = false
+  @Option(
+    name: .customLong("target-fvu"),
+    help: "As --refine, and end a request once its FVU is at most this.")
+  var targetFVU: Float?
   @Option(help: "Tokens a request.")
   var batch = 256
   @Option(help: "Requests in flight at once.")
@@ -61,6 +73,17 @@ struct EncodeCommand: AsyncParsableCommand {
     guard (1...1_000_000).contains(repetitions) else {
       throw ValidationError("--repeat: is \(repetitions); it must be at least 1")
     }
+    if let targetFVU, !(targetFVU > 0 && targetFVU.isFinite) {
+      throw ValidationError("--target-fvu: is \(targetFVU); it must be above 0")
+    }
+    if refine || targetFVU != nil {
+      guard granularities != nil else {
+        throw ValidationError("--granularities: is needed with --refine and --target-fvu")
+      }
+      guard repetitions == 1, plot == nil else {
+        throw ValidationError("--repeat and --plot do not go with --refine and --target-fvu")
+      }
+    }
     guard granularities?.values.last ?? 0 <= UInt32.max else {
       throw ValidationError("--granularities: must be below 2^32")
     }
@@ -79,6 +102,7 @@ struct EncodeCommand: AsyncParsableCommand {
     let run = EncodeRun(
       client: client, model: model, dataset: dataset, k: k ?? 0,
       batch: try await fittingBatch(client), inFlight: inFlight)
+    if refine || targetFVU != nil { return try await refine(run) }
     let wanted = granularities?.values ?? [0]
     var bar = ProgressBar(isQuiet: json)
     var rows: [EncodeRun.Result] = []
@@ -102,16 +126,57 @@ struct EncodeCommand: AsyncParsableCommand {
     }
     bar.finish()
     if let out, let last = rows.last {
-      guard last.answeredBy.count == 1 else {
-        throw CommandError(
-          "--out: the model was swapped while the codes were made, and they would mix versions: "
-            + "encode again")
-      }
+      guard last.answeredBy.count == 1 else { throw Self.mixedVersions }
       try last.codes.write(to: out)
     }
     show(rows, tokens: dataset.tokens)
     if !json { showVersions(answeredBy) }
     if let plot { try draw(rows, tokens: dataset.tokens, to: plot) }
+  }
+
+  private func refine(_ run: EncodeRun) async throws {
+    var bar = ProgressBar(isQuiet: json)
+    let result = try await RefineRun(
+      run: run, granularities: granularities?.values.map { UInt32($0) } ?? [],
+      targetFVU: targetFVU ?? 0
+    ).refine { bar.update(fraction: $0, "refining") }
+    bar.finish()
+    if let out {
+      guard result.versions.count == 1 else { throw Self.mixedVersions }
+      try result.codes.write(to: out)
+    }
+    show(result)
+  }
+
+  private static let mixedVersions = CommandError(
+    "--out: the model was swapped while the codes were made, and they would mix versions: "
+      + "encode again")
+
+  private func show(_ result: RefineRun.Result) {
+    guard !json else {
+      let list = result.stages.map { stage -> JSONValue in
+        [
+          "granularity": JSONValue(Int(stage.granularity)), "k": JSONValue(Int(stage.k)),
+          "tokens": JSONValue(stage.tokens), "tokens_ending": JSONValue(stage.tokensEnding),
+          "fvu": stage.fvu.map { JSONValue($0) } ?? .null, "l0": JSONValue(stage.l0),
+          "compute_seconds": JSONValue(stage.computeSeconds),
+        ]
+      }
+      return print(StrictJSON.text(.array(list), indented: true))
+    }
+    var table = TextTable("granularity", "k", "tokens", "ending", "FVU", "L0", "compute µs/token")
+    for stage in result.stages {
+      table.add(
+        Int(stage.granularity).grouped, stage.k == 0 ? "–" : "\(stage.k)", stage.tokens.grouped,
+        stage.tokensEnding.grouped, stage.fvu?.formatted(digits: 4) ?? "–",
+        stage.l0.formatted(digits: 1),
+        (stage.computeSeconds / Double(max(stage.tokens, 1)) * 1e6).formatted(digits: 1))
+    }
+    print(table.text, terminator: "")
+    let tokens = result.stages.first?.tokens ?? 0
+    print(
+      "Mean granularity \(Int(result.meanGranularity).grouped); "
+        + "\(Int(Double(tokens) / result.seconds).grouped) tokens/s.")
   }
 
   private func dataset() throws -> ActivationDataset {

@@ -37,7 +37,6 @@ struct EncodeRun: Sendable {
   }
 
   private struct Answer: Sendable {
-    var place: Int
     var response: EncodeResponse
     var seconds: Double
   }
@@ -50,55 +49,67 @@ struct EncodeRun: Sendable {
   func encode(_ granularity: UInt32, isWarmUp: Bool, onProgress: (Double) -> Void) async throws
     -> Result
   {
+    let begin = ContinuousClock.now
+    let answers = try await batches(isWarmUp: isWarmUp, onProgress: onProgress) { range in
+      let request = request(range, granularities: granularity == 0 ? [] : [granularity])
+      let begin = ContinuousClock.now
+      let response = try await naming(range) { try await client.encode(request) }
+      return Answer(response: response, seconds: (ContinuousClock.now - begin) / .seconds(1))
+    }
+    return try summary(answers, seconds: (ContinuousClock.now - begin) / .seconds(1))
+  }
+
+  /// Sends one batch after the other, several at once; gives the answers in the order of the tokens.
+  func batches<Value: Sendable>(
+    isWarmUp: Bool, onProgress: (Double) -> Void,
+    send: @escaping @Sendable (Range<Int>) async throws -> Value
+  ) async throws -> [Value] {
     let tokens = isWarmUp ? min(batch, dataset.tokens) : dataset.tokens
     let starts = Array(stride(from: 0, to: max(tokens, 1), by: batch))
-    let clock = ContinuousClock()
-    let begin = clock.now
-    var answers: [Answer?] = Array(repeating: nil, count: starts.count)
-    try await withThrowingTaskGroup(of: Answer.self) { group in
+    var values: [Value?] = Array(repeating: nil, count: starts.count)
+    try await withThrowingTaskGroup(of: (Int, Value).self) { group in
       var next = 0
       var done = 0
       func add() {
         let place = next
         let range = starts[place]..<min(starts[place] + batch, tokens)
-        group.addTask { try await send(range, place, granularity) }
+        group.addTask { (place, try await send(range)) }
         next += 1
       }
       while next < min(inFlight, starts.count) { add() }
-      while let answer = try await group.next() {
-        answers[answer.place] = answer
+      while let (place, value) = try await group.next() {
+        values[place] = value
         done += 1
         onProgress(Double(done) / Double(starts.count))
         if next < starts.count { add() }
       }
     }
-    return try summary(answers.compactMap { $0 }, seconds: (clock.now - begin) / .seconds(1))
+    return values.compactMap { $0 }
   }
 
-  private func send(_ range: Range<Int>, _ place: Int, _ granularity: UInt32) async throws
-    -> Answer
-  {
+  /// A request for some of the tokens.
+  func request(_ range: Range<Int>, granularities: [UInt32]) -> EncodeRequest {
     let rows = FloatStorage(count: range.count * dataset.dModel)
     dataset.copyTokens(range, into: rows.pointer)
-    let request = EncodeRequest(
+    return EncodeRequest(
       model: model,
       activations: PackedTensor(
         type: .float32, shape: [UInt32(range.count), UInt32(dataset.dModel)],
         data: SharedBytes(UnsafeRawBufferPointer(rows.values), owner: rows)),
-      granularities: granularity == 0 ? [] : [granularity], k: k)
-    let begin = ContinuousClock.now
-    let response: EncodeResponse
+      granularities: granularities, k: k)
+  }
+
+  /// Says in a server's error where the request's tokens lie in the files: the server counts the
+  /// request's own.
+  func naming<Value>(_ range: Range<Int>, _ body: () async throws -> Value) async throws -> Value {
     do {
-      response = try await client.encode(request)
+      return try await body()
     } catch let error as ServerError {
-      // The server counts a request's tokens, not the file's.
       let first = dataset.describe(token: range.lowerBound)
       throw ServerError(
         error.code, "\(error.message) (token 0 of this request is \(first))",
         retryAfterMilliseconds: error.retryAfterMilliseconds)
     }
-    return Answer(
-      place: place, response: response, seconds: (ContinuousClock.now - begin) / .seconds(1))
   }
 
   private func summary(_ answers: [Answer], seconds: Double) throws -> Result {

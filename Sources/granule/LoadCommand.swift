@@ -9,6 +9,7 @@ struct LoadCommand: AsyncParsableCommand {
     discussion: """
       EXAMPLE
         granule load smollm2 --version 3 --admin unix:models/.granule-admin.sock
+        granule load smollm2 --version 2 --beside --admin unix:models/.granule-admin.sock
       """)
 
   @Argument(help: "The model's name.")
@@ -19,10 +20,21 @@ struct LoadCommand: AsyncParsableCommand {
     help: ArgumentHelp("The version to keep to; without it the newest is followed."))
   var modelVersion: UInt64 = 0
 
+  @Flag(
+    help: "Keep the version for requests that name it, and go on serving the one that serves.")
+  var beside = false
+
   @OptionGroup var admin: AdminOptions
 
+  func validate() throws {
+    guard modelVersion > 0 || !beside else {
+      throw ValidationError("--beside: needs --version")
+    }
+  }
+
   func run() async throws {
-    let model = try await admin.connect().loadModel(name, version: modelVersion)
+    let model = try await admin.connect().loadModel(
+      name, version: modelVersion, beside: beside)
     show([model], json: admin.json)
   }
 }

@@ -38,7 +38,8 @@ func show(_ models: [ModelStatus], json: Bool) {
       func known(_ number: Int) -> String { version.dModel == 0 ? "" : number.grouped }
       table.add(
         model.name, "\(version.version)",
-        "\(version.state)" + (isServing && model.pinned ? ", pinned" : ""), version.selectionRule,
+        "\(version.state)" + (isServing ? model.pinned ? ", serving, pinned" : ", serving" : ""),
+        version.selectionRule,
         known(Int(version.dModel)), known(Int(version.latents)),
         known(Int(version.residentLatents)), known(Int(version.residentBytes >> 20)),
         version.granularities.map { "\($0.latents)" }.joined(separator: ","))

@@ -15,8 +15,18 @@ struct ServeCommand: ParsableCommand {
       admitted; a second one at once.
 
       EXAMPLE
-        granule serve --repository models --listen 127.0.0.1:7700
+        granule serve --repository models --listen 127.0.0.1:7700 --limit idle=600
+
+      LIMITS (--limit NAME=VALUE; bytes may be written with KiB, MiB or GiB)
+      \(limitLines)
       """)
+
+  private static var limitLines: String {
+    let defaults = ServerLimits()
+    return ServerLimits.all.map { limit in
+      "  \(limit.name) (\(limit.quantity(in: defaults))): \(limit.meaning)"
+    }.joined(separator: "\n")
+  }
 
   @Option(help: ArgumentHelp("The folder of published models.", valueName: "folder"))
   var repository: String
@@ -38,6 +48,12 @@ struct ServeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
+      "The most latents of each model to keep in memory, until it is resized; all by default.",
+      valueName: "latents"))
+  var maxGranularity: Int?
+
+  @Option(
+    help: ArgumentHelp(
       "Seconds between two looks at the repository for new versions.", valueName: "seconds"))
   var pollInterval = 1.0
 
@@ -47,6 +63,12 @@ struct ServeCommand: ParsableCommand {
       valueName: "seconds"))
   var drainTimeout = 30.0
 
+  @Option(
+    help: ArgumentHelp(
+      "Sets a limit, such as stall=10; may be given again. They are listed above.",
+      valueName: "name=value"))
+  var limit: [String] = []
+
   @Option(help: ArgumentHelp("The least important messages to log: debug, info, warning or error."))
   var logLevel = "info"
 
@@ -54,14 +76,27 @@ struct ServeCommand: ParsableCommand {
     if let workers, !(1...1024).contains(workers) {
       throw ValidationError("--workers: is \(workers); it must be 1 to 1024")
     }
+    if let maxGranularity, maxGranularity < 1 {
+      throw ValidationError("--max-granularity: is \(maxGranularity); it must be at least 1")
+    }
     for (name, seconds) in [("--poll-interval", pollInterval), ("--drain-timeout", drainTimeout)] {
       guard seconds >= 0.001, seconds <= 86_400 else {
         throw ValidationError("\(name): is \(seconds); it must be 0.001 to 86400 seconds")
       }
     }
+    do throws(ServerLimitError) { _ = try limits() } catch {
+      throw ValidationError("--limit: \(error)")
+    }
     guard Logger.Level(rawValue: logLevel) != nil else {
       throw ValidationError("--log-level: \(logLevel) is none of debug, info, warning, error")
     }
+  }
+
+  private func limits() throws(ServerLimitError) -> ServerLimits {
+    var limits = ServerLimits()
+    for assignment in limit { try limits.set(assignment) }
+    try limits.validate()
+    return limits
   }
 
   func run() throws {
@@ -69,8 +104,10 @@ struct ServeCommand: ParsableCommand {
     var options = ServerOptions(repository: repository, listen: listen)
     options.adminListen = adminListen
     options.workers = workers
+    options.granularityMax = maxGranularity
     options.pollInterval = .milliseconds(Int64(pollInterval * 1000))
     options.drainTimeout = .milliseconds(Int64(drainTimeout * 1000))
+    options.limits = try limits()
     options.handlesSignals = true
     options.logger = Logger(label: "granule")
     options.logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info

@@ -27,14 +27,29 @@ struct StatusCommand: AsyncParsableCommand {
         "queued_requests": JSONValue(Int(status.queuedRequests)),
         "queued_tokens": JSONValue(Int(clamping: status.queuedTokens)),
         "uptime_seconds": .real(status.uptimeSeconds),
+        "pressure": JSONValue(Int(status.pressure)),
+        "computed_requests": JSONValue(Int(clamping: status.computedRequests)),
+        "batches": JSONValue(Int(clamping: status.batches)),
+        "shed_requests": JSONValue(Int(clamping: status.shedRequests)),
+        "refused_requests": JSONValue(Int(clamping: status.refusedRequests)),
+        "expired_requests": JSONValue(Int(clamping: status.expiredRequests)),
+        "cancelled_requests": JSONValue(Int(clamping: status.cancelledRequests)),
       ]
       return print(StrictJSON.text(object, indented: true))
     }
+    func count(_ number: UInt64) -> String { Int(clamping: number).grouped }
     print("ready            \(status.ready ? "yes" : "no")")
     print("version          \(status.serverVersion)")
     print("connections      \(status.connections)")
-    print("queued requests  \(status.queuedRequests)")
-    print("queued tokens    \(status.queuedTokens)")
+    print(
+      "queued           \(status.queuedRequests) requests, \(count(status.queuedTokens)) tokens")
+    print(
+      "computed         \(count(status.computedRequests)) requests in \(count(status.batches)) batches"
+    )
+    print("shed             \(count(status.shedRequests)) (pressure now \(status.pressure))")
+    print("refused          \(count(status.refusedRequests))")
+    print("expired          \(count(status.expiredRequests))")
+    print("cancelled        \(count(status.cancelledRequests))")
     print("uptime           \(ProgressBar.duration(status.uptimeSeconds))")
   }
 }

@@ -14,9 +14,14 @@ struct UnloadCommand: AsyncParsableCommand {
   @Argument(help: "The model's name.")
   var name: String
 
+  @Option(
+    name: .customLong("version"),
+    help: "Only this version, which was loaded with --beside; without it the whole model.")
+  var modelVersion: UInt64 = 0
+
   @OptionGroup var admin: AdminOptions
 
   func run() async throws {
-    show([try await admin.connect().unloadModel(name)], json: admin.json)
+    show([try await admin.connect().unloadModel(name, version: modelVersion)], json: admin.json)
   }
 }

@@ -127,6 +127,23 @@ struct CommandLineTests {
       #expect(abs(difference) < 1e-4)
     }
 
+    // The same numbers, a request going through the granularities by itself.
+    let refined = try #require(
+      try json(encode + ["--granularities", "12,48,96", "--refine"]).elements)
+    #expect(refined.compactMap { $0["fvu"]?.number } == encoded.compactMap { $0["fvu"]?.number })
+    #expect(refined.compactMap { $0["l0"]?.number } == encoded.compactMap { $0["l0"]?.number })
+    let target = try #require(encoded[1]["fvu"]?.number) * 1.001
+    let reached = try #require(
+      try json(
+        encode + [
+          "--granularities", "12,48,96", "--target-fvu", "\(target)", "--batch", "10000", "--out",
+          path("refined.safetensors"),
+        ]
+      ).elements)
+    #expect(reached.compactMap { $0["granularity"]?.integer } == [12, 48])
+    #expect(reached[0]["tokens_ending"] == 0 && reached[1]["tokens_ending"] == reached[0]["tokens"])
+    #expect(FileManager.default.fileExists(atPath: path("refined.safetensors")))
+
     #expect(try json(publish + ["--granularity", "48"])["version"] == 2)
     var version: Int?
     let deadline = Date().addingTimeInterval(60)
@@ -149,6 +166,13 @@ struct CommandLineTests {
     #expect(try CommandProcess.run(encode).code == 1)
     #expect(try CommandProcess.run("load", "m", "--admin", String(address)).code == 1)
     #expect(try CommandProcess.run("status", "--server", String(address)).code == 0)
+    _ = try CommandProcess.run("load", "m", "--admin", admin)
+    let loads = try json([
+      "bench", "serve", "--server", String(address), "--model", "m", "--tokens", "8", "--loads",
+      "0.5,2", "--seconds", "0.2", "--json",
+    ])
+    #expect(loads.elements?.count == 2)
+    #expect(loads.elements?.allSatisfy { $0["answered"]?.integer ?? 0 > 0 } == true)
     #expect(server.end(SIGTERM) == 0)
   }
 

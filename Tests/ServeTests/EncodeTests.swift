@@ -110,6 +110,38 @@ private let rules: [String: SparseAutoencoder] = [
     }
   }
 
+  @Test("a request that cannot be encoded fails alone, whatever shares its batch")
+  func badCompany() async throws {
+    let test = try TestServer(rules) { $0.workers = 1 }
+    let socket = try test.socket()
+    let dictionary = try #require(rules["topk"])
+    let good = (1...60).map { Activations(tokens: $0 % 9, dModel: 24, seed: UInt64($0)) }
+    var bad = good[4].values
+    bad[3 * 24 + 7] = .nan
+    // All at once, so that most wait while the worker is busy, and share batches.
+    socket.send(
+      (1...60).flatMap { id in
+        var request = good[id - 1].request("topk", id % 3 == 0 ? 50 : 160)
+        if id % 10 == 5 {
+          request.activations = PackedTensor(
+            type: .float32, shape: [5, 24], data: SharedBytes(copying: bad))
+        }
+        return Request(id: UInt64(id), body: .encode(request)).frameBytes
+      })
+    for _ in 1...60 {
+      let response = try #require(try socket.receive())
+      let id = Int(response.id)
+      if id % 10 == 5 {
+        #expect(
+          response.error?.message == "encode: activations: token 3, dimension 7 is not finite")
+      } else if case .encode(let encoded) = try response.result.get() {
+        #expect(
+          try encoded.sparseCodes()
+            == good[id - 1].codes(dictionary, id % 3 == 0 ? 50 : 160), "request \(id)")
+      }
+    }
+  }
+
   @Test("answers come back under their own ids, small ones before a large one sent first")
   func outOfOrder() async throws {
     let test = try TestServer([

@@ -37,6 +37,34 @@ private let slow = SparseAutoencoder.random(
     #expect(refused < 50)
   }
 
+  @Test("where the queue takes too long requests are told when to come back; a first one has room")
+  func boundedWait() async throws {
+    let test = try TestServer(["m": slow]) {
+      $0.workers = 1
+      $0.limits.queueWaitMax = .milliseconds(1)
+      $0.limits.shedAbove = .milliseconds(1)
+      $0.limits.shedBelow = .zero
+      $0.limits.retryAfterMilliseconds = 1
+    }
+    let request = Activations(tokens: 600, dModel: 64, seed: 1).request("m")
+    let socket = try test.socket()
+    // Until a batch has been computed nothing is known.
+    socket.send(Request(id: 1, body: .encode(request)))
+    #expect(try socket.receive()?.error == nil)
+    socket.send((2...21).flatMap { Request(id: $0, body: .encode(request)).frameBytes })
+    var refused = 0
+    for _ in 2...21 {
+      guard let error = try #require(try socket.receive()).error else { continue }
+      #expect(error.code == .unavailable)
+      #expect(error.message.contains("the limit is 0.001 seconds"))
+      #expect(error.retryAfterMilliseconds > 1)
+      refused += 1
+    }
+    #expect(refused > 0)
+    #expect(refused < 20)
+    #expect(try await test.client().status().refusedRequests == UInt64(refused))
+  }
+
   @Test("a request that waits too long, and one that is cancelled, end so; others are answered")
   func deadlineAndCancel() async throws {
     let test = try TestServer(["m": slow]) { $0.workers = 1 }
@@ -69,6 +97,40 @@ private let slow = SparseAutoencoder.random(
     #expect(found)
     #expect(!unknown)
     #expect(responses[6]?.error == nil)
+    // What ran out of time or was cancelled while it waited has cost no worker anything.
+    let status = try await test.client().status()
+    #expect(status.computedRequests == 2)
+    #expect(status.expiredRequests == 1)
+    #expect(status.cancelledRequests == 1)
+    #expect(status.queuedRequests == 0 && status.queuedTokens == 0)
+  }
+
+  @Test("a request whose time runs out is told so while all workers are busy, and frees its place")
+  func expiryWhileWaiting() async throws {
+    let test = try TestServer(["m": slow]) {
+      $0.workers = 1
+      $0.limits.batchTokensMax = 8192
+      $0.limits.queueTokensMax = 16_000
+    }
+    let socket = try test.socket()
+    // One batch, which takes far longer than the other's time.
+    let long = Activations(tokens: 8000, dModel: 64, seed: 8).request("m")
+    let short = Activations(tokens: 8000, dModel: 64, seed: 9).request("m", 32)
+    socket.send(
+      Request(id: 1, body: .encode(long)).frameBytes
+        + Request(id: 2, timeoutMilliseconds: 1, body: .encode(short)).frameBytes)
+    let first = try #require(try socket.receive())
+    #expect(first.id == 2)
+    #expect(first.error?.code == .deadlineExceeded)
+    // There is room for two.
+    socket.send(Request(id: 3, timeoutMilliseconds: 60_000, body: .encode(short)))
+    var ids: Set<UInt64> = []
+    for _ in 1...2 {
+      let response = try #require(try socket.receive())
+      #expect(response.error == nil)
+      ids.insert(response.id)
+    }
+    #expect(ids == [1, 3])
   }
 
   @Test("cancelling a task cancels its request; the client goes on")

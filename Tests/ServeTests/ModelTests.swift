@@ -122,6 +122,81 @@ private final class Sightings: Sendable {
     #expect(try await version() == 4)
   }
 
+  @Test(
+    "versions kept beside the one that serves answer requests that name them, and swap in at once")
+  func beside() async throws {
+    let test = try TestServer(["m": dictionary(1)])
+    let client = try await test.client()
+    let admin = try await test.admin()
+    let activations = Activations(tokens: 5, dModel: 16, seed: 3)
+    func encode(version: UInt64, _ granularity: Int = 0) async throws -> EncodeResponse {
+      var request = activations.request("m", granularity)
+      request.version = version
+      return try await client.encode(request)
+    }
+    func refusal(version: UInt64) async -> String? {
+      await #expect(throws: ServerError.self) { try await encode(version: version) }?.message
+    }
+    try test.publish(dictionary(2), "m")
+    try test.publish(dictionary(3), "m")
+    #expect(try await admin.loadModel("m").servingVersion == 3)
+    #expect(await refusal(version: 1)?.contains("resident: 3") == true)
+    for version in [1, 2, 3] as [UInt64] {
+      let model = try await admin.loadModel("m", version: version, beside: true)
+      #expect(model.servingVersion == 3 && !model.pinned)
+    }
+    for version in [1, 2, 3] as [UInt64] {
+      #expect(
+        try await encode(version: version).sparseCodes() == activations.codes(dictionary(version)))
+    }
+    #expect(try await encode(version: 0).version == 3)
+
+    // Every version of the model is resized, and those that come after.
+    _ = try await admin.resizeModel("m", granularity: 20)
+    for version in [1, 2, 3] as [UInt64] {
+      #expect(try await encode(version: version).granularity == 20)
+      await #expect(throws: ServerError.self) { try await encode(version: version, 21) }
+    }
+    _ = try await admin.resizeModel("m", granularity: 0)
+    #expect(try await encode(version: 1).granularity == 64)
+
+    // Back to the first, whose files are not read again: they have gone.
+    rename(test.repository.path + "/m/1/sae_weights.safetensors", test.folder.path + "/gone")
+    #expect(try await admin.loadModel("m", version: 1).servingVersion == 1)
+    #expect(try await encode(version: 0).version == 1)
+    #expect(try await encode(version: 2).version == 2)
+    #expect(await refusal(version: 9)?.contains("resident: 1, 2, 3") == true)
+
+    let without = try await admin.unloadModel("m", version: 2)
+    #expect(without.versions.first { $0.version == 2 }?.state == .available)
+    #expect(await refusal(version: 2)?.contains("resident: 1, 3") == true)
+    for (version, code) in [(2, .notFound), (99, .notFound)] as [(UInt64, ErrorCode)] {
+      let error = await #expect(throws: ServerError.self) {
+        try await admin.unloadModel("m", version: version)
+      }
+      #expect(error?.code == code)
+    }
+    // Kept no longer, but it serves.
+    #expect(try await admin.unloadModel("m", version: 1).servingVersion == 1)
+    let serving = await #expect(throws: ServerError.self) {
+      try await admin.unloadModel("m", version: 1)
+    }
+    #expect(serving?.code == .failedPrecondition)
+    #expect(try await encode(version: 0).version == 1)
+
+    let gone = try await admin.unloadModel("m")
+    #expect(gone.versions.allSatisfy { $0.state == .available })
+    #expect(await refusal(version: 3)?.contains("unloaded by request") == true)
+    let unserved = await #expect(throws: ServerError.self) {
+      try await admin.loadModel("m", version: 2, beside: true)
+    }
+    #expect(unserved?.code == .failedPrecondition)
+    let nameless = await #expect(throws: ServerError.self) {
+      try await admin.loadModel("m", beside: true)
+    }
+    #expect(nameless?.code == .invalidArgument)
+  }
+
   @Test("a version that cannot be loaded is listed with the reason, and what serves goes on")
   func failedLoad() async throws {
     let test = try TestServer(["m": dictionary(1)])
@@ -163,6 +238,21 @@ private final class Sightings: Sendable {
     let activations = Activations(tokens: 5, dModel: 16, seed: 2)
     #expect(try await client.encode(activations.request("m")).version == 1)
     rename(test.folder.path + "/gone-too", test.repository.path)
+  }
+
+  @Test("a server told how many latents to keep loads no more, until a model is resized")
+  func granularityMax() async throws {
+    let test = try TestServer(["m": dictionary(1)]) { $0.granularityMax = 12 }
+    let client = try await test.client()
+    let activations = Activations(tokens: 5, dModel: 16, seed: 4)
+    #expect(
+      try await client.encode(activations.request("m")).sparseCodes()
+        == activations.codes(dictionary(1), 12))
+    try test.publish(dictionary(2), "m")
+    #expect(try await test.admin().loadModel("m").servingVersion == 2)
+    #expect(try await client.encode(activations.request("m")).granularity == 12)
+    _ = try await test.admin().resizeModel("m", granularity: 0)
+    #expect(try await client.encode(activations.request("m")).granularity == 64)
   }
 
   @Test("a model that is published later is served without a restart")

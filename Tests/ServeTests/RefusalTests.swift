@@ -7,7 +7,9 @@ import Wire
 
 private let dictionary = SparseAutoencoder.random(
   dModel: 16, latents: 64, rule: .topk(k: 8), seed: 11)
-private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .relu, seed: 12)
+private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .relu, seed: 12) {
+  $0.activationMean = nil
+}
 
 @Suite struct RefusalTests {
   @Test("what is no protocol gets one error with id 0 and an orderly close; the server lives on")
@@ -62,6 +64,7 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
   func wrongRequests() async throws {
     let test = try TestServer(["m": dictionary, "dense": dense]) {
       $0.limits.frameBytesMax = 1 << 20
+      $0.limits.stagesMax = 4
     }
     let good = Activations(tokens: 4, dModel: 16, seed: 2)
     func change(_ edit: (inout EncodeRequest) -> Void) -> Request.Body {
@@ -100,9 +103,30 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
       ),
       (change { $0.granularities = [65] }, .invalidArgument, "65 is above the model's 64 latents"),
       (change { $0.granularities = [0] }, .invalidArgument, "encode.granularities: 0 after 0"),
-      (change { $0.granularities = [8, 16] }, .unimplemented, "send a request for each"),
-      (change { $0.delta = true }, .unimplemented, "encode.delta"),
-      (change { $0.targetFVU = 0.5 }, .unimplemented, "encode.target_fvu"),
+      (
+        change { $0.granularities = [60, 70] }, .invalidArgument,
+        "70 is above the model's 64 latents"
+      ),
+      (
+        change { $0.granularities = Array(1...5) }, .resourceExhausted,
+        "encode.granularities: has 5, the limit is 4"
+      ),
+      (change { $0.granularities = [8, 8] }, .invalidArgument, "encode.granularities: 8 after 8"),
+      (
+        change {
+          $0.granularities = [8, 16]; $0.k = 9
+        }, .invalidArgument, "encode.k: is 9, above the granularity, 8"
+      ),
+      (
+        change {
+          $0.granularities = [8, 16]; $0.minGranularity = 9
+        }, .invalidArgument, "encode.min_granularity: is 9"
+      ),
+      (
+        change {
+          $0.model = "dense"; $0.targetFVU = 0.5
+        }, .failedPrecondition, "encode.target_fvu: model dense stores no activation mean"
+      ),
       (change { $0.targetFVU = .nan }, .invalidArgument, "encode.target_fvu"),
       (change { $0.k = 65 }, .invalidArgument, "encode.k: is 65, above the granularity, 64"),
       (
@@ -117,8 +141,8 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
       (decode([0, 1], [64]), .invalidArgument, "codes.indices: token 0 names latent 64"),
       (decode([0, 2], [3, 3]), .invalidArgument, "codes.indices"),
       (decode([1, 1], [3]), .invalidArgument, "codes.row_offsets"),
-      (.loadModel(name: "m", version: 0), .permissionDenied, "admin address"),
-      (.unloadModel(name: "m"), .permissionDenied, "admin address"),
+      (.loadModel(name: "m", version: 0, beside: false), .permissionDenied, "admin address"),
+      (.unloadModel(name: "m", version: 0), .permissionDenied, "admin address"),
       (.resizeModel(name: "m", granularity: 1), .permissionDenied, "admin address"),
     ]
     let socket = try test.socket()

@@ -92,7 +92,7 @@ func varint(_ value: UInt64) -> [UInt8] {
     let encode = field(10, field(1, Array("a".utf8)))
     let unload = field(21, field(1, Array("b".utf8)))
     let received = try receive([8, 1] + encode + encode + unload + encode + unload)
-    #expect("\(try received.body.get())" == "\(Request.Body.unloadModel(name: "b"))")
+    #expect("\(try received.body.get())" == "\(Request.Body.unloadModel(name: "b", version: 0))")
   }
 
   @Test("strings with NUL or without UTF-8 are refused, naming the field")

@@ -55,7 +55,7 @@ func matrix(_ rows: Int, _ columns: Int) -> PackedTensor {
   func otherRequests() throws {
     for body in [
       Request.Body.listModels, .status, .cancel(requestID: 3),
-      .loadModel(name: "a", version: 2), .unloadModel(name: "b"),
+      .loadModel(name: "a", version: 2, beside: true), .unloadModel(name: "b", version: 4),
       .resizeModel(name: "c", granularity: 5),
     ] {
       let received = try reread(Request(id: 1, body: body)).body.get()
@@ -121,7 +121,8 @@ func matrix(_ rows: Int, _ columns: Int) -> PackedTensor {
     #expect(single == model)
     let status = ServerStatus(
       ready: true, serverVersion: "1", connections: 2, queuedRequests: 3, queuedTokens: 4,
-      uptimeSeconds: 5.5)
+      uptimeSeconds: 5.5, pressure: 6, computedRequests: 7, batches: 8, shedRequests: 9,
+      refusedRequests: 10, expiredRequests: 11, cancelledRequests: 12)
     guard case .status(let received) = try again(.status(status)) else {
       Issue.record("another kind of response")
       return

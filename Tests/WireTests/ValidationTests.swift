@@ -9,12 +9,12 @@ import Wire
   @Test("model names that could leave the repository are refused")
   func names() throws {
     for name in ["", "..", ".hidden", "a/b", "-x", "ä", "a b", String(repeating: "a", count: 129)] {
-      let message = try error(.unloadModel(name: name))?.message
+      let message = try error(.unloadModel(name: name, version: 0))?.message
       #expect(message?.contains("unload_model.name") == true, "\(name)")
     }
     for name in ["a", "A9", "a.b_c-d", String(repeating: "a", count: 128)] {
       #expect(throws: Never.self) {
-        try reread(Request(id: 1, body: .unloadModel(name: name))).body.get()
+        try reread(Request(id: 1, body: .unloadModel(name: name, version: 0))).body.get()
       }
     }
   }

@@ -2376,7 +2376,7 @@ const ProtobufCMessageDescriptor granule__v1__status_request__descriptor =
   (ProtobufCMessageInit) granule__v1__status_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor granule__v1__status_response__field_descriptors[6] =
+static const ProtobufCFieldDescriptor granule__v1__status_response__field_descriptors[13] =
 {
   {
     "ready",
@@ -2450,19 +2450,110 @@ static const ProtobufCFieldDescriptor granule__v1__status_response__field_descri
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "pressure",
+    7,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__StatusResponse, pressure),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "computed_requests",
+    8,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__StatusResponse, computed_requests),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "batches",
+    9,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__StatusResponse, batches),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "shed_requests",
+    10,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__StatusResponse, shed_requests),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "refused_requests",
+    11,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__StatusResponse, refused_requests),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "expired_requests",
+    12,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__StatusResponse, expired_requests),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "cancelled_requests",
+    13,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__StatusResponse, cancelled_requests),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned granule__v1__status_response__field_indices_by_name[] = {
+  8,   /* field[8] = batches */
+  12,   /* field[12] = cancelled_requests */
+  7,   /* field[7] = computed_requests */
   2,   /* field[2] = connections */
+  11,   /* field[11] = expired_requests */
+  6,   /* field[6] = pressure */
   3,   /* field[3] = queued_requests */
   4,   /* field[4] = queued_tokens */
   0,   /* field[0] = ready */
+  10,   /* field[10] = refused_requests */
   1,   /* field[1] = server_version */
+  9,   /* field[9] = shed_requests */
   5,   /* field[5] = uptime_seconds */
 };
 static const ProtobufCIntRange granule__v1__status_response__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 6 }
+  { 0, 13 }
 };
 const ProtobufCMessageDescriptor granule__v1__status_response__descriptor =
 {
@@ -2472,7 +2563,7 @@ const ProtobufCMessageDescriptor granule__v1__status_response__descriptor =
   "Granule__V1__StatusResponse",
   "granule.v1",
   sizeof(Granule__V1__StatusResponse),
-  6,
+  13,
   granule__v1__status_response__field_descriptors,
   granule__v1__status_response__field_indices_by_name,
   1,  granule__v1__status_response__number_ranges,
@@ -2555,7 +2646,7 @@ const ProtobufCMessageDescriptor granule__v1__cancel_response__descriptor =
   (ProtobufCMessageInit) granule__v1__cancel_response__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor granule__v1__load_model_request__field_descriptors[2] =
+static const ProtobufCFieldDescriptor granule__v1__load_model_request__field_descriptors[3] =
 {
   {
     "name",
@@ -2581,15 +2672,28 @@ static const ProtobufCFieldDescriptor granule__v1__load_model_request__field_des
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "beside",
+    3,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__LoadModelRequest, beside),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned granule__v1__load_model_request__field_indices_by_name[] = {
+  2,   /* field[2] = beside */
   0,   /* field[0] = name */
   1,   /* field[1] = version */
 };
 static const ProtobufCIntRange granule__v1__load_model_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 2 }
+  { 0, 3 }
 };
 const ProtobufCMessageDescriptor granule__v1__load_model_request__descriptor =
 {
@@ -2599,14 +2703,14 @@ const ProtobufCMessageDescriptor granule__v1__load_model_request__descriptor =
   "Granule__V1__LoadModelRequest",
   "granule.v1",
   sizeof(Granule__V1__LoadModelRequest),
-  2,
+  3,
   granule__v1__load_model_request__field_descriptors,
   granule__v1__load_model_request__field_indices_by_name,
   1,  granule__v1__load_model_request__number_ranges,
   (ProtobufCMessageInit) granule__v1__load_model_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor granule__v1__unload_model_request__field_descriptors[1] =
+static const ProtobufCFieldDescriptor granule__v1__unload_model_request__field_descriptors[2] =
 {
   {
     "name",
@@ -2620,14 +2724,27 @@ static const ProtobufCFieldDescriptor granule__v1__unload_model_request__field_d
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "version",
+    2,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Granule__V1__UnloadModelRequest, version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned granule__v1__unload_model_request__field_indices_by_name[] = {
   0,   /* field[0] = name */
+  1,   /* field[1] = version */
 };
 static const ProtobufCIntRange granule__v1__unload_model_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 1 }
+  { 0, 2 }
 };
 const ProtobufCMessageDescriptor granule__v1__unload_model_request__descriptor =
 {
@@ -2637,7 +2754,7 @@ const ProtobufCMessageDescriptor granule__v1__unload_model_request__descriptor =
   "Granule__V1__UnloadModelRequest",
   "granule.v1",
   sizeof(Granule__V1__UnloadModelRequest),
-  1,
+  2,
   granule__v1__unload_model_request__field_descriptors,
   granule__v1__unload_model_request__field_indices_by_name,
   1,  granule__v1__unload_model_request__number_ranges,

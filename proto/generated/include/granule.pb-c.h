@@ -295,11 +295,11 @@ struct  Granule__V1__EncodeResponse
    */
   Granule__V1__StopReason stop_reason;
   /*
-   * from the frame's arrival until a worker took the request
+   * from the frame's arrival, or the stage before, until a worker took the request
    */
   uint64_t queue_nanoseconds;
   /*
-   * wall time of the encode itself, workers together
+   * wall time in the workers, from the stage's first token to its last
    */
   uint64_t compute_nanoseconds;
 };
@@ -431,10 +431,35 @@ struct  Granule__V1__StatusResponse
   uint32_t queued_requests;
   uint64_t queued_tokens;
   double uptime_seconds;
+  /*
+   * how many granularities less requests with min_granularity are given
+   */
+  uint32_t pressure;
+  /*
+   * from here on: counted since the server started
+   */
+  uint64_t computed_requests;
+  /*
+   * in which those were computed
+   */
+  uint64_t batches;
+  /*
+   * given a smaller granularity, or fewer stages, than asked for
+   */
+  uint64_t shed_requests;
+  /*
+   * UNAVAILABLE: no room
+   */
+  uint64_t refused_requests;
+  /*
+   * timeout_ms ran out while they waited
+   */
+  uint64_t expired_requests;
+  uint64_t cancelled_requests;
 };
 #define GRANULE__V1__STATUS_RESPONSE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&granule__v1__status_response__descriptor) \
-    , 0, (char *)protobuf_c_empty_string, 0, 0, 0, 0 }
+    , 0, (char *)protobuf_c_empty_string, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 
 struct  Granule__V1__CancelRequest
@@ -461,21 +486,29 @@ struct  Granule__V1__LoadModelRequest
 {
   ProtobufCMessage base;
   char *name;
+  /*
+   * 0: follow the newest; else load and pin
+   */
   uint64_t version;
+  protobuf_c_boolean beside;
 };
 #define GRANULE__V1__LOAD_MODEL_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&granule__v1__load_model_request__descriptor) \
-    , (char *)protobuf_c_empty_string, 0 }
+    , (char *)protobuf_c_empty_string, 0, 0 }
 
 
 struct  Granule__V1__UnloadModelRequest
 {
   ProtobufCMessage base;
+  /*
+   * stays unloaded until load_model, whatever the poll finds
+   */
   char *name;
+  uint64_t version;
 };
 #define GRANULE__V1__UNLOAD_MODEL_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&granule__v1__unload_model_request__descriptor) \
-    , (char *)protobuf_c_empty_string }
+    , (char *)protobuf_c_empty_string, 0 }
 
 
 struct  Granule__V1__ResizeModelRequest

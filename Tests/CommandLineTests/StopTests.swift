@@ -1,0 +1,157 @@
+import Client
+import EventLoop
+import Foundation
+import ModelRepository
+import SparseAutoencoder
+import TestSupport
+import Testing
+import Wire
+
+@Suite("Stopping the server", .serialized)
+struct StopTests {
+  let folder: TemporaryFolder
+  let repository: ModelRepository
+  let dictionary = SparseAutoencoder.random(dModel: 32, latents: 1024, rule: .topk(k: 8), seed: 71)
+  let seed = UInt64.random(in: 0 ... .max)
+
+  init() throws {
+    folder = try TemporaryFolder()
+    repository = ModelRepository(path: "\(folder.path)/models")
+    let files = "\(folder.path)/dictionary"
+    try FileManager.default.createDirectory(atPath: files, withIntermediateDirectories: true)
+    try dictionary.write(to: files)
+    _ = try repository.publish(folder: files, name: "m")
+  }
+
+  var address: SocketAddress { .unix(path: "\(folder.path)/socket") }
+
+  /// A server that answers; always at the same addresses, so that each finds what the one before
+  /// left.
+  func start(_ more: String...) throws -> CommandProcess {
+    let server = try CommandProcess(
+      [
+        "serve", "--repository", repository.path, "--listen", "\(address)", "--admin-listen",
+        "unix:\(folder.path)/admin",
+      ] + more)
+    #expect(server.nextOutput().contains("serving"), "\(server.nextErrors())")
+    return server
+  }
+
+  func request(tokens: Int, seed: UInt64, granularities: [UInt32] = []) -> (
+    request: EncodeRequest, expected: SparseCodes
+  ) {
+    var generator = SeededGenerator(seed: seed)
+    let values = generator.normals(tokens * 32)
+    let codes = try? values.withUnsafeBufferPointer {
+      try dictionary.encode($0, tokens: tokens, granularity: 1024, workspace: EncodeWorkspace())
+    }
+    let activations = PackedTensor(
+      type: .float32, shape: [UInt32(tokens), 32], data: SharedBytes(copying: values))
+    let request = EncodeRequest(
+      model: "m", activations: activations, granularities: granularities, delta: true)
+    return (request, codes ?? SparseCodes())
+  }
+
+  func isRight(_ response: EncodeResponse, _ expected: SparseCodes) -> Bool {
+    response.codes?.rowOffsets.array(of: UInt32.self) == expected.rowOffsets
+      && response.codes?.indices.array(of: UInt32.self) == expected.indices
+      && response.codes?.values.array(of: Float.self) == expected.values
+  }
+
+  /// Lets a moment drawn at random pass.
+  func wait(upTo seconds: Double, _ generator: inout SeededGenerator) {
+    let moment = Date().addingTimeInterval(.random(in: 0..<seconds, using: &generator))
+    while Date() < moment {}
+  }
+
+  @Test("SIGTERM at any moment under load: what was admitted is answered, and the exit code is 0")
+  func drain() async throws {
+    var generator = SeededGenerator(seed: seed)
+    let (plain, expected) = request(tokens: 40, seed: 1)
+    let (staged, _) = request(tokens: 40, seed: 1, granularities: [64, 256, 1024])
+    var answered = 0
+    for _ in 0..<8 {
+      let server = try start()
+      var clients: [Client] = []
+      for _ in 0..<3 { clients.append(try await Client.connect(to: address)) }
+      let streams = clients.map { client in
+        (0..<150).map { client.encodeStages($0 % 3 == 0 ? staged : plain) }
+      }
+      wait(upTo: 0.1, &generator)
+      #expect(server.end(SIGTERM) == 0, "seed \(seed)")
+      for stream in streams {
+        // Requests are read in order: once one was not admitted, none after it was.
+        var isOver = false
+        for stages in stream {
+          var last: EncodeResponse?
+          do {
+            for try await var stage in stages {
+              if let before = last?.codes { try stage.completeCodes(with: before) }
+              last = stage
+            }
+            #expect(!isOver, "seed \(seed)")
+            #expect(last.map { isRight($0, expected) } == true, "seed \(seed)")
+            answered += 1
+          } catch let error as ClientError {
+            guard case .connectionLost = error else {
+              Issue.record("\(error), seed \(seed)")
+              return
+            }
+            #expect(last == nil, "a request that had its first stage was admitted, seed \(seed)")
+            isOver = true
+          }
+        }
+      }
+    }
+    #expect(answered > 0, "seed \(seed)")
+  }
+
+  @Test("a second SIGTERM ends a server that drains at once")
+  func secondSignal() async throws {
+    let server = try start("--workers", "1")
+    let client = try await Client.connect(to: address)
+    let (long, _) = request(tokens: 4000, seed: 2)
+    // Minutes of work.
+    let streams = (0..<60).map { _ in client.encodeStages(long) }
+    _ = try await client.status()
+    kill(server.process.processIdentifier, SIGTERM)
+    var log = ""
+    while !log.contains("stopping") {
+      let more = server.nextErrors()
+      guard !more.isEmpty else { break }
+      log += more
+    }
+    #expect(log.contains("stopping"))
+    #expect(server.end(SIGTERM) == 128 + SIGTERM)
+    for stages in streams {
+      do { for try await _ in stages {} } catch { #expect(error is ClientError) }
+    }
+  }
+
+  @Test("SIGKILL at any moment under load: the repository is valid, and the next start serves")
+  func killed() async throws {
+    var generator = SeededGenerator(seed: seed)
+    let (plain, expected) = request(tokens: 40, seed: 3)
+    for _ in 0..<6 {
+      let server = try start()
+      let client = try await Client.connect(to: address)
+      let streams = (0..<200).map { _ in client.encodeStages(plain) }
+      wait(upTo: 0.1, &generator)
+      _ = server.end(SIGKILL)
+      for stages in streams {
+        do {
+          for try await stage in stages { #expect(isRight(stage, expected), "seed \(seed)") }
+        } catch {
+          #expect(error is ClientError, "seed \(seed)")
+        }
+      }
+      for version in try repository.versions(of: "m") {
+        #expect(throws: Never.self) { try repository.load("m", version: version) }
+      }
+      let next = try start()
+      let response = try await Client.connect(to: address).encode(plain)
+      #expect(isRight(response, expected), "seed \(seed)")
+      #expect(next.end(SIGTERM) == 0, "seed \(seed)")
+    }
+  }
+}

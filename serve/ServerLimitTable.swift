@@ -1,0 +1,261 @@
+/// One of the server's bounds, as flags and documentation name it.
+public struct ServerLimit: Sendable {
+  /// What its number counts.
+  public enum Unit: String, Sendable {
+    /// Bytes; written with KiB, MiB or GiB where it comes out whole.
+    case bytes
+    /// Bytes a second.
+    case bytesPerSecond = "bytes/s"
+    /// Tokens.
+    case tokens
+    /// Things.
+    case count = ""
+    /// Seconds, not necessarily whole.
+    case seconds = "s"
+    /// Whole milliseconds.
+    case milliseconds = "ms"
+  }
+
+  /// As in `--limit NAME=VALUE`.
+  public let name: String
+  /// What its number counts.
+  public let unit: Unit
+  /// What it bounds.
+  public let meaning: String
+  /// The values that make sense by themselves.
+  public let range: ClosedRange<Double>
+  private let read: @Sendable (ServerLimits) -> Double
+  private let write: @Sendable (inout ServerLimits, Double) -> Void
+
+  /// The bound's number.
+  public func value(in limits: ServerLimits) -> Double { read(limits) }
+
+  /// The number as `ServerLimits.set(_:)` reads it.
+  public func text(in limits: ServerLimits) -> String {
+    let value = read(limits)
+    guard value == value.rounded() else { return "\(value)" }
+    let whole = Int(value)
+    guard unit == .bytes else { return "\(whole)" }
+    for (suffix, shift) in Self.suffixes where whole > 0 && whole % (1 << shift) == 0 {
+      return "\(whole >> shift)\(suffix)"
+    }
+    return "\(whole)"
+  }
+
+  /// The number with its unit, such as `64MiB`, `30 s` or `1024`.
+  public func quantity(in limits: ServerLimits) -> String {
+    let number = text(in: limits)
+    return unit == .count || number.hasSuffix("iB") ? number : "\(number) \(unit.rawValue)"
+  }
+
+  fileprivate static let suffixes = [("GiB", 30), ("MiB", 20), ("KiB", 10)]
+
+  /// - Throws: `ServerLimitError` where the text is no number of the unit in range.
+  fileprivate func set(_ text: Substring, in limits: inout ServerLimits) throws(ServerLimitError) {
+    var digits = text
+    var scale = 1.0
+    if unit == .bytes {
+      for (suffix, shift) in Self.suffixes where text.hasSuffix(suffix) {
+        digits = text.dropLast(suffix.count)
+        scale = Double(1 << shift)
+      }
+    }
+    guard let number = Double(digits), number.isFinite,
+      unit == .seconds || number == number.rounded()
+    else {
+      throw ServerLimitError("\(name): \(text) is no number of \(unit.rawValue)")
+    }
+    try check(number * scale)
+    write(&limits, number * scale)
+  }
+
+  fileprivate func check(_ value: Double) throws(ServerLimitError) {
+    guard range.contains(value) else {
+      throw ServerLimitError(
+        "\(name): is \(value); it must be \(range.lowerBound) to \(range.upperBound) \(unit.rawValue)"
+      )
+    }
+  }
+
+  fileprivate init(
+    _ name: String, _ path: any (WritableKeyPath<ServerLimits, Int> & Sendable),
+    _ unit: Unit,
+    from least: Double = 1, to most: Double = 1e15, _ meaning: String
+  ) {
+    self.init(
+      name: name, unit: unit, meaning: meaning, range: least...most,
+      read: { Double($0[keyPath: path]) }, write: { $0[keyPath: path] = Int($1) })
+  }
+
+  fileprivate init(
+    _ name: String, _ path: any (WritableKeyPath<ServerLimits, UInt32> & Sendable),
+    _ meaning: String
+  ) {
+    self.init(
+      name: name, unit: .milliseconds, meaning: meaning, range: 1...3_600_000,
+      read: { Double($0[keyPath: path]) }, write: { $0[keyPath: path] = UInt32($1) })
+  }
+
+  fileprivate init(
+    _ name: String, _ path: any (WritableKeyPath<ServerLimits, Duration> & Sendable),
+    from least: Double = 0.001, _ meaning: String
+  ) {
+    self.init(
+      name: name, unit: .seconds, meaning: meaning, range: least...31_536_000,
+      read: { $0[keyPath: path] / .seconds(1) },
+      write: { $0[keyPath: path] = .microseconds(Int64(($1 * 1e6).rounded())) })
+  }
+
+  private init(
+    name: String, unit: Unit, meaning: String, range: ClosedRange<Double>,
+    read: @escaping @Sendable (ServerLimits) -> Double,
+    write: @escaping @Sendable (inout ServerLimits, Double) -> Void
+  ) {
+    self.name = name
+    self.unit = unit
+    self.meaning = meaning
+    self.range = range
+    self.read = read
+    self.write = write
+  }
+}
+
+/// Why bounds make no sense.
+public struct ServerLimitError: Error, CustomStringConvertible, Sendable {
+  /// Which bound, and what it must be.
+  public let description: String
+
+  init(_ description: String) { self.description = description }
+}
+
+extension ServerLimits {
+  /// Every bound.
+  public static let all: [ServerLimit] = [
+    ServerLimit(
+      "frame-bytes-max", \.frameBytesMax, .bytes, from: 1024, to: 4_294_967_295,
+      "the longest frame accepted or sent"),
+    ServerLimit(
+      "request-memory-bytes-max", \.requestMemoryBytesMax, .bytes,
+      "memory that one unpacked request may take"),
+    ServerLimit(
+      "receive-bytes-max", \.receiveBytesMax, .bytes,
+      "memory for frames that have not arrived in full, all connections together"),
+    ServerLimit(
+      "receive-bytes-free", \.receiveBytesFree, .bytes,
+      "what a connection may hold of that before it can be refused"),
+    ServerLimit(
+      "admitted-bytes-max", \.admittedBytesMax, .bytes,
+      "requests in flight and their largest possible responses; beyond: UNAVAILABLE"),
+    ServerLimit("connections-max", \.connectionsMax, .count, "connections at once"),
+    ServerLimit(
+      "files-reserved", \.filesReserved, .count, from: 16,
+      "open files left for everything but connections"),
+    ServerLimit(
+      "requests-per-connection-max", \.requestsPerConnectionMax, .count,
+      "requests in flight on a connection; beyond, it is not read from"),
+    ServerLimit(
+      "frames-per-turn-max", \.framesPerTurnMax, .count,
+      "frames of a connection that are read before others have their turn"),
+    ServerLimit(
+      "write-queue-high-bytes", \.writeQueueHighBytes, .bytes,
+      "a connection with more waiting to be written is not read from …"),
+    ServerLimit(
+      "write-queue-low-bytes", \.writeQueueLowBytes, .bytes, from: 0,
+      "… until no more than this waits"),
+    ServerLimit(
+      "stall", \.stall,
+      "over how long a peer's rate is measured while it sends a frame or reads responses"),
+    ServerLimit(
+      "bytes-per-second-min", \.bytesPerSecondMin, .bytesPerSecond, from: 0, to: 1e9,
+      "the least rate; slower peers are closed"),
+    ServerLimit("idle", \.idle, "how long a connection may stay without requests"),
+    ServerLimit("sweep-interval", \.sweepInterval, "how often connections are looked at for that"),
+    ServerLimit(
+      "discard-bytes-max", \.discardBytesMax, .bytes, from: 0,
+      "what a refused peer may still send before it is cut off"),
+    ServerLimit("finish", \.finish, "how long a refused peer may take to read the error"),
+    ServerLimit(
+      "queue-tokens-max", \.queueTokensMax, .tokens,
+      "tokens that may wait for a worker; beyond: UNAVAILABLE"),
+    ServerLimit(
+      "queue-wait-max", \.queueWaitMax,
+      "how long a request may be expected to wait for a worker; beyond: UNAVAILABLE"),
+    ServerLimit(
+      "batch-tokens-max", \.batchTokensMax, .tokens, from: 32, to: 1_048_576,
+      "tokens that a worker takes at once"),
+    ServerLimit(
+      "batch-bytes-max", \.batchBytesMax, .bytes,
+      "activations, as float32, that a worker takes at once"),
+    ServerLimit(
+      "piece-tokens-min", \.pieceTokensMin, .tokens, "tokens that are not worth splitting further"),
+    ServerLimit("stages-max", \.stagesMax, .count, "granularities of one request"),
+    ServerLimit(
+      "shed-above", \.shedAbove, from: 0,
+      "mean wait beyond which requests with min_granularity are given less …"),
+    ServerLimit("shed-below", \.shedBelow, from: 0, "… and below which they are given more again"),
+    ServerLimit(
+      "shed-interval", \.shedInterval, from: 0, "shortest time between two such steps"),
+    ServerLimit(
+      "administration-requests-max", \.administrationRequestsMax, .count,
+      "load, unload and resize requests that may wait"),
+    ServerLimit(
+      "retry-after", \.retryAfterMilliseconds,
+      "when a client that found no room should try again, at the earliest"),
+    ServerLimit(
+      "retry-after-loading", \.retryAfterLoadingMilliseconds,
+      "when a client that asked for a model which is being loaded should try again"),
+  ]
+
+  /// Bounds of which the first must not be above the second.
+  package static let ordered: [(small: String, large: String, reason: String)] = [
+    ("frame-bytes-max", "request-memory-bytes-max", "a frame is unpacked into memory"),
+    ("frame-bytes-max", "receive-bytes-max", "a frame is held until it has arrived in full"),
+    ("frame-bytes-max", "admitted-bytes-max", "a request and its response must find room"),
+    (
+      "frame-bytes-max", "discard-bytes-max",
+      "a peer in the middle of a frame must be able to read the error"
+    ),
+    ("receive-bytes-free", "receive-bytes-max", "the one is part of the other"),
+    ("write-queue-low-bytes", "write-queue-high-bytes", "reading goes on below the one"),
+    ("piece-tokens-min", "batch-tokens-max", "a batch holds a piece"),
+    ("batch-tokens-max", "queue-tokens-max", "a batch is formed of what waits"),
+    ("shed-below", "shed-above", "between the two nothing changes"),
+    ("shed-above", "queue-wait-max", "granularity is shed before requests are"),
+    ("sweep-interval", "stall", "rates are measured at each sweep"),
+    ("sweep-interval", "idle", "idle connections are found at each sweep"),
+  ]
+
+  /// Sets a bound.
+  ///
+  /// - Parameter assignment: `NAME=VALUE`, such as `frame-bytes-max=16MiB` or `stall=2.5`.
+  /// - Throws: `ServerLimitError` where there is no such bound, or the value makes no sense.
+  public mutating func set(_ assignment: String) throws(ServerLimitError) {
+    let parts = assignment.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+    guard parts.count == 2 else {
+      throw ServerLimitError("\(assignment): must be NAME=VALUE, such as stall=10")
+    }
+    guard let limit = Self.all.first(where: { $0.name == parts[0] }) else {
+      throw ServerLimitError(
+        "\(parts[0]): there is no such limit; `granule serve --help` lists them")
+    }
+    try limit.set(parts[1], in: &self)
+  }
+
+  /// Checks each bound and all of them against each other.
+  ///
+  /// - Throws: `ServerLimitError` that names every contradiction.
+  public func validate() throws(ServerLimitError) {
+    for limit in Self.all { try limit.check(limit.value(in: self)) }
+    var contradictions: [String] = []
+    for (small, large, reason) in Self.ordered {
+      guard let low = Self.all.first(where: { $0.name == small }),
+        let high = Self.all.first(where: { $0.name == large })
+      else { preconditionFailure("\(small), \(large): are no limits") }
+      guard low.value(in: self) > high.value(in: self) else { continue }
+      contradictions.append(
+        "\(small) is \(low.text(in: self)), above \(large), which is \(high.text(in: self)): \(reason)"
+      )
+    }
+    if !contradictions.isEmpty { throw ServerLimitError(contradictions.joined(separator: "; ")) }
+  }
+}
