@@ -9,6 +9,8 @@ PyTorch's values must be Granule's: a fast wrong answer is none. Needs numpy and
 
     python3 benchmarks/encode.py --quick
     python3 benchmarks/encode.py --shapes 576:16384:64,768:24576:32 --batches 1,16,256,4096
+    python3 benchmarks/encode.py --batches 1,16,256,1024 --figure docs/speed-by-batch.svg
+    python3 benchmarks/encode.py --batches 1024 --shares 1,2,4,8,16,32 --figure docs/speed-by-granularity.svg
 """
 import argparse
 import json
@@ -24,6 +26,8 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from line_plot import line_plot
 
 # As `granule bench encode` does it: codes of at least so many tokens are compared.
 CHECKED_TOKENS = 64
@@ -143,6 +147,23 @@ def measure_shape(options, shape):
     return result
 
 
+def figure(rows, threads):
+    """Ratios against the batch; where there are several granularities, against those."""
+    by_granularity = len({row["granularity"] / row["latents"] for row in rows}) > 1
+    series = {}
+    for row in rows:
+        shape = f"{row['d_model']} × {row['latents']}"
+        x = row["granularity"] / row["latents"] if by_granularity else row["batch"]
+        for peer in ("sgemm", "torch"):
+            name = {"sgemm": "sgemm + top-k", "torch": "PyTorch"}[peer]
+            series.setdefault(f"{name}, {shape}", []).append((x, row[f"speedup_{peer}"]))
+    series = {name: sorted(points) for name, points in series.items()}
+    return line_plot(
+        "Encoding: times as fast as", f"{cpu_name()}, {threads} threads",
+        "granularity, as a share of the latents" if by_granularity else "tokens a call",
+        "their time / Granule's", series)
+
+
 def cpu_name():
     try:
         with open("/proc/cpuinfo") as file:
@@ -181,6 +202,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="one small shape, seconds")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--figure", help="write a plot of the ratios here, as SVG")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.repetitions = 2, 2
@@ -202,6 +224,9 @@ def main():
             rows += measure_shape(options, shape)
     version = subprocess.run([options.granule, "--version"], check=True, text=True,
                              stdout=subprocess.PIPE).stdout.strip()
+    if options.figure:
+        with open(options.figure, "w") as file:
+            file.write(figure(rows, options.threads))
     if options.json:
         print(json.dumps({
             "granule": version, "torch": torch.__version__, "numpy": np.__version__,

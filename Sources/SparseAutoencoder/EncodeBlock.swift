@@ -82,7 +82,8 @@ struct EncodeBlock {
       }
     case .screened:
       begin()
-      quantize(squaredNorms: squaredNorms)
+      reserveQuantized()
+      quantize(0..<count, squaredNorms: squaredNorms, scratch: workspace.transformed)
       screen(panels: 0..<panels, quantized: workspace.quantized.pointer)
       for start in stride(from: 0, to: count, by: rescoredTokens) {
         rescore(0..<gatherPairs(start..<min(start + rescoredTokens, count)))
@@ -138,16 +139,21 @@ struct EncodeBlock {
     (rows.first!.granularity + QuantizedEncoder.panelLatents - 1) / QuantizedEncoder.panelLatents
   }
 
-  /// Prepares every row for the screen.
-  func quantize(squaredNorms: UnsafePointer<Float>) {
+  func reserveQuantized() {
+    workspace.quantized.reserve(count * dictionary.quantizedEncoder.paddedDModel)
+  }
+
+  /// Prepares some rows for the screen.
+  func quantize(
+    _ positions: Range<Int>, squaredNorms: UnsafePointer<Float>, scratch: Scratch<Float>
+  ) {
     let encoder = dictionary.quantizedEncoder
     let padded = encoder.paddedDModel
-    let quantized = workspace.quantized.reserve(count * padded)
-    let scratch = workspace.transformed.reserve(encoder.scratchCount)
-    for position in 0..<count {
+    let scratch = scratch.reserve(encoder.scratchCount)
+    for position in positions {
       let isUsable = encoder.quantize(
         inputs + position * dModel, squaredNorm: squaredNorms[position], scratch: scratch,
-        quantized: quantized + position * padded, token: &tokens[position])
+        quantized: workspace.quantized.pointer + position * padded, token: &tokens[position])
       tokens[position].threshold = isUsable ? row(position).floor : Self.abandoned
     }
   }

@@ -25,7 +25,7 @@ public final class EncoderPool {
 
   /// Fewer tokens than this a thread would each pay for a pass over the encoder's memory: then the
   /// latents are split, not the tokens.
-  private static let tokensPerThreadMin = 32
+  private static let tokensPerThreadMin = 256
   /// Less work than this, in weights, is done before another thread has woken up.
   private static let weightsMin = 1 << 19
 

@@ -183,7 +183,12 @@ extension SparseAutoencoder {
     }
     let first = blocks[0]
     first.begin()
-    first.quantize(squaredNorms: squaredNorms)
+    first.reserveQuantized()
+    pool.run { thread in
+      first.quantize(
+        rows.count * thread / pool.threads..<rows.count * (thread + 1) / pool.threads,
+        squaredNorms: squaredNorms, scratch: workspaces[thread].transformed)
+    }
     for block in blocks.dropFirst() { block.begin(like: first) }
     pool.run { thread in
       blocks[thread].screen(
