@@ -5,22 +5,22 @@ internal import Tensors
 /// What the steps of encoding take on this machine, measured once for each size of activations:
 /// they decide whether screening pays.
 struct EncodeCosts: Sendable {
-  /// Nanoseconds to screen one latent for one token, to score one latent that survived, and to score
-  /// one latent where all are.
+  /// Nanoseconds to screen one latent for one token.
   var screening = 0.0
+  /// To score one latent that survived.
   var rescoring = 0.0
+  /// To score one latent where all are.
   var scoring = 0.0
-  /// As `rescoring`, among tokens so few that they hardly share latents.
-  var rescoringFew = 0.0
   /// To quantise a token.
   var quantizing = 0.0
 
-  /// The costs for activations of a size.
-  static func measured(dModel: Int, cpu: EncoderCPU) -> EncodeCosts {
+  /// The costs for activations of a size, in batches of about so many tokens: many share what they
+  /// load of the encoder, few wait for its memory.
+  static func measured(dModel: Int, cpu: EncoderCPU, tokens: Int) -> EncodeCosts {
     known.withLock { known in
-      let key = Key(dModel: dModel, cpu: cpu)
+      let key = Key(dModel: dModel, cpu: cpu, isFew: tokens < 8)
       if let costs = known[key] { return costs }
-      let costs = measure(dModel: dModel, cpu: cpu)
+      let costs = measure(dModel: dModel, cpu: cpu, count: key.isFew ? 1 : 96)
       known[key] = costs
       return costs
     }
@@ -29,18 +29,18 @@ struct EncodeCosts: Sendable {
   private struct Key: Hashable {
     var dModel: Int
     var cpu: EncoderCPU
+    var isFew: Bool
   }
   private static let known = Mutex<[Key: EncodeCosts]>([:])
 
-  private static func measure(dModel: Int, cpu: EncoderCPU) -> EncodeCosts {
-    let latents = 512
-    let count = 96
+  private static func measure(dModel: Int, cpu: EncoderCPU, count: Int) -> EncodeCosts {
     let (vectors, odd) = QuantizedEncoder.rotation(dModel: dModel)
     let padded = 16 * vectors
     // Rows of zeros take as long as any others; the list beyond the caches stands for a large
     // dictionary.
-    let rows = FloatStorage(count: max(latents, min(4096, (64 << 20) / (4 * dModel))) * dModel)
-    let rowCount = rows.count / dModel
+    let rowCount = max(512, min(4096, (64 << 20) / (4 * dModel)) / 64 * 64)
+    let latents = count == 1 ? rowCount : 512
+    let rows = FloatStorage(count: rowCount * dModel)
     let biases = FloatStorage(count: rowCount)
     let inputs = FloatStorage(count: count * dModel)
     let weights = FloatStorage(count: latents * padded / 4)
@@ -57,20 +57,12 @@ struct EncodeCosts: Sendable {
       weights: UnsafeRawPointer(weights.pointer).assumingMemoryBound(to: UInt8.self),
       scales: biases.pointer, biases: biases.pointer, residual_norms: biases.pointer,
       norms: biases.pointer, d_padded: padded, offset: 128)
-    /// Each latent is needed by so many tokens in a row.
-    func pairs(sharing: Int) -> [granule_pair] {
-      (0..<2048).map {
-        granule_pair(
-          latent: UInt32($0 / sharing * 2_654_435_761 % rowCount), token: UInt32($0 * 37 % count),
-          slot: UInt32($0 % 64))
-      }
+    // Of many tokens some need the same latent.
+    let pairs = (0..<2048).map {
+      granule_pair(
+        latent: UInt32($0 / min(count, 4) * 2_654_435_761 % rowCount),
+        token: UInt32($0 * 37 % count), slot: UInt32($0 % 64))
     }
-    func rescore(_ pairs: [granule_pair]) {
-      granule_rescore(
-        cpu.kernels, rows.pointer, biases.pointer, inputs.pointer, dModel, pairs, pairs.count,
-        lists.pointer)
-    }
-    let (few, many) = (pairs(sharing: 1), pairs(sharing: 4))
     let center = FloatStorage(count: dModel)
     let scratch = FloatStorage(count: 2 * padded)
     let hartley = QuantizedEncoder.hartley(order: odd)
@@ -93,13 +85,16 @@ struct EncodeCosts: Sendable {
               tokens.baseAddress, count)
           }
         } / Double(latents * count),
-        rescoring: nanoseconds { rescore(many) } / Double(many.count),
+        rescoring: nanoseconds {
+          granule_rescore(
+            cpu.kernels, rows.pointer, biases.pointer, inputs.pointer, dModel, pairs, pairs.count,
+            lists.pointer)
+        } / Double(pairs.count),
         scoring: nanoseconds {
           granule_score_panel(
             cpu.kernels, rows.pointer, biases.pointer, nil, 0, latents, inputs.pointer, dModel,
             tokens.baseAddress, count)
         } / Double(latents * count),
-        rescoringFew: nanoseconds { rescore(few) } / Double(few.count),
         quantizing: nanoseconds {
           for token in 0..<count {
             granule_quantize(

@@ -27,7 +27,7 @@ public final class EncoderPool {
   /// latents are split, not the tokens.
   private static let tokensPerThreadMin = 256
   /// Less work than this, in weights, is done before another thread has woken up.
-  private static let weightsMin = 1 << 19
+  private static let weightsMin = 1 << 21
 
   /// As `SparseAutoencoder.encode`, on all of the pool's threads. One caller at a time.
   public func encode(

@@ -18,15 +18,14 @@ package final class ScreeningHistory: Sendable {
   func fasterPath(_ encoder: QuantizedEncoder, granularity: Int, k: Int, tokens: Int) -> EncodePath
   {
     guard granularity > 2 * k else { return .exact }
-    let costs = EncodeCosts.measured(dModel: encoder.dModel, cpu: encoder.cpu)
+    let costs = EncodeCosts.measured(dModel: encoder.dModel, cpu: encoder.cpu, tokens: tokens)
     // Lists and guesses take about as long as quantising.
     let screening = 2 * costs.quantizing + costs.screening * Double(granularity)
-    let rescoring = tokens < 64 ? costs.rescoringFew : costs.rescoring
     let scoring = costs.scoring * Double(granularity)
-    guard screening + rescoring * Double(k) < scoring else { return .exact }
+    guard screening + costs.rescoring * Double(k) < scoring else { return .exact }
     let key = Key(granularityOctave: granularity.octave, kOctave: k.octave)
     guard let share = shares.withLock({ $0[key] }) else { return .screened }
-    return screening + rescoring * share * Double(granularity) < scoring ? .screened : .exact
+    return screening + costs.rescoring * share * Double(granularity) < scoring ? .screened : .exact
   }
 
   /// Learns from a block of screened tokens.
@@ -34,7 +33,8 @@ package final class ScreeningHistory: Sendable {
     _ counters: EncodeWorkspace.Counters, _ encoder: QuantizedEncoder, granularity: Int, k: Int
   ) {
     guard counters.screenedTokens > 0 else { return }
-    let costs = EncodeCosts.measured(dModel: encoder.dModel, cpu: encoder.cpu)
+    let costs = EncodeCosts.measured(
+      dModel: encoder.dModel, cpu: encoder.cpu, tokens: counters.screenedTokens)
     let again = Double(counters.fallbacks) * costs.scoring * Double(granularity)
     let share =
       (Double(counters.survivors) + again / costs.rescoring)

@@ -270,13 +270,12 @@ public final class SparseAutoencoder: Sendable {
   /// Σ‖x − mean‖² over the tokens of `activations`: [tokens, d_model], the denominator of FVU; nil
   /// where the dictionary stores no mean.
   public func totalVariance(of activations: UnsafeBufferPointer<Float>) -> Double? {
-    guard let activationMean else { return nil }
+    guard let activationMean, let first = activations.baseAddress else {
+      return activationMean.map { _ in 0 }
+    }
     var total = 0.0
     for start in stride(from: 0, to: activations.count, by: dModel) {
-      for dimension in 0..<dModel {
-        let difference = Double(activations[start + dimension]) - Double(activationMean[dimension])
-        total += difference * difference
-      }
+      total += Double(granule_squared_distance(first + start, activationMean, dModel))
     }
     return total
   }

@@ -46,6 +46,8 @@ float granule_q6_k_element(const void *from, size_t index);
 float granule_dot(const float *a, const float *b, size_t count);
 /// The same, written plainly: the oracle of `granule_dot`, equal to the bit.
 float granule_dot_reference(const float *a, const float *b, size_t count);
+/// ‖a − b‖², in the partial sums of `granule_dot`.
+float granule_squared_distance(const float *a, const float *b, size_t count);
 
 // ---- quantize.c
 
