@@ -31,7 +31,7 @@ struct DeepTests {
     #expect(counts.tokens >= Self.tokensWanted)
     print(
       """
-      \(counts.tokens) tokens of \(counts.dictionaries) dictionaries equal the reference \
+      \(counts.tokens) tokens of \(counts.dictionaries) dictionaries compared with the reference \
       (\(counts.screened) screened, \(counts.fallbacks) fell back), \(counts.active) active latents, \
       \((clock.now - start).components.seconds) s, GRANULE_SEED=\(Self.seed)
       """)
