@@ -17,6 +17,7 @@ enum BiasKind: String, CaseIterable, Sendable {
 /// What a token looks like.
 enum ActivationKind: String, CaseIterable, Sendable {
   case gaussian, alongRow, faint, anyNorm, zeros, signedZeros, denormals, constant, outlierDimension
+  case nearMean
 }
 
 /// What is known of the activations.
@@ -71,7 +72,8 @@ struct EncodeCase: CustomStringConvertible, Sendable {
     }
     let activations = (0..<tokens).flatMap { token in
       makeActivation(
-        ActivationKind.allCases[token % ActivationKind.allCases.count], rows, &generator)
+        ActivationKind.allCases[token % ActivationKind.allCases.count], rows,
+        mean: parts.activationMean ?? parts.decoderBias.array, &generator)
     }
     switch rule {
     case .topk: parts.selectionRule = .topk(k: k)
@@ -154,7 +156,7 @@ struct EncodeCase: CustomStringConvertible, Sendable {
   }
 
   private func makeActivation(
-    _ kind: ActivationKind, _ rows: [Float], _ generator: inout SeededGenerator
+    _ kind: ActivationKind, _ rows: [Float], mean: [Float], _ generator: inout SeededGenerator
   ) -> [Float] {
     var activation = generator.normals(dModel, scale: 2)
     switch kind {
@@ -174,6 +176,10 @@ struct EncodeCase: CustomStringConvertible, Sendable {
     case .denormals: for i in 0..<dModel { activation[i] *= .leastNonzeroMagnitude * 700 }
     case .constant: for i in 0..<dModel { activation[i] = activation[0] }
     case .outlierDimension: activation[dModel / 2] *= 1e4
+    case .nearMean:
+      // Little is left to quantise, while sums round as those of any other token.
+      activation = mean
+      activation[dModel / 2] = activation[dModel / 2].nextUp
     }
     return activation
   }
