@@ -1,11 +1,14 @@
 # `make demo` and `make test` are all that is needed; both install what they lack and can be run
 # again at any time.
-.PHONY: help demo test build lint dependencies clean
+.PHONY: help demo test check-deep build lint dependencies clean
 
 help:
 	@echo "make demo    train a dictionary on a real model's activations, publish, serve, encode, swap"
 	@echo "             (ACTIVATIONS=PATH HARVEST_TOKENS=N TOKENS=N OUT=FOLDER change what it works on)"
 	@echo "make test    run every test"
+	@echo "make check-deep"
+	@echo "             encode ten million tokens and compare each with the plain encoder, in minutes"
+	@echo "             (GRANULE_SEED=N replays)"
 	@echo "make build   build .build/release/granule"
 	@echo "make lint    check the sources' format and the generated protobuf code"
 	@echo "make clean   remove what was built"
@@ -24,6 +27,9 @@ demo: build
 # Release, since the kernels' tests would take minutes unoptimised.
 test: dependencies
 	swift test -c release
+
+check-deep: dependencies
+	GRANULE_DEEP=1 swift test -c release --filter DeepTests
 
 lint: dependencies
 	swift format lint --strict --recursive Package.swift Sources serve training Tests

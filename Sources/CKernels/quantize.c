@@ -96,14 +96,14 @@ GRANULE_INLINE void granule_quantize_inline(
   float maximum, squared_norm = sum16(squares);
   memcpy(&maximum, &largest_bits, sizeof maximum);
   result->norm = __builtin_sqrtf(squared_norm);
-  // Also false for NaN. What is too small to scale is left to the residual, or refused.
-  int scalable = maximum > 1e-30f && squared_norm < 1e38f;
-  if (!scalable) {
+  // Also false for NaN. Of small rows the squares lose bits, and then vanish: their norms would say
+  // too little.
+  result->usable = squared_norm > 1e-24f && squared_norm < 1e38f;
+  if (!result->usable) {
     memset(quantized, 0, 16 * vectors);
     result->scale = 0;
     result->residual_norm = result->norm;
     result->sum = 0;
-    result->usable = squared_norm < 1e38f;
     return;
   }
   result->scale = maximum / (float)levels;
@@ -122,7 +122,6 @@ GRANULE_INLINE void granule_quantize_inline(
   }
   result->residual_norm = __builtin_sqrtf(sum16(residuals));
   result->sum = __builtin_reduce_add(sums);
-  result->usable = 1;
 }
 
 GRANULE_INLINE void granule_pack_panel_inline(
@@ -140,6 +139,8 @@ GRANULE_INLINE void granule_pack_panel_inline(
     for (size_t i = 0; i < d_padded; i += 4)
       memcpy(panel + i * granule_panel_latents + 4 * l, quantized + i, 4);
     double8x products = {0};
+    int is_zero = 1;
+    for (size_t i = 0; i < d_model; i++) is_zero &= row[i] == 0;
     size_t i = 0;
     for (; i + 8 <= d_model; i += 8) {
       float8x w, c;
@@ -157,8 +158,9 @@ GRANULE_INLINE void granule_pack_panel_inline(
     bounds->norms[l] = packing->grow * (result.norm + result.residual_norm) / factor;
     bounds->biases[l] =
         bias + 1e-6f * (__builtin_fabsf(bias) + __builtin_fabsf(biases[l])) + 1e-30f;
-    // Nothing is known: it may always be active.
-    if (!result.usable || !(bounds->norms[l] < 1e30f) || !(bounds->biases[l] < 1e38f)) {
+    // Nothing is known: it may always be active. A row of zeros is known.
+    if (!(result.usable || is_zero) || !(bounds->norms[l] < 1e30f) ||
+        !(bounds->biases[l] < 1e38f)) {
       bounds->scales[l] = bounds->residual_norms[l] = bounds->norms[l] = 0;
       bounds->biases[l] = __builtin_inff();
     }

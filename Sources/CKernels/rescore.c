@@ -154,6 +154,7 @@ void granule_score_panel(
   }
 }
 
+GRANULE_VERSIONS
 float granule_pre_activation_reference(
     const float *row, const float *input, size_t d_model, float bias) {
   float sums[16] = {0};

@@ -179,6 +179,7 @@ struct EncodeBlock {
   ) {
     let panelLatents = QuantizedEncoder.panelLatents
     var schedule = RaiseSchedule(k: topK(range.lowerBound), capacity: capacity)
+    let mayOverflow = capacity < rows.first!.granularity + Self.slack
     var active = range.count
     for panel in panels {
       let first = panel * panelLatents
@@ -203,7 +204,7 @@ struct EncodeBlock {
         let full = capacity - 2 * Self.slack
         if due == .all || Int(tokens[position].count) > full {
           raise(position, &screen, cpu)
-          if Int(tokens[position].count) > full - capacity / 8 {
+          if mayOverflow, Int(tokens[position].count) > full - capacity / 8 {
             tokens[position].threshold = Self.abandoned
             tokens[position].count = 0
           }

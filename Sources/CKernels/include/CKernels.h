@@ -51,7 +51,7 @@ float granule_squared_distance(const float *a, const float *b, size_t count);
 
 // ---- quantize.c
 
-/// An orthogonal transform times 2^(scale_bits / 2), of 16 · vectors dimensions, that spreads what
+/// An orthogonal transform times √(16 · vectors / odd), of 16 · vectors dimensions, that spreads what
 /// stands in few dimensions over all: Hadamard of order 16 within vectors, Hadamard of order
 /// vectors / odd (a power of two) and Hartley of order odd across them.
 typedef struct {
@@ -68,7 +68,7 @@ typedef struct {
   float residual_norm;
   /// Of the quantized values.
   int32_t sum;
-  /// 0 where the row is too large, or not finite, for the norms to be right.
+  /// 0 where the row is too large, too small, or not finite, for the norms to be right.
   int32_t usable;
 } granule_quantized_row;
 /// Quantises rotation((row − center) · scales) to −levels … levels.
