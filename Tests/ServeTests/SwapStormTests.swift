@@ -77,7 +77,10 @@ import Wire
         admin: admin, repository: test.repository, folder: test.folder.path,
         generator: SeededGenerator(seed: seed))
       let end = ContinuousClock.now + .seconds(seconds)
-      while ContinuousClock.now < end { try await operations.next() }
+      // Where other tests keep the cores busy, until there was a swap to see.
+      while ContinuousClock.now < end || log.snapshot.byVersion.count < 2 {
+        try await operations.next()
+      }
       log.finish()
       try await group.waitForAll()
       print("swap storm: \(operations.counts.sorted { $0.key < $1.key })")
