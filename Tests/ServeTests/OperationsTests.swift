@@ -182,6 +182,18 @@ private let dictionary = SparseAutoencoder.random(
     #expect(throws: (any Error).self) { try serving { $0.httpListen = .unix(path: "/tmp/none") } }
   }
 
+  @Test("docs/operations.md names every metric")
+  func documented() throws {
+    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+      .deletingLastPathComponent().deletingLastPathComponent()
+    let text = try String(
+      contentsOf: root.appendingPathComponent("docs/operations.md"), encoding: .utf8)
+    let documented = Set(text.matches(of: /`([a-z_]+)[`{]/).map { String($0.output.1) })
+    let metrics = try serving().http("/metrics").body.matches(of: /# TYPE ([a-z_]+)/)
+    #expect(metrics.count > 30)
+    for metric in metrics { #expect(documented.contains(String(metric.output.1))) }
+  }
+
   private static let promtool = ["/usr/bin/promtool", "/usr/local/bin/promtool"].first {
     FileManager.default.isExecutableFile(atPath: $0)
   }
