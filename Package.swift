@@ -32,6 +32,8 @@ let package = Package(
     .systemLibrary(
       name: "CMicroHTTPD", pkgConfig: "libmicrohttpd",
       providers: [.apt(["libmicrohttpd-dev"])]),
+    // glibc's allocator, beyond what Swift's own module of glibc has.
+    .systemLibrary(name: "CMalloc"),
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
     .target(
@@ -75,7 +77,7 @@ let package = Package(
       name: "Serve",
       dependencies: [
         "Wire", "EventLoop", "HTTP", "ModelRepository", "SparseAutoencoder", "Tensors", "CKernels",
-        logging,
+        "CMalloc", logging,
       ],
       path: "serve", swiftSettings: strict),
 

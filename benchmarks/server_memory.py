@@ -131,7 +131,10 @@ def connect(address, count):
 def measure_connections(options, repository):
     limit = options.idle + options.busy + 100
     with Server(
-            options.granule, repository, "--limit", f"connections-max={limit}") as server:
+            options.granule, repository, "--limit", f"connections-max={limit}",
+            "--limit", "trim-after=1") as server:
+        # Until what loading left behind has been given back.
+        time.sleep(3)
         row = {"start_mib": server.resident_mib()}
         begin = time.monotonic()
         idle = connect(server.address, options.idle)
@@ -165,6 +168,7 @@ def measure_connections(options, repository):
             connection.close()
         while server.metrics()["granule_connections"] > 0:
             time.sleep(0.05)
+        time.sleep(3)
         row["after_mib"] = settle(server.resident_mib)
         return row
 

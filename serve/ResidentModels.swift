@@ -1,3 +1,4 @@
+import CMalloc
 import EventLoop
 import Logging
 import ModelRepository
@@ -30,6 +31,8 @@ final class ResidentModels: Sendable {
   private enum Task {
     case change(String, Change, generation: UInt64, Completion)
     case poll(@Sendable () -> Void)
+    /// Give unused memory back to the system.
+    case trim
     /// Only to be released, away from the event loop.
     case release(any AnyObject & Sendable)
   }
@@ -216,6 +219,11 @@ final class ResidentModels: Sendable {
     monitor.change { $0.tasks.append(.release(object)) }
   }
 
+  /// Gives memory that is not used any more, but that the allocator keeps, back to the system.
+  func trimMemory() {
+    monitor.change { $0.tasks.append(.trim) }
+  }
+
   // MARK: On the loader's thread
 
   private func runTasks() {
@@ -235,6 +243,7 @@ final class ResidentModels: Sendable {
         look()
         monitor.change { $0.hasPolled = true }
         completed()
+      case .trim: malloc_trim(0)
       case .release: break
       }
     }

@@ -36,6 +36,9 @@ final class ServerCore {
   private var refusedRequests: UInt64 = 0
   /// Requests that were cancelled, or whose client had gone, before they were answered.
   private var cancelledRequests: UInt64 = 0
+  /// The last request at the last sweep, since when it has been so, and whether unused memory has
+  /// been given back since.
+  private var quiet = (serial: UInt64(0), since: ContinuousClock.now, isTrimmed: false)
   private let expiryTimer: LoopTimer
   /// When the timer is set for.
   private var nextExpiry: ContinuousClock.Instant?
@@ -91,6 +94,17 @@ final class ServerCore {
     let now = ContinuousClock.now
     for connection in Array(connections.values) { connection.sweep(now) }
     reportOverload(now)
+    trimWhenQuiet(now)
+  }
+
+  private func trimWhenQuiet(_ now: ContinuousClock.Instant) {
+    guard admittedBytes == 0, lastSerial == quiet.serial else {
+      quiet = (lastSerial, now, false)
+      return
+    }
+    guard !quiet.isTrimmed, quiet.since.duration(to: now) >= limits.trimAfter else { return }
+    quiet.isTrimmed = true
+    models.trimMemory()
   }
 
   private func reportOverload(_ now: ContinuousClock.Instant) {

@@ -193,6 +193,9 @@ extension ServerLimits {
       "activations, as float32, that a worker takes at once"),
     ServerLimit(
       "piece-tokens-min", \.pieceTokensMin, .tokens, "tokens that are not worth splitting further"),
+    ServerLimit(
+      "trim-after", \.trimAfter,
+      "after so long without requests, memory that the allocator keeps is given back"),
     ServerLimit("stages-max", \.stagesMax, .count, "granularities of one request"),
     ServerLimit(
       "shed-above", \.shedAbove, from: 0,

@@ -62,6 +62,8 @@ public struct ServerLimits: Sendable {
   public var batchBytesMax = 16 << 20
   /// Tokens that are not worth splitting any further.
   public var pieceTokensMin = 64
+  /// After so long without requests, memory that the allocator keeps is given back to the system.
+  public var trimAfter: Duration = .seconds(10)
   /// Granularities of one request.
   public var stagesMax = 64
   /// Where requests wait longer than this on average, those that allow it are given a smaller
