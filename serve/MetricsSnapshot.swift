@@ -39,6 +39,9 @@ struct MetricsSnapshot: Sendable {
       "process_resident_memory_bytes", .gauge, "Memory of the process that is in RAM.",
       Double(residentMemoryBytes()))
     text.single(
+      "granule_memory_trims_total", .counter, "Times that unused memory was given back.",
+      Double(loads.trims))
+    text.single(
       "granule_log_lines_suppressed_total", .counter,
       "Log lines not written because too many of their kind came.", Double(suppressedLogLines))
   }

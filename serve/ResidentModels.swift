@@ -42,6 +42,8 @@ final class ResidentModels: Sendable {
     var swaps: UInt64 = 0
     /// Versions that could not be loaded.
     var failures: UInt64 = 0
+    /// Times that unused memory was given back to the system.
+    var trims: UInt64 = 0
   }
   private struct State {
     var counts = Counts()
@@ -237,16 +239,26 @@ final class ResidentModels: Sendable {
       case .change(let name, let change, let generation, let completed):
         let result = self.change(name, change, generation)
         monitor.change { $0.changesWaiting -= 1 }
+        switch change {
+        case .resize, .unload: trim()
+        case .load: break
+        }
         completed(result)
       case .poll(let completed):
         monitor.change { $0.isPollWaiting = false }
         look()
         monitor.change { $0.hasPolled = true }
         completed()
-      case .trim: malloc_trim(0)
+      case .trim: trim()
       case .release: break
       }
     }
+  }
+
+  /// What was freed may lie between blocks that are still used: only this gives it back.
+  private func trim() {
+    malloc_trim(0)
+    monitor.change { $0.counts.trims += 1 }
   }
 
   private func change(_ name: String, _ change: Change, _ generation: UInt64)

@@ -240,6 +240,7 @@ extension ServerLimits {
     ("shed-below", "shed-above", "between the two nothing changes"),
     ("shed-above", "queue-wait-max", "granularity is shed before requests are"),
     ("http-connections-max", "files-reserved", "they are open files"),
+    ("sweep-interval", "trim-after", "whether requests come is looked at at each sweep"),
     ("sweep-interval", "overload-quiet", "overload is looked for at each sweep"),
     ("sweep-interval", "stall", "rates are measured at each sweep"),
     ("sweep-interval", "idle", "idle connections are found at each sweep"),

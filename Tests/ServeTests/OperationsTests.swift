@@ -153,6 +153,24 @@ private let dictionary = SparseAutoencoder.random(
     #expect(lines.count("connection_closed", ["reason": "bad_frame"]) == 3)
   }
 
+  @Test("unused memory is given back once after each time of work, and when a model shrinks")
+  func trimming() async throws {
+    let test = try serving {
+      $0.limits.sweepInterval = .milliseconds(5)
+      $0.limits.trimAfter = .milliseconds(5)
+    }
+    func trims() throws -> Double? { try test.metrics()["granule_memory_trims_total"] }
+    let client = try await test.client()
+    try await eventually("the start left something") { try trims() == 1 }
+    let request = Activations(tokens: 5, dModel: 16, seed: 1).request("m", 64)
+    _ = try await client.encode(request)
+    try await eventually("a request left something") { try trims() == 2 }
+    _ = try await test.admin().resizeModel("m", granularity: 64)
+    #expect(try trims() == 3)
+    // Further sweeps have come by then, and found nothing to do.
+    for _ in 0..<100 { #expect(try trims() == 3) }
+  }
+
   @Test("probes: alive and ready, then alive and not ready while the server sees clients out")
   func probes() throws {
     let test = try serving { $0.limits.finish = .seconds(60) }
