@@ -109,7 +109,8 @@ final class ServerCore {
 
   private func reportOverload(_ now: ContinuousClock.Instant) {
     let shed = workers?.statistics.shed ?? 0
-    switch overload.observe(shed: shed, refused: refusedRequests, now: now) {
+    let refused = refusedRequests + metrics.refusedConnections
+    switch overload.observe(shed: shed, refused: refused, now: now) {
     case .began:
       log.write(
         .overload, at: .warning,

@@ -134,6 +134,29 @@ private let dictionary = SparseAutoencoder.random(
     #expect(lines.count("load_failure", ["model": "m", "version": "3"]) == 1)
   }
 
+  @Test("an overload is a line when it begins and one when it is over, which says to whom")
+  func overloadEpisode() async throws {
+    let lines = LogLines()
+    let test = try serving {
+      $0.logger = lines.logger
+      $0.workers = 1
+      $0.limits.shedAbove = .zero
+      $0.limits.shedBelow = .zero
+      $0.limits.shedInterval = .zero
+      $0.limits.sweepInterval = .milliseconds(5)
+      $0.limits.overloadQuiet = .milliseconds(5)
+    }
+    var request = Activations(tokens: 5, dModel: 16, seed: 2).request("m", 128)
+    request.minGranularity = 64
+    _ = try await test.client().encode(request)
+    try await eventually("the overload is over") {
+      _ = try test.http("/healthz")
+      return lines.count("overload", ["phase": "ended"]) == 1
+    }
+    #expect(lines.count("overload", ["phase": "began"]) == 1)
+    #expect(lines.count("overload", ["phase": "ended", "shed": "1", "refused": "0"]) == 1)
+  }
+
   @Test("abnormal ends of connections are counted all and logged a few")
   func abnormalCloses() throws {
     let lines = LogLines()
