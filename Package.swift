@@ -18,7 +18,7 @@ let package = Package(
   products: [.executable(name: "granule", targets: ["granule"])],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
-    .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
   ],
   targets: [
     // System libraries, from Debian's -dev packages.
@@ -29,6 +29,11 @@ let package = Package(
       name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
     .systemLibrary(name: "CJansson", pkgConfig: "jansson", providers: [.apt(["libjansson-dev"])]),
     .systemLibrary(name: "CLibCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+    .systemLibrary(
+      name: "CMicroHTTPD", pkgConfig: "libmicrohttpd",
+      providers: [.apt(["libmicrohttpd-dev"])]),
+    // glibc's allocator, beyond what Swift's own module of glibc has.
+    .systemLibrary(name: "CMalloc"),
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
     .target(
@@ -66,11 +71,13 @@ let package = Package(
     // The network.
     .target(name: "Wire", dependencies: ["CGranuleProto", "CProtobufC"], swiftSettings: strict),
     .target(name: "EventLoop", dependencies: ["CLibUV"], swiftSettings: strict),
+    .target(name: "HTTP", dependencies: ["CMicroHTTPD", "EventLoop"], swiftSettings: strict),
     .target(name: "Client", dependencies: ["Wire", "EventLoop"], swiftSettings: strict),
     .target(
       name: "Serve",
       dependencies: [
-        "Wire", "EventLoop", "ModelRepository", "SparseAutoencoder", "Tensors", "CKernels", logging,
+        "Wire", "EventLoop", "HTTP", "ModelRepository", "SparseAutoencoder", "Tensors", "CKernels",
+        "CMalloc", logging,
       ],
       path: "serve", swiftSettings: strict),
 

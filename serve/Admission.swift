@@ -187,7 +187,7 @@ struct Admission {
     tokens: Int, bytes: Int, _ statistics: ComputeWorkers.Statistics, admittedBytes: Int
   ) throws(ServerError) {
     let waiting = statistics.waitingTokens
-    let wait = Int(statistics.expectedWait / .milliseconds(1))
+    let wait = Int((statistics.expectedWait / .milliseconds(1)).rounded(.up))
     let retryAfter = max(limits.retryAfterMilliseconds, UInt32(clamping: wait))
     guard waiting == 0 || statistics.expectedWait <= limits.queueWaitMax else {
       throw ServerError(

@@ -28,8 +28,12 @@ final class ComputeJob: Sendable {
   /// What the event loop keeps of a job in flight.
   final class Ticket: Sendable {
     let serial: UInt64
+    let method: RequestMethod
     private let cancelled = Atomic<Bool>(false)
-    init(serial: UInt64) { self.serial = serial }
+    init(serial: UInt64, method: RequestMethod) {
+      self.serial = serial
+      self.method = method
+    }
     /// Nobody waits for the answer any more.
     func cancel() { cancelled.store(true, ordering: .relaxed) }
     var isCancelled: Bool { cancelled.load(ordering: .relaxed) }
@@ -43,6 +47,8 @@ final class ComputeJob: Sendable {
     let isLast: Bool
     /// A smaller granularity, or fewer stages, than asked for.
     let isShed: Bool
+    /// What the stage took, or why there is none.
+    let outcome: Result<StageMeasure, ServerError>
   }
 
   /// What the workers have done so far.
@@ -248,13 +254,24 @@ final class ComputeJob: Sendable {
         $0 = Progress(
           stage: done.stage + 1, since: now, previous: request.delta ? codes : nil)
       }
-      return answer(.encode(response), isLast: stopReason != nil, isShed: stopReason == .overload)
+      let measure = StageMeasure(
+        model: request.model, method: .encode, tokens: tokens,
+        granularityAsked: stages[stages.count - 1].granularity, granularity: stage.granularity,
+        queueSeconds: Double(response.queueNanoseconds) * 1e-9,
+        computeSeconds: Double(response.computeNanoseconds) * 1e-9)
+      return answer(
+        .encode(response), isLast: stopReason != nil, isShed: stopReason == .overload, measure)
     case .decode(let request, let tokens):
       let response = DecodeResponse(
         model: request.model, version: version.version,
         reconstruction: tensor(
           reconstruction ?? MemoryBlock(byteCount: 0), tokens: tokens))
-      return answer(.decode(response), isLast: true, isShed: false)
+      let started = done.started ?? done.since
+      let measure = StageMeasure(
+        model: request.model, method: .decode, tokens: tokens, granularityAsked: 0, granularity: 0,
+        queueSeconds: Double(started.nanoseconds(since: done.since)) * 1e-9,
+        computeSeconds: Double(ContinuousClock.now.nanoseconds(since: started)) * 1e-9)
+      return answer(.decode(response), isLast: true, isShed: false, measure)
     }
   }
 
@@ -268,7 +285,9 @@ final class ComputeJob: Sendable {
     return pressure > 0 && request.minGranularity > 0 ? .overload : nil
   }
 
-  private func answer(_ body: Response.Body, isLast: Bool, isShed: Bool) -> Answer {
+  private func answer(_ body: Response.Body, isLast: Bool, isShed: Bool, _ measure: StageMeasure)
+    -> Answer
+  {
     let frame = Response(id: requestID, last: isLast, result: .success(body)).packed()
     guard frame.count - FrameDecoder.headerBytes <= frameBytesMax else {
       return fail(
@@ -277,13 +296,13 @@ final class ComputeJob: Sendable {
           "the response takes \(frame.count) bytes, the limit is \(frameBytesMax): send fewer tokens"
         ))
     }
-    return Answer(frame: frame, isLast: isLast, isShed: isShed)
+    return Answer(frame: frame, isLast: isLast, isShed: isShed, outcome: .success(measure))
   }
 
   private func fail(_ error: ServerError) -> Answer {
     Answer(
       frame: Response(id: requestID, result: .failure(error)).packed(), isLast: true,
-      isShed: false)
+      isShed: false, outcome: .failure(error))
   }
 
   /// Fraction of variance unexplained; nil where the dictionary has no mean, or the tokens no

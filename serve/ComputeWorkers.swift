@@ -11,6 +11,8 @@ final class ComputeWorkers: Sendable {
     let frame: PackedFrame
     /// No other answer to the request comes after this one.
     let isLast: Bool
+    /// What the stage took, or why there is none.
+    let outcome: Result<StageMeasure, ServerError>
   }
 
   /// What waits, and what has been done since the start.
@@ -82,7 +84,7 @@ final class ComputeWorkers: Sendable {
         deliver(
           Answer(
             connection: job.connection, requestID: job.requestID, serial: job.ticket.serial,
-            frame: answer.frame, isLast: answer.isLast))
+            frame: answer.frame, isLast: answer.isLast, outcome: answer.outcome))
         if answer.isShed { monitor.change { $0.statistics.shed += 1 } }
         if !answer.isLast { Self.resume(job, monitor) }
       }
@@ -121,7 +123,7 @@ final class ComputeWorkers: Sendable {
     Answer(
       connection: job.connection, requestID: job.requestID, serial: job.ticket.serial,
       frame: Response(id: job.requestID, result: .failure(ComputeJob.expired)).packed(),
-      isLast: true)
+      isLast: true, outcome: .failure(ComputeJob.expired))
   }
 
   // MARK: For the event loop

@@ -17,7 +17,7 @@ final class Connection: ByteStreamHandler {
     /// Waits for a worker or is being computed; `bytes` are reserved for it.
     case computing(ComputeJob.Ticket, bytes: Int)
     /// Waits for the loader.
-    case administration
+    case administration(RequestMethod)
   }
 
   let id: UInt64
@@ -78,13 +78,14 @@ final class Connection: ByteStreamHandler {
         if framesLeft == 0 { yield() }
       }
     } catch {
-      refuse(ServerError(.resourceExhausted, "\(error)"))
+      refuse(.badFrame, ServerError(.resourceExhausted, "\(error)"))
     }
     countBytes()
     if !isEnding, decoder.capacityBytes > server.limits.receiveBytesFree,
       server.receiveBytes > server.limits.receiveBytesMax
     {
       refuse(
+        .receiveMemory,
         ServerError(
           .unavailable,
           "connections hold \(server.receiveBytes) bytes of unfinished frames, the limit is \(server.limits.receiveBytesMax); connect again later",
@@ -116,18 +117,21 @@ final class Connection: ByteStreamHandler {
         unpacking: payload, memoryBytesMax: server.limits.requestMemoryBytesMax)
     } catch {
       let code: ErrorCode = error == .malformed ? .invalidArgument : .resourceExhausted
-      return refuse(ServerError(code, "\(error)"))
+      return refuse(.badFrame, ServerError(code, "\(error)"))
     }
     guard request.id != 0 else {
-      return refuse(ServerError(.invalidArgument, "id: is 0; each request needs one of its own"))
+      return refuse(
+        .badFrame, ServerError(.invalidArgument, "id: is 0; each request needs one of its own"))
     }
     guard inFlight[request.id] == nil else {
       return refuse(
+        .badFrame,
         ServerError(.invalidArgument, "id: \(request.id) is in flight already; use another"))
     }
     do throws(ServerError) {
       try start(request)
     } catch {
+      server.metrics.record(RequestMethod(request.body), error.code)
       send(Response(id: request.id, result: .failure(error)).packed())
     }
     if stream.queuedBytes > server.limits.writeQueueHighBytes
@@ -161,6 +165,7 @@ final class Connection: ByteStreamHandler {
   }
 
   private func succeed(_ request: ReceivedRequest, _ body: Response.Body) {
+    server.metrics.record(RequestMethod(request.body), nil)
     send(Response(id: request.id, result: .success(body)).packed())
   }
 
@@ -190,7 +195,7 @@ final class Connection: ByteStreamHandler {
       throw ServerError(
         .permissionDenied, "\(verb): is answered at the server's admin address only")
     }
-    inFlight[request.id] = .administration
+    inFlight[request.id] = .administration(RequestMethod(request.body))
     server.administer(change, name: name, connection: id, requestID: request.id)
   }
 
@@ -202,7 +207,12 @@ final class Connection: ByteStreamHandler {
     guard case .computing(let ticket, let bytes)? = inFlight[answer.requestID],
       ticket.serial == answer.serial
     else { return }
+    switch answer.outcome {
+    case .success(let measure): server.metrics.record(measure, isLast: answer.isLast)
+    case .failure(let error): server.metrics.record(ticket.method, error.code)
+    }
     if answer.isLast {
+      if case .success = answer.outcome { server.metrics.record(ticket.method, nil) }
       inFlight[answer.requestID] = nil
       server.admittedBytes -= bytes
     }
@@ -212,8 +222,12 @@ final class Connection: ByteStreamHandler {
 
   /// Sends what the loader made of a request.
   func deliver(_ result: Result<ModelStatus, ServerError>, requestID: UInt64) {
-    guard case .administration? = inFlight[requestID] else { return }
+    guard case .administration(let method)? = inFlight[requestID] else { return }
     inFlight[requestID] = nil
+    switch result {
+    case .success: server.metrics.record(method, nil)
+    case .failure(let error): server.metrics.record(method, error.code)
+    }
     send(Response(id: requestID, result: result.map { .model($0) }).packed())
     readOn()
   }
@@ -246,10 +260,10 @@ final class Connection: ByteStreamHandler {
   // MARK: Ending
 
   /// One last error with id 0, for a client that has lost track; what it has in flight is dropped.
-  private func refuse(_ error: ServerError) {
+  private func refuse(_ reason: AbnormalClose, _ error: ServerError) {
     guard !isEnding else { return }
     isEnding = true
-    server.logger.debug("connection \(id) refused: \(error)")
+    server.closedAbnormally(reason, connection: id, "\(error)")
     dropRequests()
     send(Response(id: 0, result: .failure(error)).packed())
     finish()
@@ -287,6 +301,7 @@ final class Connection: ByteStreamHandler {
   }
 
   func streamClosed(_ stream: ByteStream, error: EventLoopError?) {
+    if !isEnding, let error { server.closedAbnormally(.broken, connection: id, "\(error)") }
     isEnding = true
     dropRequests()
     server.receiveBytes -= countedReceiveBytes
@@ -299,7 +314,11 @@ final class Connection: ByteStreamHandler {
     countBytes()
     let queued = stream.queuedBytes
     if reading.isStalled(isPending: queued > 0, bytes: bytesAnswered - queued, now: now) {
-      server.logger.debug("connection \(id) closed: it does not read")
+      server.closedAbnormally(
+        .slowReader, connection: id,
+        "responses are read at less than \(server.limits.bytesPerSecondMin) bytes a second over \(server.limits.stall)"
+      )
+      isEnding = true
       return stream.close()
     }
     // What the server does not read is not the peer's fault.
@@ -308,6 +327,7 @@ final class Connection: ByteStreamHandler {
       isPending: isReading && decoder.bufferedBytes > 0, bytes: bytesReceived, now: now)
     {
       return refuse(
+        .slowSender,
         ServerError(
           .deadlineExceeded,
           "an unfinished frame arrives at less than \(server.limits.bytesPerSecondMin) bytes a second over \(server.limits.stall); connect again"
@@ -318,6 +338,7 @@ final class Connection: ByteStreamHandler {
     countBytes()
     if inFlight.isEmpty, queued == 0, lastActive.duration(to: now) > server.limits.idle {
       refuse(
+        .idle,
         ServerError(
           .unavailable,
           "the connection was without requests for \(server.limits.idle); connect again"))

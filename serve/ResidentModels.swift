@@ -1,3 +1,4 @@
+import CMalloc
 import EventLoop
 import Logging
 import ModelRepository
@@ -30,10 +31,22 @@ final class ResidentModels: Sendable {
   private enum Task {
     case change(String, Change, generation: UInt64, Completion)
     case poll(@Sendable () -> Void)
+    /// Give unused memory back to the system.
+    case trim
     /// Only to be released, away from the event loop.
     case release(any AnyObject & Sendable)
   }
+  /// What has happened since the start.
+  struct Counts: Sendable {
+    /// Another version, or the same with another size, took over.
+    var swaps: UInt64 = 0
+    /// Versions that could not be loaded.
+    var failures: UInt64 = 0
+    /// Times that unused memory was given back to the system.
+    var trims: UInt64 = 0
+  }
   private struct State {
+    var counts = Counts()
     var models: [String: ModelEntry] = [:]
     var tasks = FirstInFirstOut<Task>()
     var changesWaiting = 0
@@ -46,17 +59,17 @@ final class ResidentModels: Sendable {
   private let repository: ModelRepository
   private let limits: ServerLimits
   private let granularityMax: Int?
-  private let logger: Logger
+  let log: EventLog
   private let monitor = Monitor(State())
   private let thread = Monitor<WorkerThread?>(nil)
 
   init(
-    repository: ModelRepository, limits: ServerLimits, granularityMax: Int?, logger: Logger
+    repository: ModelRepository, limits: ServerLimits, granularityMax: Int?, log: EventLog
   ) {
     self.repository = repository
     self.limits = limits
     self.granularityMax = granularityMax
-    self.logger = logger
+    self.log = log
   }
 
   /// Starts the loader's thread.
@@ -121,6 +134,9 @@ final class ResidentModels: Sendable {
       .unavailable, "\(field).model: \(name) is being loaded; try again later",
       retryAfterMilliseconds: limits.retryAfterLoadingMilliseconds)
   }
+
+  /// What has happened since the start.
+  var counts: Counts { monitor.read { $0.counts } }
 
   /// Every model, by name.
   func list() -> [ModelStatus] {
@@ -205,6 +221,11 @@ final class ResidentModels: Sendable {
     monitor.change { $0.tasks.append(.release(object)) }
   }
 
+  /// Gives memory that is not used any more, but that the allocator keeps, back to the system.
+  func trimMemory() {
+    monitor.change { $0.tasks.append(.trim) }
+  }
+
   // MARK: On the loader's thread
 
   private func runTasks() {
@@ -218,15 +239,26 @@ final class ResidentModels: Sendable {
       case .change(let name, let change, let generation, let completed):
         let result = self.change(name, change, generation)
         monitor.change { $0.changesWaiting -= 1 }
+        switch change {
+        case .resize, .unload: trim()
+        case .load: break
+        }
         completed(result)
       case .poll(let completed):
         monitor.change { $0.isPollWaiting = false }
         look()
         monitor.change { $0.hasPolled = true }
         completed()
+      case .trim: trim()
       case .release: break
       }
     }
+  }
+
+  /// What was freed may lie between blocks that are still used: only this gives it back.
+  private func trim() {
+    malloc_trim(0)
+    monitor.change { $0.counts.trims += 1 }
   }
 
   private func change(_ name: String, _ change: Change, _ generation: UInt64)
@@ -237,7 +269,9 @@ final class ResidentModels: Sendable {
       case .load(let version, beside: false): try load(name, version, generation)
       case .load(let version, beside: true): try keepBeside(name, version, generation)
       case .unload(let version):
-        logger.info("\(name): \(version == 0 ? "" : "version \(version) ")unloaded by request")
+        log.write(
+          .swap, "\(name): \(version == 0 ? "" : "version \(version) ")unloaded by request",
+          ["model": "\(name)"])
       case .resize(let granularity): try resize(name, Int(granularity))
       }
     } catch {
@@ -263,7 +297,9 @@ final class ResidentModels: Sendable {
     }
     guard let expected else { throw overtaken(name) }
     if let version = try fetch(name, number, expected) {
-      logger.info("\(name): version \(version) loaded by request")
+      log.write(
+        .swap, "\(name): version \(version) loaded by request",
+        ["model": "\(name)", "version": "\(version)"])
     }
     let isCurrent = monitor.change { state -> Bool in
       guard state.models[name]?.generation == expected else { return false }
@@ -298,7 +334,9 @@ final class ResidentModels: Sendable {
       return true
     }
     guard isCurrent else { throw overtaken(name) }
-    logger.info("\(name): version \(number) is kept beside the one that serves")
+    log.write(
+      .swap, "\(name): version \(number) is kept beside the one that serves",
+      ["model": "\(name)", "version": "\(number)"])
   }
 
   /// The complete versions of a model, which hold `requested` unless that is 0; never none.
@@ -339,6 +377,7 @@ final class ResidentModels: Sendable {
     }
     let (isCurrent, old) = monitor.change { state -> (Bool, ResidentVersion?) in
       guard state.models[name]?.generation == generation else { return (false, nil) }
+      state.counts.swaps += 1
       return (true, state.models[name]?.serve(fresh))
     }
     guard isCurrent else { throw overtaken(name) }
@@ -363,10 +402,17 @@ final class ResidentModels: Sendable {
     } catch {
       let failure = ModelEntry.Failure(message: "\(error)", stamp: stamp)
       monitor.change { $0.models[name]?.failures[number] = failure }
-      logger.error("\(name): version \(number) cannot be loaded: \(error)")
+      reportFailure(name, number, error)
       throw ServerError(
         .failedPrecondition, "version \(number) of \(name) cannot be loaded: \(error)")
     }
+  }
+
+  private func reportFailure(_ name: String, _ number: UInt64, _ error: any Error) {
+    monitor.change { $0.counts.failures += 1 }
+    log.write(
+      .loadFailure, at: .error, "\(name): version \(number) cannot be loaded: \(error)",
+      ["model": "\(name)", "version": "\(number)"])
   }
 
   private func resize(_ name: String, _ granularity: Int) throws(ServerError) {
@@ -394,7 +440,10 @@ final class ResidentModels: Sendable {
     let isCurrent = monitor.change { state -> Bool in
       guard var entry = state.models[name], entry.generation == generation else { return false }
       entry.latentsMax = granularity == 0 ? nil : granularity
-      if fresh !== serving { _ = entry.serve(fresh) }
+      if fresh !== serving {
+        _ = entry.serve(fresh)
+        state.counts.swaps += 1
+      }
       // What was unloaded meanwhile stays so.
       for (number, version) in beside {
         guard let old = entry.beside[number], old !== version else { continue }
@@ -405,7 +454,9 @@ final class ResidentModels: Sendable {
       return true
     }
     guard isCurrent else { throw overtaken(name) }
-    logger.info("\(name): \(wanted) of \(serving.latents) latents are resident")
+    log.write(
+      .swap, "\(name): \(wanted) of \(serving.latents) latents are resident",
+      ["model": "\(name)", "version": "\(serving.version)", "latents": "\(wanted)"])
   }
 
   /// A version with `wanted` of its latents in memory, or all where it has fewer.
@@ -424,6 +475,7 @@ final class ResidentModels: Sendable {
       try fresh.warm()
       return fresh
     } catch {
+      reportFailure(name, version.version, error)
       throw ServerError(
         .failedPrecondition, "version \(version.version) of \(name) cannot be loaded: \(error)")
     }
@@ -467,7 +519,7 @@ final class ResidentModels: Sendable {
       defer { state.pollFailures = failures }
       return failures.filter { !state.pollFailures.contains($0) }
     }
-    for failure in news { logger.error("\(failure)") }
+    for failure in news { log.write(.repository, at: .error, failure) }
   }
 
   /// Serves the newest version that can be loaded and is newer than the one that serves.
@@ -483,7 +535,9 @@ final class ResidentModels: Sendable {
       }
       do throws(ServerError) {
         if try fetch(name, number, entry.generation) != nil {
-          logger.info("\(name): serving version \(number)")
+          log.write(
+            .swap, "\(name): serving version \(number)",
+            ["model": "\(name)", "version": "\(number)"])
         }
         return
       } catch {

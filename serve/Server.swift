@@ -1,5 +1,6 @@
 public import EventLoop
 import Glibc
+import HTTP
 import ModelRepository
 
 /// Why a server cannot start.
@@ -30,7 +31,7 @@ public enum Server {
     }
     let models = ResidentModels(
       repository: ModelRepository(path: options.repository), limits: options.limits,
-      granularityMax: options.granularityMax, logger: options.logger)
+      granularityMax: options.granularityMax, log: EventLog(options.logger, limits: options.limits))
     try models.start()
     do {
       let polled = Handover<Bool>()
@@ -72,8 +73,17 @@ public enum Server {
       }
       do {
         let (address, adminAddress) = try started.take().get()
+        let pages = OperationsPages(remote: remote, core: bound)
+        let http: HTTPServer?
+        if let listen = options.httpListen {
+          http = try HTTPServer(
+            address: listen, connectionsMax: options.limits.httpConnectionsMax,
+            idleSeconds: Int(options.limits.httpIdle / .seconds(1)), answer: pages.page)
+        } else {
+          http = nil
+        }
         return RunningServer(
-          address: address, adminAddress: adminAddress, thread: thread, core: bound,
+          address: address, adminAddress: adminAddress, http: http, thread: thread, core: bound,
           workers: workers, models: models)
       } catch {
         workers.stop()
@@ -95,17 +105,21 @@ public final class RunningServer: Sendable {
   public let address: SocketAddress
   /// Where it answers administration too.
   public let adminAddress: SocketAddress
+  /// Where it answers HTTP; nil: nowhere.
+  public var httpAddress: SocketAddress? { http?.address }
+  private let http: HTTPServer?
   private let thread: LoopThread
   private let core: LoopBound<ServerCore>
   private let workers: ComputeWorkers
   private let models: ResidentModels
 
   init(
-    address: SocketAddress, adminAddress: SocketAddress, thread: LoopThread,
+    address: SocketAddress, adminAddress: SocketAddress, http: HTTPServer?, thread: LoopThread,
     core: LoopBound<ServerCore>, workers: ComputeWorkers, models: ResidentModels
   ) {
     self.address = address
     self.adminAddress = adminAddress
+    self.http = http
     self.thread = thread
     self.core = core
     self.workers = workers
@@ -121,6 +135,7 @@ public final class RunningServer: Sendable {
   /// Waits until the server has stopped, and its threads have ended.
   public func wait() {
     thread.join()
+    http?.stop()
     workers.stop()
     models.stop()
   }

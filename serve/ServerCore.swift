@@ -7,7 +7,7 @@ import Wire
 /// them together.
 final class ServerCore {
   let limits: ServerLimits
-  let logger: Logger
+  let log: EventLog
   let admission: Admission
   let models: ResidentModels
   private let loop: EventLoop
@@ -30,10 +30,15 @@ final class ServerCore {
   var writeBytes = 0
   /// Bytes of memory for frames that have not arrived in full, on all connections.
   var receiveBytes = 0
+  var metrics: ServerMetrics
+  private var overload: OverloadEpisode
   /// Requests for which there was no room.
   private var refusedRequests: UInt64 = 0
   /// Requests that were cancelled, or whose client had gone, before they were answered.
   private var cancelledRequests: UInt64 = 0
+  /// The last request at the last sweep, since when it has been so, and whether unused memory has
+  /// been given back since.
+  private var quiet = (serial: UInt64(0), since: ContinuousClock.now, isTrimmed: false)
   private let expiryTimer: LoopTimer
   /// When the timer is set for.
   private var nextExpiry: ContinuousClock.Instant?
@@ -43,7 +48,9 @@ final class ServerCore {
     self.options = options
     self.models = models
     limits = options.limits
-    logger = options.logger
+    log = models.log
+    metrics = ServerMetrics(modelsMax: options.limits.metricsModelsMax)
+    overload = OverloadEpisode(quiet: options.limits.overloadQuiet)
     admission = Admission(limits: options.limits)
     expiryTimer = LoopTimer(loop: loop)
     connectionsMax = max(min(limits.connectionsMax, openFilesMax() - limits.filesReserved), 1)
@@ -86,6 +93,38 @@ final class ServerCore {
   private func sweep() {
     let now = ContinuousClock.now
     for connection in Array(connections.values) { connection.sweep(now) }
+    reportOverload(now)
+    trimWhenQuiet(now)
+  }
+
+  private func trimWhenQuiet(_ now: ContinuousClock.Instant) {
+    guard admittedBytes == 0, lastSerial == quiet.serial else {
+      quiet = (lastSerial, now, false)
+      return
+    }
+    guard !quiet.isTrimmed, quiet.since.duration(to: now) >= limits.trimAfter else { return }
+    quiet.isTrimmed = true
+    models.trimMemory()
+  }
+
+  private func reportOverload(_ now: ContinuousClock.Instant) {
+    let shed = workers?.statistics.shed ?? 0
+    let refused = refusedRequests + metrics.refusedConnections
+    switch overload.observe(shed: shed, refused: refused, now: now) {
+    case .began:
+      log.write(
+        .overload, at: .warning,
+        "overload: requests are given less than they asked for, or refused",
+        ["phase": "began"])
+    case .ended(let duration, let shed, let refused):
+      log.write(
+        .overload, "overload is over",
+        [
+          "phase": "ended", "seconds": "\(duration / .seconds(1))", "shed": "\(shed)",
+          "refused": "\(refused)",
+        ])
+    case nil: break
+    }
   }
 
   // MARK: Connections
@@ -93,12 +132,14 @@ final class ServerCore {
   private func accept(_ stream: ByteStream, isAdmin: Bool) {
     // Administration must be possible where clients have taken all connections.
     guard isAdmin || connections.count < connectionsMax else { return refuse(stream) }
+    metrics.acceptedConnections += 1
     lastConnection += 1
     connections[lastConnection] = Connection(
       id: lastConnection, stream: stream, isAdmin: isAdmin, server: self)
   }
 
   private func refuse(_ stream: ByteStream) {
+    metrics.refusedConnections += 1
     guard refused.count < limits.filesReserved / 2 else { return stream.close() }
     let error = ServerError(
       .unavailable,
@@ -113,6 +154,13 @@ final class ServerCore {
   func nextTurn(of connection: UInt64) {
     let core = LoopBound(self, to: loop)
     loop.remote.post { loop in core.get(on: loop).connections[connection]?.takeTurn() }
+  }
+
+  func closedAbnormally(_ reason: AbnormalClose, connection: UInt64, _ message: String) {
+    metrics.record(reason)
+    log.write(
+      .connectionClosed, "connection closed: \(message)",
+      ["connection": "\(connection)", "reason": "\(reason.rawValue)"])
   }
 
   func didClose(_ connection: Connection) {
@@ -132,12 +180,12 @@ final class ServerCore {
     let statistics = workers.statistics
     lastSerial += 1
     let arrival = ContinuousClock.now
-    let ticket = ComputeJob.Ticket(serial: lastSerial)
-    let tokens =
+    let (method, tokens): (RequestMethod, Int) =
       switch plan.work {
-      case .encode(_, let tokens, _, _): tokens
-      case .decode(_, let tokens): tokens
+      case .encode(_, let tokens, _, _): (.encode, tokens)
+      case .decode(_, let tokens): (.decode, tokens)
       }
+    let ticket = ComputeJob.Ticket(serial: lastSerial, method: method)
     do throws(ServerError) {
       try admission.checkRoom(
         tokens: tokens, bytes: plan.bytes, statistics, admittedBytes: admittedBytes + writeBytes)
@@ -174,6 +222,7 @@ final class ServerCore {
   func cancel(_ ticket: ComputeJob.Ticket, bytes: Int) {
     ticket.cancel()
     cancelledRequests += 1
+    metrics.record(ticket.method, .cancelled)
     admittedBytes -= bytes
     if let job = workers?.remove(ticket.serial) { models.release(job) }
   }
@@ -198,7 +247,7 @@ final class ServerCore {
     let statistics = workers?.statistics ?? ComputeWorkers.Statistics()
     let uptime = started.duration(to: .now)
     return ServerStatus(
-      ready: models.hasPolled && !isDraining, serverVersion: Server.version,
+      ready: isReady, serverVersion: Server.version,
       connections: UInt32(clamping: connections.count),
       queuedRequests: UInt32(clamping: statistics.waitingRequests),
       queuedTokens: UInt64(statistics.waitingTokens), uptimeSeconds: uptime / .seconds(1),
@@ -208,6 +257,19 @@ final class ServerCore {
       cancelledRequests: cancelledRequests)
   }
 
+  /// Whether requests are taken.
+  var isReady: Bool { models.hasPolled && !isDraining }
+
+  /// What metrics tell.
+  func snapshot() -> MetricsSnapshot {
+    MetricsSnapshot(
+      status: status(), connectionsMax: connectionsMax,
+      expectedWait: workers?.statistics.expectedWait ?? .zero, admittedBytes: admittedBytes,
+      writeBytes: writeBytes, receiveBytes: receiveBytes, counts: metrics, loads: models.counts,
+      suppressedLogLines: log.suppressed, models: models.list(),
+      modelsMax: limits.metricsModelsMax)
+  }
+
   // MARK: Stopping
 
   /// Takes no more connections and requests, answers what was admitted, and ends the loop; after
@@ -215,10 +277,13 @@ final class ServerCore {
   func drain() {
     guard !isDraining else { return }
     isDraining = true
-    logger.info("stopping: \(connections.count) connections to see out")
+    log.write(.stop, "stopping: \(connections.count) connections to see out")
+    options.willStop()
     for listener in listeners { listener.close() }
     LoopTimer(loop: loop).start(after: options.drainTimeout) { [unowned self] in
-      self.logger.warning("stopping: \(self.connections.count) connections were cut off")
+      for _ in self.connections { self.metrics.record(.drainTimeout) }
+      self.log.write(
+        .stop, at: .warning, "stopping: \(self.connections.count) connections were cut off")
       self.loop.shutdown()
     }
     for connection in Array(connections.values) { connection.drain() }

@@ -171,6 +171,11 @@ extension ServerLimits {
     ServerLimit("idle", \.idle, "how long a connection may stay without requests"),
     ServerLimit("sweep-interval", \.sweepInterval, "how often connections are looked at for that"),
     ServerLimit(
+      "http-connections-max", \.httpConnectionsMax, .count, to: 1024,
+      "connections at once at the HTTP address; further ones wait"),
+    ServerLimit(
+      "http-idle", \.httpIdle, from: 1, "how long such a connection may stay without traffic"),
+    ServerLimit(
       "discard-bytes-max", \.discardBytesMax, .bytes, from: 0,
       "what a refused peer may still send before it is cut off"),
     ServerLimit("finish", \.finish, "how long a refused peer may take to read the error"),
@@ -188,6 +193,9 @@ extension ServerLimits {
       "activations, as float32, that a worker takes at once"),
     ServerLimit(
       "piece-tokens-min", \.pieceTokensMin, .tokens, "tokens that are not worth splitting further"),
+    ServerLimit(
+      "trim-after", \.trimAfter,
+      "after so long without requests, memory that the allocator keeps is given back"),
     ServerLimit("stages-max", \.stagesMax, .count, "granularities of one request"),
     ServerLimit(
       "shed-above", \.shedAbove, from: 0,
@@ -204,6 +212,16 @@ extension ServerLimits {
     ServerLimit(
       "retry-after-loading", \.retryAfterLoadingMilliseconds,
       "when a client that asked for a model which is being loaded should try again"),
+    ServerLimit(
+      "log-burst", \.logBurst, .count,
+      "log lines of one kind that are written at once; beyond, one a log-interval"),
+    ServerLimit("log-interval", \.logInterval, "the time between such lines"),
+    ServerLimit(
+      "overload-quiet", \.overloadQuiet,
+      "an overload is over once for so long nobody was refused or given less"),
+    ServerLimit(
+      "metrics-models-max", \.metricsModelsMax, .count, to: 10_000,
+      "models that have metrics of their own; further ones are counted together"),
   ]
 
   /// Bounds of which the first must not be above the second.
@@ -221,6 +239,9 @@ extension ServerLimits {
     ("batch-tokens-max", "queue-tokens-max", "a batch is formed of what waits"),
     ("shed-below", "shed-above", "between the two nothing changes"),
     ("shed-above", "queue-wait-max", "granularity is shed before requests are"),
+    ("http-connections-max", "files-reserved", "they are open files"),
+    ("sweep-interval", "trim-after", "whether requests come is looked at at each sweep"),
+    ("sweep-interval", "overload-quiet", "overload is looked for at each sweep"),
     ("sweep-interval", "stall", "rates are measured at each sweep"),
     ("sweep-interval", "idle", "idle connections are found at each sweep"),
   ]

@@ -40,6 +40,10 @@ public struct ServerLimits: Sendable {
   public var idle: Duration = .seconds(3600)
   /// How often connections are looked at for that.
   public var sweepInterval: Duration = .seconds(1)
+  /// Connections at once at the HTTP address; further ones wait.
+  public var httpConnectionsMax = 24
+  /// How long such a connection may stay without traffic.
+  public var httpIdle: Duration = .seconds(30)
   /// After an error that ends a connection: what the peer may still send before it is cut off, in
   /// bytes …
   public var discardBytesMax = 80 << 20
@@ -58,6 +62,8 @@ public struct ServerLimits: Sendable {
   public var batchBytesMax = 16 << 20
   /// Tokens that are not worth splitting any further.
   public var pieceTokensMin = 64
+  /// After so long without requests, memory that the allocator keeps is given back to the system.
+  public var trimAfter: Duration = .seconds(10)
   /// Granularities of one request.
   public var stagesMax = 64
   /// Where requests wait longer than this on average, those that allow it are given a smaller
@@ -76,6 +82,17 @@ public struct ServerLimits: Sendable {
   public var retryAfterMilliseconds: UInt32 = 100
   /// When a client that asked for a model which is being loaded should try again, in milliseconds.
   public var retryAfterLoadingMilliseconds: UInt32 = 1000
+
+  // MARK: Log and metrics
+
+  /// Log lines of one kind that are written at once; beyond, one an interval.
+  public var logBurst = 10
+  /// That interval.
+  public var logInterval: Duration = .seconds(1)
+  /// An overload is over once for so long nobody was refused, or given less than asked for.
+  public var overloadQuiet: Duration = .seconds(10)
+  /// Models that have metrics of their own; further ones are counted together.
+  public var metricsModelsMax = 100
 
   /// The defaults.
   public init() {}

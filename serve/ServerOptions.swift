@@ -9,6 +9,8 @@ public struct ServerOptions: Sendable {
   public var listen: SocketAddress
   /// Where administration is answered too; nil: a Unix socket in the repository.
   public var adminListen: SocketAddress?
+  /// Where metrics and probes are answered over HTTP; nil: nowhere.
+  public var httpListen: SocketAddress?
   /// Threads that compute; nil: one a core.
   public var workers: Int?
   /// The most latents of each model to keep in memory, until it is resized by request; nil: all.
@@ -19,6 +21,8 @@ public struct ServerOptions: Sendable {
   public var drainTimeout: Duration = .seconds(30)
   /// Whether SIGTERM and SIGINT stop the server; a second one ends the process at once.
   public var handlesSignals = false
+  /// Called once the server has been told to stop, on its own thread.
+  public var willStop: @Sendable () -> Void = {}
   /// The bounds.
   public var limits = ServerLimits()
   /// Where the server says what it does.

@@ -94,6 +94,16 @@ public struct ResolvedAddress: Sendable {
 
   init(origin: SocketAddress) { self.origin = origin }
 
+  /// `AF_INET` or `AF_INET6`.
+  package var family: Int32 { Int32(storage.ss_family) }
+  /// The address as the system's calls take it: a `sockaddr_in` or `sockaddr_in6`.
+  package var bytes: [UInt8] {
+    let size =
+      family == AF_INET
+      ? MemoryLayout<sockaddr_in>.size : MemoryLayout<sockaddr_in6>.size
+    return withUnsafeBytes(of: storage) { Array($0.prefix(size)) }
+  }
+
   func withPointer<R>(_ body: (UnsafePointer<sockaddr>) -> R) -> R {
     withUnsafeBytes(of: storage) { bytes in
       guard let base = bytes.baseAddress else { preconditionFailure("a structure has an address") }

@@ -43,6 +43,12 @@ struct ServeCommand: ParsableCommand {
       valueName: "address"))
   var adminListen: SocketAddress?
 
+  @Option(
+    help: ArgumentHelp(
+      "Where to answer HTTP: /metrics for Prometheus, /healthz and /readyz; nowhere by default.",
+      valueName: "address"))
+  var http: SocketAddress?
+
   @Option(help: ArgumentHelp("Threads that compute; one a core by default.", valueName: "count"))
   var workers: Int?
 
@@ -103,19 +109,24 @@ struct ServeCommand: ParsableCommand {
     LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
     var options = ServerOptions(repository: repository, listen: listen)
     options.adminListen = adminListen
+    options.httpListen = http
     options.workers = workers
     options.granularityMax = maxGranularity
     options.pollInterval = .milliseconds(Int64(pollInterval * 1000))
     options.drainTimeout = .milliseconds(Int64(drainTimeout * 1000))
     options.limits = try limits()
     options.handlesSignals = true
+    let service = ServiceManager()
+    options.willStop = { service.tell("STOPPING=1") }
     options.logger = Logger(label: "granule")
     options.logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
     let server = try Server.start(options)
     print(
-      "granule: serving \(repository) on \(server.address) (admin \(server.adminAddress))")
+      "granule: serving \(repository) on \(server.address) (admin \(server.adminAddress))"
+        + (server.httpAddress.map { ", metrics at http://\($0)/metrics" } ?? ""))
     // A script that waits for the line reads it through a pipe.
     fflush(nil)
+    service.tell("READY=1")
     server.wait()
   }
 }

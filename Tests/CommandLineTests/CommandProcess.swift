@@ -10,10 +10,11 @@ final class CommandProcess {
   static let path = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
     .appendingPathComponent("granule").path
 
-  /// Starts `granule` with these arguments.
-  init(_ arguments: [String]) throws {
+  /// Starts `granule` with these arguments, and these variables besides its parent's.
+  init(_ arguments: [String], environment: [String: String] = [:]) throws {
     process.executableURL = URL(fileURLWithPath: Self.path)
     process.arguments = arguments
+    process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
     process.standardOutput = output
     process.standardError = errors
     process.standardInput = FileHandle.nullDevice

@@ -126,6 +126,20 @@ final class RawSocket {
   /// No more will be sent.
   func endSending() { shutdown(descriptor, Int32(SHUT_WR)) }
 
+  /// Everything until the server closes.
+  func receiveAll() throws -> [UInt8] {
+    var bytes: [UInt8] = []
+    var part = [UInt8](repeating: 0, count: 65536)
+    while true {
+      let count = recv(descriptor, &part, part.count, 0)
+      guard count >= 0 else {
+        throw ServerError(.internal, "recv: \(String(cString: strerror(errno)))")
+      }
+      if count == 0 { return bytes }
+      bytes += part[..<count]
+    }
+  }
+
   /// The next response; nil where the server has closed.
   func receive() throws -> Response? {
     while true {

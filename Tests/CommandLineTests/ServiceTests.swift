@@ -1,0 +1,68 @@
+import Foundation
+import ModelRepository
+import TestSupport
+import Testing
+
+/// A Unix datagram socket at which a service manager listens.
+private final class NotifySocket {
+  let path: String
+  private let descriptor: Int32
+
+  init(path: String) throws {
+    self.path = path
+    descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
+    var name = sockaddr_un()
+    name.sun_family = sa_family_t(AF_UNIX)
+    withUnsafeMutableBytes(of: &name.sun_path) { $0.copyBytes(from: path.utf8) }
+    let code = withUnsafePointer(to: &name) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+      }
+    }
+    try #require(code == 0)
+    // A test that waits for what never comes fails instead of hanging.
+    var limit = timeval(tv_sec: 30, tv_usec: 0)
+    setsockopt(
+      descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+  }
+
+  deinit { close(descriptor) }
+
+  /// Waits for the next message; nil where none comes.
+  func receive() -> String? {
+    var bytes = [UInt8](repeating: 0, count: 256)
+    let count = recv(descriptor, &bytes, bytes.count, 0)
+    return count >= 0 ? String(decoding: bytes[..<count], as: UTF8.self) : nil
+  }
+}
+
+@Suite struct ServiceTests {
+  @Test("a service manager is told when the server is ready, and when it stops")
+  func notification() throws {
+    let folder = try TemporaryFolder()
+    try FileManager.default.createDirectory(
+      atPath: "\(folder.path)/models", withIntermediateDirectories: true)
+    let manager = try NotifySocket(path: "\(folder.path)/notify")
+    let server = try CommandProcess(
+      [
+        "serve", "--repository", "\(folder.path)/models", "--listen", "127.0.0.1:0", "--http",
+        "127.0.0.1:0",
+      ], environment: ["NOTIFY_SOCKET": manager.path])
+    #expect(manager.receive() == "READY=1")
+    #expect(server.nextOutput().contains("metrics at http://127.0.0.1:"))
+    #expect(server.end(SIGTERM) == 0)
+    #expect(manager.receive() == "STOPPING=1")
+  }
+
+  @Test("a service manager that cannot be reached does not keep the server from serving")
+  func unreachable() throws {
+    let folder = try TemporaryFolder()
+    for socket in ["\(folder.path)/none", "@granule-test-none", "nonsense", ""] {
+      let server = try CommandProcess(
+        ["serve", "--repository", folder.path, "--listen", "127.0.0.1:0"],
+        environment: ["NOTIFY_SOCKET": socket])
+      #expect(server.nextOutput().contains("serving"), "\(socket)")
+      #expect(server.end(SIGTERM) == 0, "\(socket)")
+    }
+  }
+}
