@@ -19,8 +19,8 @@ package final class ScreeningHistory: Sendable {
   {
     guard granularity > 2 * k else { return .exact }
     let costs = EncodeCosts.measured(dModel: encoder.dModel, cpu: encoder.cpu, tokens: tokens)
-    // Lists and guesses take about twice as long as quantising.
-    let screening = 3 * costs.quantizing + costs.screening * Double(granularity)
+    // Lists and guesses take several times as long as quantising.
+    let screening = 6 * costs.quantizing + costs.screening * Double(granularity)
     let scoring = costs.scoring * Double(granularity)
     guard screening + costs.rescoring * Double(k) < scoring else { return .exact }
     let key = Key(granularityOctave: granularity.octave, kOctave: k.octave)
