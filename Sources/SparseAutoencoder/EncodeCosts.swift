@@ -36,10 +36,10 @@ struct EncodeCosts: Sendable {
   private static func measure(dModel: Int, cpu: EncoderCPU, count: Int) -> EncodeCosts {
     let (vectors, odd) = QuantizedEncoder.rotation(dModel: dModel)
     let padded = 16 * vectors
-    // Rows of zeros take as long as any others; the list beyond the caches stands for a large
+    // Rows of zeros take as long as any others; rows beyond the caches stand for a large
     // dictionary.
-    let rowCount = max(512, min(4096, (64 << 20) / (4 * dModel)) / 64 * 64)
-    let latents = count == 1 ? rowCount : 512
+    let rowCount = max(64, min(4096, (64 << 20) / (4 * dModel)) / 64 * 64)
+    let latents = count == 1 ? rowCount : min(512, rowCount)
     let rows = FloatStorage(count: rowCount * dModel)
     let biases = FloatStorage(count: rowCount)
     let inputs = FloatStorage(count: count * dModel)

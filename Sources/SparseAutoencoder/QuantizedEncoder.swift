@@ -29,8 +29,7 @@ final class QuantizedEncoder: @unchecked Sendable {
   private let grow: Float
 
   /// [panels, padded d_model / 4, 64, 4]
-  private let weights: UnsafeMutableRawPointer
-  private let weightBytes: Int
+  private let weights: FloatStorage
   private let scales: FloatStorage
   /// Upper bounds of b_enc[j] + W_enc[j] · centre: [64 · panels]
   private let biases: FloatStorage
@@ -69,14 +68,9 @@ final class QuantizedEncoder: @unchecked Sendable {
 
     let panels = (latents + Self.panelLatents - 1) / Self.panelLatents
     let panelBytes = Self.panelLatents * paddedDModel
-    weightBytes = panels * panelBytes
-    let hugePage = 2 << 20
-    var raw: UnsafeMutableRawPointer?
-    guard
-      posix_memalign(&raw, weightBytes >= hugePage ? hugePage : 64, weightBytes) == 0, let raw
-    else { fatalError("out of memory: \(weightBytes) bytes asked for") }
-    if weightBytes >= hugePage { madvise(raw, weightBytes, MADV_HUGEPAGE) }
-    weights = raw
+    let weights = FloatStorage(
+      uninitializedCount: panels * panelBytes / MemoryLayout<Float>.size)
+    self.weights = weights
     let padded = panels * Self.panelLatents
     scales = FloatStorage(count: padded)
     biases = FloatStorage(count: padded)
@@ -102,7 +96,7 @@ final class QuantizedEncoder: @unchecked Sendable {
             residual_norms: residualNorms.pointer + first, norms: norms.pointer + first)
           granule_pack_panel(
             cpu.kernels, &packing, rows, dictionary.encoderBias.pointer + first, count,
-            scratch.pointer, (raw + panel * panelBytes).assumingMemoryBound(to: UInt8.self), &bounds
+            scratch.pointer, Self.bytes(weights) + panel * panelBytes, &bounds
           )
           for latent in first..<first + count {
             let row = dictionary.encoderWeights.pointer + latent * dModel
@@ -128,19 +122,22 @@ final class QuantizedEncoder: @unchecked Sendable {
     }
   }
 
-  deinit { free(weights) }
+  private static func bytes(_ weights: FloatStorage) -> UnsafeMutablePointer<UInt8> {
+    UnsafeMutableRawPointer(weights.pointer).assumingMemoryBound(to: UInt8.self)
+  }
 
   /// Bytes of memory that it takes.
   var residentBytes: Int {
     let floats =
-      scales.count * 4 + (biasesAboveThresholds?.count ?? 0) + hartley.count + 2 * dModel
-    return weightBytes + floats * MemoryLayout<Float>.size
+      weights.count + scales.count * 4 + (biasesAboveThresholds?.count ?? 0) + hartley.count
+      + 2 * dModel
+    return floats * MemoryLayout<Float>.size
   }
 
   /// The screen of a selection rule: a latent may be active only where its bound reaches 0.
   var screen: granule_screen {
     granule_screen(
-      weights: weights.assumingMemoryBound(to: UInt8.self), scales: scales.pointer,
+      weights: Self.bytes(weights), scales: scales.pointer,
       biases: (biasesAboveThresholds ?? biases).pointer, residual_norms: residualNorms.pointer,
       norms: norms.pointer, d_padded: paddedDModel, offset: levels + 1)
   }

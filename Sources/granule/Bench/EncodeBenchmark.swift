@@ -103,6 +103,7 @@ struct EncodeBenchmark {
   /// Rests, then calls so many times and times each; the first of several wakes threads and caches
   /// and does not count.
   private func seconds(calls: Int, _ body: (Int) throws -> Void) rethrows -> [Double] {
+    // OpenBLAS's threads go on spinning for a while after a call: they would slow the other side.
     Thread.sleep(forTimeInterval: Self.pauseSeconds)
     let clock = ContinuousClock()
     var seconds: [Double] = []
