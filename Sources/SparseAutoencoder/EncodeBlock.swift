@@ -150,7 +150,7 @@ struct EncodeBlock {
   ) {
     let encoder = dictionary.quantizedEncoder
     let padded = encoder.paddedDModel
-    let scratch = scratch.reserve(encoder.scratchCount)
+    let scratch = scratch.reserve(padded)
     for position in positions {
       let isUsable = encoder.quantize(
         inputs + position * dModel, squaredNorm: squaredNorms[position], scratch: scratch,

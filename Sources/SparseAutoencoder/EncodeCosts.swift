@@ -34,8 +34,8 @@ struct EncodeCosts: Sendable {
   private static let known = Mutex<[Key: EncodeCosts]>([:])
 
   private static func measure(dModel: Int, cpu: EncoderCPU, count: Int) -> EncodeCosts {
-    let (vectors, odd) = QuantizedEncoder.rotation(dModel: dModel)
-    let padded = 16 * vectors
+    let rotation = Rotation(dModel: dModel)
+    let padded = 16 * rotation.vectors
     // Rows of zeros take as long as any others; rows beyond the caches stand for a large
     // dictionary.
     let rowCount = max(64, min(4096, (64 << 20) / (4 * dModel)) / 64 * 64)
@@ -64,9 +64,7 @@ struct EncodeCosts: Sendable {
         token: UInt32($0 * 37 % count), slot: UInt32($0 % 64))
     }
     let center = FloatStorage(count: dModel)
-    let scratch = FloatStorage(count: 2 * padded)
-    let hartley = QuantizedEncoder.hartley(order: odd)
-    var rotation = granule_rotation(vectors: vectors, odd: odd, hartley: hartley.pointer)
+    let scratch = FloatStorage(count: padded)
     var row = granule_quantized_row()
     // The least of several times is the one that nothing disturbed.
     func nanoseconds(_ body: () -> Void) -> Double {
@@ -96,12 +94,14 @@ struct EncodeCosts: Sendable {
             tokens.baseAddress, count)
         } / Double(latents * count),
         quantizing: nanoseconds {
-          for token in 0..<count {
-            granule_quantize(
-              cpu.kernels, inputs.pointer + token * dModel, center.pointer, center.pointer, dModel,
-              &rotation, 127, scratch.pointer,
-              UnsafeMutableRawPointer(quantized.pointer).assumingMemoryBound(to: Int8.self)
-                + token * padded, &row)
+          rotation.withParameters { rotation in
+            for token in 0..<count {
+              granule_quantize(
+                cpu.kernels, inputs.pointer + token * dModel, center.pointer, center.pointer,
+                dModel, rotation, 127, scratch.pointer,
+                UnsafeMutableRawPointer(quantized.pointer).assumingMemoryBound(to: Int8.self)
+                  + token * padded, &row)
+            }
           }
         } / Double(count))
     }
