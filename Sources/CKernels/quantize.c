@@ -2,7 +2,6 @@
 #include "cpu.h"
 #include "vector.h"
 
-typedef double double8x __attribute__((vector_size(64)));
 typedef int32_t int16x __attribute__((vector_size(64)));
 typedef int8_t byte16x __attribute__((vector_size(16)));
 
@@ -85,6 +84,11 @@ GRANULE_INLINE void rotate_across(float *values, size_t width, const granule_rot
     butterfly16(x, 3, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);       \
   })
 
+// Added to a float of less than 2²² in magnitude, it rounds it to the nearest integer, which is then
+// the difference of the bits.
+static const float to_integers = 0x1.8p23f;
+enum { to_integers_bits = 0x4b400000 };
+
 GRANULE_INLINE void granule_quantize_inline(
     const float *row, const float *center, const float *scales, size_t d_model,
     const granule_rotation *rotation, int levels, float *scratch, int8_t *quantized,
@@ -136,11 +140,12 @@ GRANULE_INLINE void granule_quantize_inline(
   float16x residuals = {0};
   int16x sums = {0};
   for (size_t v = 0; v < vectors; v++) {
-    float16x x = load16(values + 16 * v);
-    float16x rounded = __builtin_elementwise_roundeven(x * inverse);
-    float16x residual = fma16(-scale, rounded, x);
+    float16x x = load16(values + 16 * v), shifted = fma16(x, inverse, splat16(to_integers));
+    float16x residual = fma16(-scale, shifted - splat16(to_integers), x);
     residuals = fma16(residual, residual, residuals);
-    int16x integers = __builtin_convertvector(rounded, int16x);
+    int16x integers;
+    memcpy(&integers, &shifted, sizeof integers);
+    integers -= to_integers_bits;
     sums += integers;
     byte16x bytes = __builtin_convertvector(integers, byte16x);
     memcpy(quantized + 16 * v, &bytes, 16);
@@ -185,15 +190,16 @@ GRANULE_INLINE void transpose16(float16x *rows) {
 }
 
 // The vector where the mask is -1, and 0 where it is 0.
-#define masked16(vector, mask)       \
-  ({                                 \
-    float16x masked = (vector);      \
-    int16x masked_bits;              \
+#define masked16(vector, mask)         \
+  ({                                   \
+    float16x masked = (vector);        \
+    int16x masked_bits;                \
     memcpy(&masked_bits, &masked, 64); \
-    masked_bits &= (mask);           \
+    masked_bits &= (mask);             \
     memcpy(&masked, &masked_bits, 64); \
-    masked;                          \
+    masked;                            \
   })
+#define sum_of4(parts) (((parts)[0] + (parts)[1]) + ((parts)[2] + (parts)[3]))
 
 // 16 latents side by side, so that every sum over dimensions stays within its lane.
 // scratch: [d_padded, 16]; columns: where their first four dimensions go, [d_padded / 4] × 64 × 4.
@@ -203,29 +209,23 @@ GRANULE_INLINE void pack_16_latents(
   size_t d_padded = 16 * packing->rotation->vectors, d_model = packing->d_model;
   const float *rows[16];
   for (size_t l = 0; l < 16; l++) rows[l] = weights + (l < latents ? l : 0) * d_model;
-  double8x low = {0}, high = {0};  // weights · centre
-  float16x raw_squares = {0};
+  // Sums over dimensions are in four parts, so that none waits for the last.
+  float16x raw_squares[4] = {{0}, {0}, {0}, {0}}, products[4] = {{0}, {0}, {0}, {0}};
   size_t i = 0;
   for (; i < d_model; i += 16) {
     float16x block[16];
-    size_t count = d_model - i < 16 ? d_model - i : 16;
-    if (count == 16)
+    if (d_model - i >= 16)
       _Pragma("clang loop unroll(full)") for (int l = 0; l < 16; l++) block[l] = load16(rows[l] + i);
     else
-      for (int l = 0; l < 16; l++) block[l] = load16_partial(rows[l] + i, count);
+      for (int l = 0; l < 16; l++) block[l] = load16_partial(rows[l] + i, d_model - i);
+    // Those of the next 16 latents come while these are worked on.
+    for (int l = 0; l < 16; l++) __builtin_prefetch(rows[l] + 16 * d_model + i, 0, 2);
     transpose16(block);
-    float scales[16] = {0}, center[16] = {0};
-    memcpy(scales, packing->scales + i, count * sizeof(float));
-    memcpy(center, packing->center + i, count * sizeof(float));
     _Pragma("clang loop unroll(full)") for (int c = 0; c < 16; c++) {
       float16x w = block[c];
-      double8x factor = (double8x){0} + (double)center[c];
-      low += factor * __builtin_convertvector(
-                          __builtin_shufflevector(w, w, 0, 1, 2, 3, 4, 5, 6, 7), double8x);
-      high += factor * __builtin_convertvector(
-                           __builtin_shufflevector(w, w, 8, 9, 10, 11, 12, 13, 14, 15), double8x);
-      raw_squares = fma16(w, w, raw_squares);
-      block[c] = w * splat16(scales[c]);
+      products[c % 4] = fma16(splat16(packing->center[i + c]), w, products[c % 4]);
+      raw_squares[c % 4] = fma16(w, w, raw_squares[c % 4]);
+      block[c] = w * splat16(packing->scales[i + c]);
     }
     _Pragma("clang loop unroll(full)") for (int bit = 1; bit < 16; bit *= 2)
         _Pragma("clang loop unroll(full)") for (int c = 0; c < 16; c++) {
@@ -240,7 +240,6 @@ GRANULE_INLINE void pack_16_latents(
   if (i < d_padded) memset(scratch + 16 * i, 0, 16 * (d_padded - i) * sizeof(float));
   rotate_across(scratch, 256, packing->rotation);
 
-  // Sums in four parts, whose rounding the bounds allow for.
   float16x squares[4] = {{0}, {0}, {0}, {0}}, residuals[4] = {{0}, {0}, {0}, {0}};
   int16x largest = {0};
   for (i = 0; i < d_padded; i += 4)
@@ -251,38 +250,40 @@ GRANULE_INLINE void pack_16_latents(
       largest = __builtin_elementwise_max(largest, bits & 0x7fffffff);
       squares[c] = fma16(x, x, squares[c]);
     }
-  float16x maximum, squared_norm = (squares[0] + squares[1]) + (squares[2] + squares[3]);
+  float16x maximum, squared_norm = sum_of4(squares);
   memcpy(&maximum, &largest, sizeof maximum);
   // Also false for NaN; see granule_quantize.
   int16x usable = (squared_norm > 1e-24f) & (squared_norm < 1e38f);
-  float16x levels = splat16((float)packing->levels), inverse = levels / maximum;
-  float16x scale = masked16(maximum / levels, usable);
-  float16x offset = splat16((float)packing->levels + 1);
+  float16x levels = splat16((float)packing->levels);
+  float16x scale = masked16(maximum / levels, usable), inverse = masked16(levels / maximum, usable);
+  float16x shift = splat16(to_integers), offset = splat16(to_integers + packing->levels + 1);
   for (i = 0; i < d_padded; i += 4) {
     int16x bytes = {0};
     _Pragma("clang loop unroll(full)") for (int c = 0; c < 4; c++) {
-      float16x x = load16(scratch + 16 * (i + c));
-      float16x rounded = masked16(__builtin_elementwise_roundeven(x * inverse), usable);
-      float16x residual = fma16(-scale, rounded, x);
+      float16x x = load16(scratch + 16 * (i + c)), shifted = fma16(x, inverse, shift);
+      float16x residual = fma16(-scale, shifted - shift, x);
       residuals[c] = fma16(residual, residual, residuals[c]);
-      bytes |= (__builtin_convertvector(rounded + offset, int16x) & 255) << (8 * c);
+      int16x bits;
+      shifted += offset - shift;
+      memcpy(&bits, &shifted, sizeof bits);
+      bytes |= (bits & 255) << (8 * c);
     }
     memcpy(columns + i * granule_panel_latents, &bytes, sizeof bytes);
   }
-  float16x residual_norm =
-      __builtin_elementwise_sqrt((residuals[0] + residuals[1]) + (residuals[2] + residuals[3]));
+  float16x residual_norm = __builtin_elementwise_sqrt(sum_of4(residuals));
   float16x norm = __builtin_elementwise_sqrt(squared_norm);
+  float16x raw_norm = __builtin_elementwise_sqrt(sum_of4(raw_squares) + splat16(1e-30f));
+  float16x product = sum_of4(products);
 
   for (size_t l = 0; l < latents; l++) {
-    double product = l < 8 ? low[l] : high[l - 8];
-    float bias = (float)(biases[l] + product), factor = packing->rotation_square;
+    float bias = biases[l] + product[l], factor = packing->rotation_square;
     bounds->scales[l] = scale[l] / factor;
     bounds->residual_norms[l] =
         packing->grow * (residual_norm[l] + packing->rounding * norm[l]) / factor;
     bounds->norms[l] = packing->grow * (norm[l] + residual_norm[l]) / factor;
-    bounds->biases[l] =
-        bias + 1e-6f * (__builtin_fabsf(bias) + __builtin_fabsf(biases[l])) + 1e-30f;
-    bounds->raw_norms[l] = 1.01f * __builtin_sqrtf(raw_squares[l] + 1e-30f);
+    bounds->raw_norms[l] = 1.01f * raw_norm[l];
+    bounds->biases[l] = bias + 1e-6f * (__builtin_fabsf(bias) + __builtin_fabsf(biases[l])) +
+                        packing->center_rounding * bounds->raw_norms[l] + 1e-30f;
     int is_zero = !usable[l];
     for (i = 0; is_zero && i < d_model; i++) is_zero = rows[l][i] == 0;
     // Nothing is known: it may always be active. A row of zeros is known.

@@ -17,9 +17,9 @@ final class QuantizedEncoder: @unchecked Sendable {
   let latents: Int
   /// d_model, rounded up to whole vectors that the rotation can take.
   let paddedDModel: Int
-  /// Subtracted from the encoder's input: [d_model]
+  /// Subtracted from the encoder's input: [padded d_model]
   let center: FloatStorage
-  /// What the centred input is multiplied by, one over what weights are: [d_model]
+  /// What the centred input is multiplied by, one over what weights are: [padded d_model]
   let inputScales: FloatStorage
   /// ‖W_enc[j]‖ / norms[j], at most: what relates raw norms to those after the transform.
   private var rawNormRatio = 0.0
@@ -55,9 +55,12 @@ final class QuantizedEncoder: @unchecked Sendable {
     paddedDModel = 16 * vectors
     // AVX2 adds two products in 16 bits: with 7 bits on one side they fit.
     levels = cpu == .avx2 ? 63 : 127
-    let (center, weightScales) = Self.balance(dictionary)
+    let (center, weightScales) = Self.balance(dictionary, count: paddedDModel)
     self.center = center
-    inputScales = FloatStorage(weightScales.values.map { 1 / $0 })
+    inputScales = FloatStorage(weightScales.values.map { $0 == 0 ? 0 : 1 / $0 })
+    // Four partial sums, as the kernel has them (Higham, as below), and the sum of those.
+    let centerNorm = center.values.reduce(0) { $0 + Double($1) * Double($1) }.squareRoot()
+    let centerRounding = 1.1 * Double(4 * vectors + 4) * 0x1p-24 * centerNorm
 
     // Every step of the transform rounds once, relative to the norm; each of Hartley's sums of `odd`
     // terms odd / 2 + 3 times, coefficients included, relative to at most √2 times the norm.
@@ -82,7 +85,7 @@ final class QuantizedEncoder: @unchecked Sendable {
       let packing = granule_packing(
         scales: weightScales.pointer, center: center.pointer, d_model: dModel, rotation: rotation,
         levels: levels, rotation_square: Float(16 * vectors / odd), rounding: Float(rounding),
-        grow: grow)
+        grow: grow, center_rounding: Float(centerRounding))
       Parallel.forBlocks(panels, size: max(1, min(16, panels / Parallel.threads))) { _, range in
         var packing = packing
         let scratch = FloatStorage(uninitializedCount: 16 * paddedDModel)
@@ -126,7 +129,7 @@ final class QuantizedEncoder: @unchecked Sendable {
   /// Bytes of memory that it takes.
   var residentBytes: Int {
     let floats =
-      weights.count + scales.count * 4 + (biasesAboveThresholds?.count ?? 0) + 2 * dModel
+      weights.count + scales.count * 4 + (biasesAboveThresholds?.count ?? 0) + 2 * paddedDModel
     return floats * MemoryLayout<Float>.size
   }
 
@@ -175,11 +178,13 @@ final class QuantizedEncoder: @unchecked Sendable {
   ///
   /// Quantising costs ‖D⁻¹x‖ on one side and ‖Dw‖ on the other; their product is least where D⁴ is
   /// the ratio of the mean squares of each dimension.
+  ///
+  /// - Parameter count: of the values returned, 0 beyond d_model.
   private static func balance(
-    _ dictionary: SparseAutoencoder
+    _ dictionary: SparseAutoencoder, count: Int
   ) -> (center: FloatStorage, weightScales: FloatStorage) {
     let dModel = dictionary.dModel
-    let center = FloatStorage(count: dModel)
+    let center = FloatStorage(count: count)
     if dictionary.inputNormalization == .none {
       let bias = dictionary.decoderBias.pointer
       for i in 0..<dModel {
@@ -216,9 +221,9 @@ final class QuantizedEncoder: @unchecked Sendable {
     let ratios = zip(activations, weights).map { ($0 / $1).squareRoot().squareRoot() }
     let logarithms = ratios.reduce(0) { $0 + log($1) } / Double(dModel)
     let middle = exp(logarithms)
-    return (
-      center, FloatStorage(ratios.map { Float(min(max($0 / middle, 1e-3), 1e3)) })
-    )
+    let weightScales = FloatStorage(count: count)
+    for i in 0..<dModel { weightScales.pointer[i] = Float(min(max(ratios[i] / middle, 1e-3), 1e3)) }
+    return (center, weightScales)
   }
 }
 

@@ -83,7 +83,8 @@ void granule_quantize(
 
 /// How an encoder is quantised.
 typedef struct {
-  /// [d_model]: what weights are multiplied by, and the centre of the activations.
+  /// What weights are multiplied by, and the centre of the activations: [16 · vectors], 0 beyond
+  /// d_model.
   const float *scales, *center;
   size_t d_model;
   const granule_rotation *rotation;
@@ -94,6 +95,8 @@ typedef struct {
   /// Bound of the transform's rounding, relative to a row's norm; slightly more than 1, which covers
   /// that of the norms themselves.
   float rounding, grow;
+  /// Bound of the rounding of weights · center, relative to the weights' norm.
+  float center_rounding;
 } granule_packing;
 /// The parts of a panel's bounds, each [64]; see granule_screen.
 typedef struct {
