@@ -33,8 +33,12 @@ struct Admission {
     let response = responseBytesMax(tokens: tokens, stages[stages.count - 1], request, dictionary)
     try checkResponse(
       response, hint: "send fewer tokens, set omit_codes, or ask for a smaller granularity")
+    // Tokens are fewer than the bytes of the request: no product overflows.
+    let progress =
+      stages.count > 1
+      ? tokens * EncodeProgress.bytesMax(k: stages.reduce(0) { max($0, $1.k) }) : 0
     // A client that reads slowly may have every stage waiting.
-    let bytes = requestBytes + stages.count * response
+    let bytes = requestBytes + progress + stages.count * response
     guard bytes <= limits.admittedBytesMax else {
       throw ServerError(
         .resourceExhausted,

@@ -42,10 +42,13 @@ struct ComputeBatch {
     let activations = workspace.float32(zip(rows, types).map { ($0.bytes, $1) })
     // One pass over the encoder, whatever the granularities.
     let codes = version.dictionary.encode(
-      zip(rows, activations).map {
-        EncodeInput(
-          activations: $1, tokens: $0.piece.tokens.count, granularity: $0.stage.granularity,
-          k: $0.stage.k == 0 ? nil : $0.stage.k)
+      zip(rows, activations).map { row, activations in
+        var input = EncodeInput(
+          activations: activations, tokens: row.piece.tokens.count,
+          granularity: row.stage.granularity, k: row.stage.k == 0 ? nil : row.stage.k)
+        input.progress = row.piece.item.encodeProgress
+        input.firstToken = row.piece.tokens.lowerBound
+        return input
       }, workspace: workspace.encoding)
     for (place, (piece, stage, _)) in rows.enumerated() {
       switch codes[place] {

@@ -79,6 +79,8 @@ final class ComputeJob: Sendable {
   /// Σ‖x − mean‖² of each block of tokens; pieces start at whole blocks and write blocks of their
   /// own.
   private let variances: MemoryBlock
+  /// What each stage leaves for the next, where there are several; pieces encode ranges of their own.
+  let encodeProgress: EncodeProgress?
   /// x̂ of each token, where it is wanted; pieces write ranges of their own.
   private let reconstruction: MemoryBlock?
 
@@ -97,7 +99,10 @@ final class ComputeJob: Sendable {
     progress = Mutex(Progress(since: arrival))
     let rowBytes = version.dictionary.dModel * MemoryLayout<Float>.size
     switch work {
-    case .encode(let request, let tokens, _, _):
+    case .encode(let request, let tokens, let stages, _):
+      encodeProgress =
+        stages.count > 1
+        ? EncodeProgress(tokens: tokens, kMax: stages.reduce(0) { max($0, $1.k) }) : nil
       squaredErrors = MemoryBlock(byteCount: tokens * MemoryLayout<Float>.size)
       let blocks =
         (tokens + Scheduler<ComputeJob>.blockTokens - 1) / Scheduler<ComputeJob>.blockTokens
@@ -105,6 +110,7 @@ final class ComputeJob: Sendable {
       reconstruction =
         request.returnReconstruction ? MemoryBlock(byteCount: tokens * rowBytes) : nil
     case .decode(_, let tokens):
+      encodeProgress = nil
       squaredErrors = MemoryBlock(byteCount: 0)
       variances = MemoryBlock(byteCount: 0)
       reconstruction = MemoryBlock(byteCount: tokens * rowBytes)

@@ -8,11 +8,17 @@ struct EncodeRow {
   var granularity: Int
   /// 0 where the largest are not wanted, but all that are active and at least `floor`.
   var k: Int
+  /// The k of this granularity or of larger ones to come, whichever is the largest.
+  var kMax: Int
   var floor: Float = 0
+  var progress: UnsafeMutablePointer<EncodeProgress.Token>?
+
+  /// Panels before it have been screened already.
+  var firstPanel: Int { progress?.pointee.panels ?? 0 }
 }
 
-/// Tokens that are encoded together on one thread: their rows descend in granularity, so that each
-/// panel of latents meets a prefix of them.
+/// Tokens that are encoded together on one thread: they begin at the same panel and descend in
+/// granularity, so that each panel of latents meets a prefix of them.
 struct EncodeBlock {
   let dictionary: SparseAutoencoder
   let workspace: EncodeWorkspace
@@ -74,6 +80,7 @@ struct EncodeBlock {
     workspace.counters.tokens += count
     begin()
     scoreAll()
+    keepProgress()
     for position in 0..<count {
       let isExact = finish(position, emit: emit)
       precondition(isExact, "thresholds of scored latents are no guesses")
@@ -86,7 +93,12 @@ struct EncodeBlock {
     begin()
     reserveQuantized()
     quantize(0..<count, squaredNorms: squaredNorms, scratch: workspace.transformed)
-    screen(panels: 0..<panels, quantized: workspace.quantized.pointer)
+    resumeProgress()
+    screen(
+      panels: row(0).firstPanel..<max(panels, row(0).firstPanel),
+      quantized: workspace.quantized.pointer)
+    keepProgress()
+    dropWhatLaterNeeds()
     for start in stride(from: 0, to: count, by: rescoredTokens) {
       rescore(0..<gatherPairs(start..<min(start + rescoredTokens, count)))
     }
@@ -108,7 +120,7 @@ struct EncodeBlock {
     let floors = dictionary.effectiveThresholds?.pointer
     for position in 0..<count { tokens[position].threshold = row(position).floor }
     var active = count
-    var schedule = RaiseSchedule(k: topK(0), capacity: capacity)
+    var schedule = RaiseSchedule(k: row(0).kMax, capacity: capacity)
     let largest = rows.first!.granularity
     var first = 0
     while first < largest {
@@ -119,9 +131,9 @@ struct EncodeBlock {
         dictionary.encoderCPU.kernels, dictionary.encoderWeights.pointer,
         dictionary.encoderBias.pointer, floors, first, end, inputs, dModel, tokens, active)
       if schedule.due(latents: end) == .all {
-        for position in 0..<active where topK(position) > 0 {
+        for position in 0..<active where row(position).kMax > 0 {
           granule_raise_threshold(
-            dictionary.encoderCPU.kernels, tokens + position, topK(position), nil, 0, nil)
+            dictionary.encoderCPU.kernels, tokens + position, row(position).kMax, nil, 0, nil)
         }
       }
       first = end
@@ -171,7 +183,7 @@ struct EncodeBlock {
       screenPart(
         &screen, encoder.cpu, panels, start..<min(start + part, count), quantized + start * padded)
     }
-    for position in 0..<count { raise(position, &screen, encoder.cpu) }
+    for position in 0..<count { raise(position, k: row(position).kMax, &screen, encoder.cpu) }
   }
 
   private func screenPart(
@@ -179,7 +191,8 @@ struct EncodeBlock {
     _ quantized: UnsafePointer<Int8>
   ) {
     let panelLatents = QuantizedEncoder.panelLatents
-    var schedule = RaiseSchedule(k: topK(range.lowerBound), capacity: capacity)
+    let kept = range.reduce(0) { max($0, Int(tokens[$1].count)) }
+    var schedule = RaiseSchedule(k: row(range.lowerBound).kMax, capacity: capacity - kept)
     let mayOverflow = capacity < rows.first!.granularity + Self.slack
     var active = range.count
     for panel in panels {
@@ -204,7 +217,7 @@ struct EncodeBlock {
       for position in range.lowerBound..<range.lowerBound + active {
         let full = capacity - 2 * Self.slack
         if due == .all || Int(tokens[position].count) > full {
-          raise(position, &screen, cpu)
+          raise(position, k: row(position).kMax, &screen, cpu)
           if mayOverflow, Int(tokens[position].count) > full - capacity / 8 {
             tokens[position].threshold = Self.abandoned
             tokens[position].count = 0
@@ -216,10 +229,12 @@ struct EncodeBlock {
     }
   }
 
-  private func raise(_ position: Int, _ screen: inout granule_screen, _ cpu: EncoderCPU) {
-    guard topK(position) > 0, tokens[position].threshold < Self.abandoned else { return }
+  private func raise(
+    _ position: Int, k: Int, _ screen: inout granule_screen, _ cpu: EncoderCPU
+  ) {
+    guard k > 0, tokens[position].threshold < Self.abandoned else { return }
     granule_raise_threshold(
-      cpu.kernels, tokens + position, topK(position), &screen,
+      cpu.kernels, tokens + position, k, &screen,
       workspace.guessMargin / Float(dModel).squareRoot(), workspace.estimates.reserve(capacity))
   }
 
@@ -313,7 +328,7 @@ struct EncodeBlock {
       (tokens[position].bounds + have).update(from: more.bounds, count: found)
       (tokens[position].latents + have).update(from: more.latents, count: found)
       tokens[position].count += more.count
-      raise(position, &screen, dictionary.encoderCPU)
+      raise(position, k: row(position).kMax, &screen, dictionary.encoderCPU)
     }
   }
 
@@ -337,10 +352,49 @@ struct EncodeBlock {
     }
   }
 
-  // MARK: Selection
+  // MARK: From one granularity to the next
 
-  /// 0 where the selection rule has no k.
-  private func topK(_ position: Int) -> Int { row(position).k }
+  /// Begins with what a smaller granularity has left.
+  private func resumeProgress() {
+    for position in 0..<count {
+      guard let progress = row(position).progress?.pointee, progress.panels > 0,
+        tokens[position].threshold < Self.abandoned
+      else { continue }
+      let kept = progress.latents.count
+      tokens[position].latents.update(from: progress.latents, count: kept)
+      tokens[position].bounds.update(from: progress.bounds, count: kept)
+      tokens[position].count = UInt32(kept)
+      tokens[position].threshold = max(tokens[position].threshold, progress.threshold)
+    }
+  }
+
+  /// Leaves to larger granularities what may be active at them.
+  private func keepProgress() {
+    for position in 0..<count {
+      let row = row(position)
+      guard let progress = row.progress else { continue }
+      let token = tokens[position]
+      guard token.threshold < Self.abandoned else {
+        progress.pointee = EncodeProgress.Token()
+        continue
+      }
+      EncodeProgress.keep(
+        progress, panels: row.granularity / QuantizedEncoder.panelLatents,
+        threshold: token.threshold, kMax: row.kMax,
+        latents: UnsafeBufferPointer(start: token.latents, count: Int(token.count)),
+        bounds: token.bounds)
+    }
+  }
+
+  /// Drops what may be active at larger granularities only.
+  private func dropWhatLaterNeeds() {
+    var screen = dictionary.quantizedEncoder.screen
+    for position in 0..<count where row(position).k < row(position).kMax {
+      raise(position, k: row(position).k, &screen, dictionary.encoderCPU)
+    }
+  }
+
+  // MARK: Selection
 
   /// Emits what the selection rule keeps of a token's scored latents; returns false, and does not,
   /// where a latent that was dropped may be active: with `topk`, where what was guessed is more than
@@ -348,7 +402,7 @@ struct EncodeBlock {
   private func finish(_ position: Int, emit: Emit) -> Bool {
     let token = tokens[position]
     guard token.threshold < Self.abandoned else { return false }
-    let k = topK(position)
+    let k = row(position).k
     let count: Int
     if k > 0 {
       var kth: Float = 0

@@ -11,6 +11,11 @@ public struct EncodeInput {
   public var granularity: Int
   /// For `topk` only; nil takes `defaultK(at:)`.
   public var k: Int?
+  /// What smaller granularities have left for this one, and this one for larger ones; nil where there
+  /// are none.
+  public var progress: EncodeProgress?
+  /// The first token's place in `progress`.
+  public var firstToken = 0
 
   /// Tokens to encode.
   public init(
@@ -68,34 +73,39 @@ extension SparseAutoencoder {
       precondition(input.activations.count == input.tokens * dModel)
       do throws(EncodingError) {
         let k = try checkedK(input.k, granularity: input.granularity)
+        let kMax = max(k, input.progress?.kMax ?? 0)
         for token in 0..<input.tokens {
           rows.append(
             EncodeRow(
               request: request, token: token, granularity: input.granularity,
-              k: floor == nil ? k : 0, floor: floor ?? 0))
+              k: floor == nil ? k : 0, kMax: floor == nil ? kMax : 0, floor: floor ?? 0,
+              progress: input.progress?.token(input.firstToken + token)))
         }
       } catch {
         errors[request] = error
       }
     }
-    if encodeInputs.count > 1 {
+    if encodeInputs.count > 1 || encodeInputs.contains(where: { $0.progress != nil }) {
       // Stable: tokens of an input stay in order.
-      rows.sort { $0.granularity > $1.granularity }
+      rows.sort { ($0.firstPanel, $1.granularity) < ($1.firstPanel, $0.granularity) }
     }
     var answers = EncodeAnswers(encodeInputs)
     var next = 0
     while next < rows.count {
-      let (granularity, k) = (rows[next].granularity, rows[next].k)
+      let (granularity, firstPanel) = (rows[next].granularity, rows[next].firstPanel)
+      // Rows that begin at the same panel.
+      let alike = rows[next...].prefix { $0.firstPanel == firstPanel }
       let path =
         workspace.forcedPath
-        ?? fasterPath(granularity: granularity, k: k, tokens: rows.count - next)
+        ?? fasterPath(granularity: granularity, k: rows[next].k, tokens: alike.count)
       // k may differ within a block: the lists must hold the largest.
-      let largestK = encodeInputs.count > 1 ? rows[next...].reduce(0) { max($0, $1.k) } : k
-      let size = EncodeBlock.size(path, granularity: granularity, k: largestK, dModel: dModel)
+      let kMax =
+        encodeInputs.count > 1 ? alike.reduce(0) { max($0, $1.kMax) } : rows[next].kMax
+      let size = EncodeBlock.size(path, granularity: granularity, k: kMax, dModel: dModel)
+      let block = alike.prefix(size.tokens)
       encodeBlock(
-        Array(rows[next..<min(next + size.tokens, rows.count)]), path, capacity: size.capacity,
-        encodeInputs, workspace, &answers, &errors)
-      next += size.tokens
+        Array(block), path, capacity: size.capacity, encodeInputs, workspace, &answers, &errors)
+      next = block.endIndex
     }
     return encodeInputs.indices.map { request in
       errors[request].map { .failure($0) } ?? .success(answers.codes(of: request))
@@ -171,7 +181,7 @@ extension SparseAutoencoder {
     }
     var errors: [EncodingError?] = [nil]
     let wanted = (0..<tokens).map {
-      EncodeRow(request: 0, token: $0, granularity: granularity, k: k)
+      EncodeRow(request: 0, token: $0, granularity: granularity, k: k, kMax: k)
     }
     let (rows, squaredNorms) = prepareRows(wanted, [input], workspace, &errors)
     if let error = errors[0] { throw error }
