@@ -134,6 +134,17 @@ let package = Package(
       name: "TestSupport", dependencies: ["LanguageModel", "SparseAutoencoder", "Tensors"],
       path: "Tests/TestSupport",
       swiftSettings: strict),
+    // What the fuzzer runs, and the replay of its corpora.
+    .target(
+      name: "FuzzTargets",
+      dependencies: [
+        "LanguageModel", "ModelRepository", "SparseAutoencoder", "StrictJSON", "Tensors",
+        "TestSupport", "Training", "Wire",
+      ],
+      path: "Tests/FuzzTargets", swiftSettings: strict),
+    .testTarget(
+      name: "FuzzTests", dependencies: ["FuzzTargets"], exclude: ["Corpora"],
+      swiftSettings: strict),
     .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
     .testTarget(name: "EventLoopTests", dependencies: ["EventLoop"], swiftSettings: strict),
     .testTarget(
@@ -145,3 +156,10 @@ let package = Package(
       swiftSettings: strict),
   ]
 )
+
+// The fuzzer links libFuzzer, so only scripts/fuzz builds it.
+if Context.environment["GRANULE_FUZZ"] != nil {
+  package.targets.append(
+    .executableTarget(
+      name: "fuzz", dependencies: ["FuzzTargets"], path: "Tests/Fuzz", swiftSettings: strict))
+}

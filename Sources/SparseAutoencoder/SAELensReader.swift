@@ -235,6 +235,11 @@ extension SparseAutoencoder {
     let encoderRows = transposed(encoder, rows: dModel, columns: latents)
     if config.rescalesByDecoderNorm {
       foldDecoderNorms(encoderRows, encoderBias, decoder, dModel: dModel)
+      guard encoderRows.values.allSatisfy(\.isFinite), encoderBias.values.allSatisfy(\.isFinite)
+      else {
+        throw try file.tensor("W_dec").fault(
+          "has rows so long that W_enc or b_enc, scaled by their norms, overflows float32")
+      }
     }
     let rule: SelectionRule =
       switch config.architecture {
