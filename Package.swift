@@ -100,7 +100,8 @@ let package = Package(
       swiftSettings: strict),
 
     // Tests mirror the rooms.
-    .testTarget(name: "StrictJSONTests", dependencies: ["StrictJSON"], swiftSettings: strict),
+    .testTarget(
+      name: "StrictJSONTests", dependencies: ["StrictJSON", "CJansson"], swiftSettings: strict),
     .testTarget(
       name: "TensorsTests", dependencies: ["Tensors", "StrictJSON", "CKernels", "TestSupport"],
       swiftSettings: strict),

@@ -49,4 +49,6 @@ if words[1] == "seeds" {
 let chosen = target(words[1])
 var argumentCount = CommandLine.argc - 1
 var arguments = CommandLine.unsafeArgv + 1
+// To minimise, libFuzzer has a shell run the program again that this place names.
+arguments[0] = strdup("\(words[0]) \(words[1])")
 exit(runFuzzer(&argumentCount, &arguments, testOneInput))
