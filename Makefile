@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that is needed; both install what they lack and can be run
 # again at any time.
-.PHONY: help demo test check-deep build lint dependencies clean
+.PHONY: help demo test check-deep check-threads check-memory build lint dependencies clean
 
 help:
 	@echo "make demo    train a dictionary on a real model's activations, publish, serve, encode, swap"
@@ -8,7 +8,12 @@ help:
 	@echo "make test    run every test"
 	@echo "make check-deep"
 	@echo "             encode ten million tokens and compare each with the plain encoder, in minutes"
-	@echo "             (GRANULE_SEED=N replays)"
+	@echo "             (GRANULE_SEED=N replays); then fuzz each reader of files and messages for ten"
+	@echo "             minutes (GRANULE_FUZZ_SECONDS=N)"
+	@echo "make check-threads"
+	@echo "             run the server's tests under the thread sanitizer"
+	@echo "make check-memory"
+	@echo "             run every test under the address sanitizer"
 	@echo "make build   build .build/release/granule"
 	@echo "make lint    check the sources' format and the generated protobuf code"
 	@echo "make clean   remove what was built"
@@ -30,6 +35,13 @@ test: dependencies
 
 check-deep: dependencies
 	GRANULE_DEEP=1 swift test -c release --filter DeepTests
+	scripts/fuzz
+
+check-threads: dependencies
+	scripts/check-threads
+
+check-memory: dependencies
+	scripts/check-memory
 
 lint: dependencies
 	swift format lint --strict --recursive Package.swift Sources serve training Tests

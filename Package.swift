@@ -100,7 +100,8 @@ let package = Package(
       swiftSettings: strict),
 
     // Tests mirror the rooms.
-    .testTarget(name: "StrictJSONTests", dependencies: ["StrictJSON"], swiftSettings: strict),
+    .testTarget(
+      name: "StrictJSONTests", dependencies: ["StrictJSON", "CJansson"], swiftSettings: strict),
     .testTarget(
       name: "TensorsTests", dependencies: ["Tensors", "StrictJSON", "CKernels", "TestSupport"],
       swiftSettings: strict),
@@ -134,6 +135,17 @@ let package = Package(
       name: "TestSupport", dependencies: ["LanguageModel", "SparseAutoencoder", "Tensors"],
       path: "Tests/TestSupport",
       swiftSettings: strict),
+    // What the fuzzer runs, and the replay of its corpora.
+    .target(
+      name: "FuzzTargets",
+      dependencies: [
+        "LanguageModel", "ModelRepository", "SparseAutoencoder", "StrictJSON", "Tensors",
+        "TestSupport", "Training", "Wire",
+      ],
+      path: "Tests/FuzzTargets", swiftSettings: strict),
+    .testTarget(
+      name: "FuzzTests", dependencies: ["FuzzTargets"], exclude: ["Corpora"],
+      swiftSettings: strict),
     .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
     .testTarget(name: "EventLoopTests", dependencies: ["EventLoop"], swiftSettings: strict),
     .testTarget(
@@ -145,3 +157,10 @@ let package = Package(
       swiftSettings: strict),
   ]
 )
+
+// The fuzzer links libFuzzer, so only scripts/fuzz builds it.
+if Context.environment["GRANULE_FUZZ"] != nil {
+  package.targets.append(
+    .executableTarget(
+      name: "fuzz", dependencies: ["FuzzTargets"], path: "Tests/Fuzz", swiftSettings: strict))
+}

@@ -1,9 +1,13 @@
 import SparseAutoencoder
+import Tensors
 import Wire
 
 /// Checks a request against the model that it names, before any work is done for it.
 struct Admission {
   let limits: ServerLimits
+  /// The system is asked for memory before a request that may take so many bytes is let in; what is
+  /// smaller comes of memory that the allocator holds already.
+  private static let probedBytesMin = 1 << 20
 
   /// What a request comes to if it is let in.
   struct Plan {
@@ -203,6 +207,13 @@ struct Admission {
       throw ServerError(
         .unavailable,
         "the queue holds \(waiting) tokens, the limit is \(limits.queueTokensMax); try again later",
+        retryAfterMilliseconds: retryAfter)
+    }
+    // What has been admitted may not have been allocated yet.
+    guard bytes < Self.probedBytesMin || Memory.canBeHad(admittedBytes + bytes) else {
+      throw ServerError(
+        .resourceExhausted,
+        "there is no memory for the request, which may take \(bytes) bytes; send fewer tokens, or try again later",
         retryAfterMilliseconds: retryAfter)
     }
     guard admittedBytes == 0 || bytes <= limits.admittedBytesMax - admittedBytes else {

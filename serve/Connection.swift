@@ -62,6 +62,15 @@ final class Connection: ByteStreamHandler {
 
   func space(for stream: ByteStream) -> UnsafeMutableRawBufferPointer { decoder.space() }
 
+  func streamLacksSpace(_ stream: ByteStream) {
+    refuse(
+      .receiveMemory,
+      ServerError(
+        .resourceExhausted,
+        "there is no memory for a longer frame than \(decoder.bufferedBytes) bytes; connect again later",
+        retryAfterMilliseconds: server.limits.retryAfterMilliseconds))
+  }
+
   func stream(_ stream: ByteStream, received count: Int) {
     decoder.received(count)
     bytesReceived += count

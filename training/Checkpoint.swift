@@ -9,6 +9,8 @@ struct Checkpoint {
   /// Older ones are removed once a newer one is on the disk.
   static let kept = 2
   private static let prefix = "step-"
+  /// Beyond any run, and small enough that its tokens fit 63 bits.
+  private static let stepsMax = 1 << 40
   private static let stateName = "state.safetensors"
 
   /// Steps done.
@@ -69,7 +71,7 @@ struct Checkpoint {
   static func steps(run: String) -> [Int] {
     let names = (try? Folder.entries(of: "\(run)/\(folderName)")) ?? []
     return names.filter { $0.hasPrefix(prefix) }.compactMap { Int($0.dropFirst(prefix.count)) }
-      .filter { (0...1 << 48).contains($0) }.sorted()
+      .filter { (0...stepsMax).contains($0) }.sorted()
   }
 
   /// Reads the newest checkpoint of a run that can be read, nil where there is none at all.
@@ -112,9 +114,9 @@ struct Checkpoint {
         try tensor.copyFloat32(elements: 0..<tensor.count, into: values.pointer)
       }
     }
-    guard let optimizerSteps = file.metadata["optimizer_steps"].flatMap(Int.init) else {
-      throw TrainingError("\(path): the metadata has no optimizer_steps")
-    }
+    guard let optimizerSteps = file.metadata["optimizer_steps"].flatMap(Int.init),
+      (0...stepsMax).contains(optimizerSteps)
+    else { throw TrainingError("\(path): the metadata has no optimizer_steps in 0 … 2^40") }
     optimizer.steps = optimizerSteps
     let ages = try file.tensor("tokens_since_active")
     let mean = try file.tensor("activation_mean").float32().array

@@ -7,6 +7,8 @@ struct HarvestManifest {
   static let fileName = "manifest.json"
   /// The longest manifest that is read, in bytes.
   private static let bytesMax = 256 << 20
+  /// Tokens of a shard: beyond any, and small enough that the sum of all fits 63 bits.
+  private static let shardTokensMax = 1 << 32
 
   /// A file that is there whole in every layer's folder.
   struct Shard: Equatable {
@@ -75,7 +77,8 @@ struct HarvestManifest {
     for entry in stored {
       guard let file = entry["file"]?.string, !file.contains("/"),
         let tokens = entry["tokens"]?.integer,
-        tokens >= 0, let ends = entry["sequences"]?.elements?.compactMap(\.integer),
+        (0...Self.shardTokensMax).contains(tokens),
+        let ends = entry["sequences"]?.elements?.compactMap(\.integer),
         ends.count == 2,
         ends[0] == next, ends[0] < ends[1]
       else { throw TrainingError("\(path): shard \(shards.count) is malformed") }

@@ -3,8 +3,10 @@ import Glibc
 
 /// What a stream tells its user, always on the loop's thread.
 public protocol ByteStreamHandler: AnyObject {
-  /// Where the next bytes belong; not empty.
+  /// Where the next bytes belong; empty where there is no memory for them.
   func space(for stream: ByteStream) -> UnsafeMutableRawBufferPointer
+  /// There was no space: a stream that is not ended now is closed.
+  func streamLacksSpace(_ stream: ByteStream)
   /// `count` bytes lie at the start of the space given last.
   func stream(_ stream: ByteStream, received count: Int)
   /// The peer will send no more; it may still read.
@@ -13,6 +15,11 @@ public protocol ByteStreamHandler: AnyObject {
   func streamWrote(_ stream: ByteStream)
   /// The last call: the stream is closed, because of `error` if there is one.
   func streamClosed(_ stream: ByteStream, error: EventLoopError?)
+}
+
+extension ByteStreamHandler {
+  /// Lets the stream be closed.
+  public func streamLacksSpace(_ stream: ByteStream) {}
 }
 
 /// A connected TCP or Unix socket.
@@ -197,6 +204,11 @@ public final class ByteStream: LoopHandle {
 
   private func didRead(_ count: Int) {
     guard isOpen, count != 0 else { return }
+    if count == Int(UV_ENOBUFS.rawValue) {
+      handler?.streamLacksSpace(self)
+      // What ends in good order goes on reading what it discards.
+      if case .finishing = state { return }
+    }
     if count < 0 {
       isReading = false
       uv_read_stop(rawStream)

@@ -208,6 +208,13 @@ extension SparseAutoencoder {
     _ config: SAELensConfig, _ file: SafetensorsFile, _ companion: SafetensorsFile?
   ) throws(TensorFileError) -> Parts {
     let (dModel, latents) = (config.dModel, config.latents)
+    // All tensors as float32, and W_enc once more, transposed.
+    let needed = 4 * (file.tensors.reduce(0) { $0 + $1.count } + (file["W_enc"]?.count ?? 0))
+    guard Memory.canBeHad(needed) else {
+      throw TensorFileError(
+        file: file.file.path,
+        fault: "needs \(needed) bytes of memory to be loaded, more than can be had")
+    }
     var shapes = [
       "W_enc": [dModel, latents], "b_enc": [latents], "W_dec": [latents, dModel], "b_dec": [dModel],
     ]
@@ -235,6 +242,11 @@ extension SparseAutoencoder {
     let encoderRows = transposed(encoder, rows: dModel, columns: latents)
     if config.rescalesByDecoderNorm {
       foldDecoderNorms(encoderRows, encoderBias, decoder, dModel: dModel)
+      guard encoderRows.values.allSatisfy(\.isFinite), encoderBias.values.allSatisfy(\.isFinite)
+      else {
+        throw try file.tensor("W_dec").fault(
+          "has rows so long that W_enc or b_enc, scaled by their norms, overflows float32")
+      }
     }
     let rule: SelectionRule =
       switch config.architecture {

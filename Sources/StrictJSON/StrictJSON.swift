@@ -54,9 +54,7 @@ public enum StrictJSON {
     let realPrecision = 17 << 11  // JSON_REAL_PRECISION(17), a macro that Swift does not see
     let layout = indented ? 2 : Int(JSON_COMPACT)
     let flags = Int(JSON_PRESERVE_ORDER | JSON_ENCODE_ANY) | realPrecision | layout
-    guard let text = json_dumps(tree, flags) else {
-      preconditionFailure("libjansson could not allocate the text of a JSON value")
-    }
+    guard let text = json_dumps(tree, flags) else { outOfMemory() }
     defer { free(text) }
     return String(cString: text)
   }
@@ -99,15 +97,25 @@ public enum StrictJSON {
     }
   }
 
+  /// A text that lacks a part would be worse than none.
+  private static func outOfMemory() -> Never {
+    fatalError("out of memory: libjansson could not allocate a JSON value")
+  }
+
   private static func node(of value: JSONValue) -> UnsafeMutablePointer<json_t>? {
     switch value {
     case .object(let members):
       let object = json_object()
-      for member in members { json_object_set_new(object, member.key, node(of: member.value)) }
+      for member in members {
+        let code = json_object_set_new(object, member.key, node(of: member.value))
+        if code != 0 { outOfMemory() }
+      }
       return object
     case .array(let elements):
       let array = json_array()
-      for element in elements { json_array_append_new(array, node(of: element)) }
+      for element in elements {
+        if json_array_append_new(array, node(of: element)) != 0 { outOfMemory() }
+      }
       return array
     case .string(let text):
       var text = text

@@ -1,3 +1,5 @@
+import Glibc
+
 /// Why a peer's bytes cannot be read as frames.
 public enum FrameError: Error, Equatable, CustomStringConvertible {
   /// The length before a frame is beyond the limit; both in bytes.
@@ -54,7 +56,7 @@ public struct FrameDecoder: ~Copyable {
     storage = UnsafeMutableRawBufferPointer(start: nil, count: 0)
   }
 
-  deinit { storage.deallocate() }
+  deinit { free(storage.baseAddress) }
 
   /// Bytes received and not yet given out as frames.
   public var bufferedBytes: Int { end - start }
@@ -62,7 +64,7 @@ public struct FrameDecoder: ~Copyable {
   /// Bytes of memory held.
   public var capacityBytes: Int { storage.count }
 
-  /// Where the next received bytes belong; never empty.
+  /// Where the next received bytes belong; empty only where there is no memory for more.
   public mutating func space() -> UnsafeMutableRawBufferPointer {
     if start == end {
       start = 0
@@ -123,14 +125,14 @@ public struct FrameDecoder: ~Copyable {
     resize(to: max(min(doubled, used + wanted), used + Self.readBytesMin))
   }
 
+  /// Does nothing where there is no memory.
   private mutating func resize(to capacity: Int) {
-    let fresh =
-      capacity == 0
-      ? UnsafeMutableRawBufferPointer(start: nil, count: 0)
-      : .allocate(byteCount: capacity, alignment: 64)
+    var block: UnsafeMutableRawPointer?
+    guard capacity == 0 || posix_memalign(&block, 64, capacity) == 0 else { return }
+    let fresh = UnsafeMutableRawBufferPointer(start: block, count: capacity)
     let used = bufferedBytes
     if used > 0 { fresh.copyMemory(from: UnsafeRawBufferPointer(rebasing: storage[start..<end])) }
-    storage.deallocate()
+    free(storage.baseAddress)
     storage = fresh
     start = 0
     end = used

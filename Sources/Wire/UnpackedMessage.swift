@@ -7,6 +7,8 @@ public enum UnpackingError: Error, Equatable, CustomStringConvertible {
   case malformed
   /// Unpacked, the message takes more memory than `limit` bytes.
   case tooMuchMemory(limit: Int)
+  /// The system refuses memory for the message.
+  case outOfMemory
 
   /// What was wrong, and the limit.
   public var description: String {
@@ -15,6 +17,7 @@ public enum UnpackingError: Error, Equatable, CustomStringConvertible {
       "the frame is not a protobuf message of the expected type: check the client's granule.proto"
     case .tooMuchMemory(let limit):
       "the message takes more than \(limit) bytes of memory when unpacked; send fewer or smaller fields"
+    case .outOfMemory: "there is no memory to unpack the message; try again later"
     }
   }
 }
@@ -46,7 +49,7 @@ final class UnpackedMessage<Message>: @unchecked Sendable {
     var allocator = arena.allocator
     let bytes = payload.bindMemory(to: UInt8.self)
     guard let message = unpack(&allocator, bytes.count, bytes.baseAddress) else {
-      throw arena.refused ? .tooMuchMemory(limit: memoryBytesMax) : .malformed
+      throw arena.failure ?? .malformed
     }
     self.message = UnsafePointer(message)
   }
@@ -94,7 +97,8 @@ private final class UnpackingArena {
   private var first: UnsafeMutableRawPointer?
   private(set) var bytes = 0
   private let bytesMax: Int
-  private(set) var refused = false
+  /// Why memory was refused first.
+  private(set) var failure: UnpackingError?
 
   init(bytesMax: Int) { self.bytesMax = bytesMax }
 
@@ -120,10 +124,12 @@ private final class UnpackingArena {
 
   private func allocate(_ byteCount: Int) -> UnsafeMutableRawPointer? {
     let overhead = Self.headerBytes + Self.overheadBytes
-    guard byteCount >= 0, byteCount <= bytesMax - bytes - overhead,
-      let block = malloc(Self.headerBytes + byteCount)
-    else {
-      refused = true
+    guard byteCount >= 0, byteCount <= bytesMax - bytes - overhead else {
+      failure = failure ?? .tooMuchMemory(limit: bytesMax)
+      return nil
+    }
+    guard let block = malloc(Self.headerBytes + byteCount) else {
+      failure = failure ?? .outOfMemory
       return nil
     }
     bytes += byteCount + overhead

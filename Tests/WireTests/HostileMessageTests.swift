@@ -54,6 +54,29 @@ func varint(_ value: UInt64) -> [UInt8] {
     }
   }
 
+  @Test("whichever allocation is refused, the message is read whole or refused for its memory")
+  func refusedAllocations() throws {
+    let payload = field(
+      10,
+      field(1, Array("m".utf8)) + field(3, [8, 1] + field(2, [1, 2]) + field(3, [0, 0, 0, 0]))
+        + field(4, [1, 2, 4]) + field(99, [7, 7]))
+    let frame = [8, 5] + payload
+    let full = try receive(frame)
+    var refused = 0
+    for bytes in 0...full.memoryBytes {
+      do {
+        let received = try frame.withUnsafeBytes {
+          try ReceivedRequest(unpacking: $0, memoryBytesMax: bytes)
+        }
+        #expect(received.memoryBytes == bytes && bytes == full.memoryBytes)
+      } catch {
+        refused += 1
+        #expect(error as? UnpackingError == .tooMuchMemory(limit: bytes))
+      }
+    }
+    #expect(refused == full.memoryBytes)
+  }
+
   @Test("flipping any byte of a good request never crashes")
   func flipped() throws {
     let frame = Request(

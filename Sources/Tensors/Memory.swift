@@ -1,0 +1,16 @@
+internal import Glibc
+
+/// Whether memory can be had, asked before much of it is needed: Swift's own allocations end the
+/// process where they fail.
+public enum Memory {
+  /// Whether the system would give this process so many bytes more now. It refuses beyond a limit
+  /// on the address space (`ulimit -v`) or, where it does not overcommit, beyond what there is; a
+  /// limit on the memory of a container is kept by other means.
+  public static func canBeHad(_ byteCount: Int) -> Bool {
+    guard byteCount > 0 else { return byteCount == 0 }
+    let block = mmap(nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let block, block != MAP_FAILED else { return false }
+    munmap(block, byteCount)
+    return true
+  }
+}
