@@ -21,6 +21,26 @@ static inline __attribute__((always_inline)) void emit(
   if (squared_error) *squared_error = sum16(errors);
 }
 
+// Several rows at once: the sum is loaded and stored once for all, and memory serves them together.
+static inline __attribute__((always_inline)) void add_rows(
+    const float *decoder, size_t d_model, const uint32_t *indices, const float *values,
+    const size_t count, float *sum) {
+  const float *rows[4];
+  float16x splat[4];
+  for (size_t r = 0; r < count; r++) {
+    rows[r] = decoder + (size_t)indices[r] * d_model;
+    splat[r] = splat16(values[r]);
+  }
+  size_t i = 0;
+  for (; i + 16 <= d_model; i += 16) {
+    float16x added = load16(sum + i);
+    for (size_t r = 0; r < count; r++) added = fma16(splat[r], load16(rows[r] + i), added);
+    store16(sum + i, added);
+  }
+  for (; i < d_model; i++)
+    for (size_t r = 0; r < count; r++) sum[i] = __builtin_fmaf(values[r], rows[r][i], sum[i]);
+}
+
 GRANULE_VERSIONS
 void granule_nested_decode(
     const float *decoder, const float *bias, size_t d_model, const uint32_t *indices,
@@ -30,14 +50,10 @@ void granule_nested_decode(
   memcpy(sum, bias, d_model * sizeof(float));
   size_t next = 0;
   for (size_t m = 0; m < prefixes; m++) {
-    for (; next < active && indices[next] < granularities[m]; next++) {
-      const float *row = decoder + (size_t)indices[next] * d_model;
-      float16x value = splat16(values[next]);
-      size_t i = 0;
-      for (; i + 16 <= d_model; i += 16)
-        store16(sum + i, fma16(value, load16(row + i), load16(sum + i)));
-      for (; i < d_model; i++) sum[i] = __builtin_fmaf(values[next], row[i], sum[i]);
-    }
+    size_t end = next;
+    while (end < active && indices[end] < granularities[m]) end++;
+    for (; next + 4 <= end; next += 4) add_rows(decoder, d_model, indices + next, values + next, 4, sum);
+    for (; next < end; next++) add_rows(decoder, d_model, indices + next, values + next, 1, sum);
     emit(sum, d_model, activation, scale, shift, squared_errors ? squared_errors + m : NULL,
          reconstructions ? reconstructions + m * reconstruction_stride : NULL);
   }

@@ -10,7 +10,8 @@ internal import Tensors
 /// rotated, so that no dimension stands out. Without statistics of the activations these come from the
 /// decoder; the answer is the same, the screen less sharp.
 final class QuantizedEncoder: @unchecked Sendable {
-  // Unchecked: written only while it is made, before it is shared.
+  // Unchecked: written only while it is made, before it is shared; a trainer, which packs it again,
+  // does so between calls of `encode`.
 
   let cpu: EncoderCPU
   let dModel: Int
@@ -23,6 +24,12 @@ final class QuantizedEncoder: @unchecked Sendable {
   let inputScales: FloatStorage
   /// ‖W_enc[j]‖ / norms[j], at most: what relates raw norms to those after the transform.
   private var rawNormRatio = 0.0
+  /// The same of each latent: [64 · panels]
+  private let ratios: FloatStorage
+  /// ‖W_enc[j]‖, rounded up: [64 · panels]
+  let rawNorms: FloatStorage
+  /// What weights are multiplied by: [d_model]
+  private let weightScales: FloatStorage
   /// Of the transform, relative to a norm.
   private let rounding: Double
   /// What computed norms are multiplied by to be sure.
@@ -59,6 +66,7 @@ final class QuantizedEncoder: @unchecked Sendable {
     hartley = Self.hartley(order: odd)
     let (center, weightScales) = Self.balance(dictionary)
     self.center = center
+    self.weightScales = weightScales
     inputScales = FloatStorage(weightScales.values.map { 1 / $0 })
 
     // Every step of the transform rounds once, relative to the norm; Hartley's sums of `odd` terms,
@@ -83,49 +91,76 @@ final class QuantizedEncoder: @unchecked Sendable {
     residualNorms = FloatStorage(count: padded)
     norms = FloatStorage(count: padded)
 
+    ratios = FloatStorage(count: padded)
+    rawNorms = FloatStorage(count: padded)
+    if dictionary.effectiveThresholds != nil { biasesAboveThresholds = FloatStorage(count: padded) }
+    Parallel.forBlocks(panels, size: max(1, min(16, panels / Parallel.threads))) { _, range in
+      pack(
+        panels: range, weights: dictionary.encoderWeights, biases: dictionary.encoderBias,
+        thresholds: dictionary.effectiveThresholds)
+    }
+    finishPacking()
+  }
+
+  /// Quantises some panels. Several threads may, each other panels; `finishPacking` follows.
+  ///
+  /// - Parameters:
+  ///   - weights: W_enc, [latents, d_model]
+  ///   - encoderBiases: b_enc, [latents]
+  ///   - thresholds: max(θ, 0), [latents], where the rule is `threshold`.
+  func pack(
+    panels range: Range<Int>, weights encoderWeights: FloatStorage,
+    biases encoderBiases: FloatStorage, thresholds: FloatStorage?
+  ) {
+    let scratch = FloatStorage(count: 48 * vectors)
     var rotation = granule_rotation(vectors: vectors, odd: odd, hartley: hartley.pointer)
-    let ratios = FloatStorage(count: padded)
     withUnsafePointer(to: &rotation) { rotation in
-      let packing = granule_packing(
+      var packing = granule_packing(
         scales: weightScales.pointer, center: center.pointer, d_model: dModel, rotation: rotation,
         levels: levels, rotation_square: Float(16 * vectors / odd), rounding: Float(rounding),
         grow: grow)
-      Parallel.forBlocks(panels, size: max(1, min(16, panels / Parallel.threads))) { _, range in
-        var packing = packing
-        let scratch = FloatStorage(count: 48 * vectors)
-        for panel in range {
-          let first = panel * Self.panelLatents
-          let count = min(Self.panelLatents, latents - first)
-          let rows = dictionary.encoderWeights.pointer + first * dModel
-          var bounds = granule_panel_bounds(
-            scales: scales.pointer + first, biases: biases.pointer + first,
-            residual_norms: residualNorms.pointer + first, norms: norms.pointer + first)
-          granule_pack_panel(
-            cpu.kernels, &packing, rows, dictionary.encoderBias.pointer + first, count,
-            scratch.pointer, (raw + panel * panelBytes).assumingMemoryBound(to: UInt8.self), &bounds
-          )
-          for latent in first..<first + count {
-            let row = dictionary.encoderWeights.pointer + latent * dModel
-            let norm = 1.01 * (granule_dot(row, row, dModel) + 1e-30).squareRoot()
-            if norms.pointer[latent] > 0 {
-              ratios.pointer[latent] = norm / norms.pointer[latent]
-            } else if biases.pointer[latent].isFinite, norm > 1e-14 {
-              // Its weights vanished in the transform: nothing is known.
-              biases.pointer[latent] = .infinity
-            }
+      for panel in range {
+        let first = panel * Self.panelLatents
+        let count = min(Self.panelLatents, latents - first)
+        var bounds = granule_panel_bounds(
+          scales: scales.pointer + first, biases: biases.pointer + first,
+          residual_norms: residualNorms.pointer + first, norms: norms.pointer + first)
+        granule_pack_panel(
+          cpu.kernels, &packing, encoderWeights.pointer + first * dModel,
+          encoderBiases.pointer + first, count, scratch.pointer,
+          (weights + panel * Self.panelLatents * paddedDModel).assumingMemoryBound(to: UInt8.self),
+          &bounds)
+        for latent in first..<first + count {
+          let row = encoderWeights.pointer + latent * dModel
+          // 1.01 covers the rounding of the sum, the floor what underflows in it.
+          let norm = 1.01 * (granule_dot(row, row, dModel) + 1e-30).squareRoot()
+          rawNorms.pointer[latent] = norm
+          ratios.pointer[latent] = 0
+          if norms.pointer[latent] > 0 {
+            ratios.pointer[latent] = norm / norms.pointer[latent]
+          } else if biases.pointer[latent].isFinite, norm > 1e-14 {
+            // Its weights vanished in the transform: nothing is known.
+            biases.pointer[latent] = .infinity
           }
+        }
+        guard let thresholds, let biasesAboveThresholds else { continue }
+        for latent in first..<first + Self.panelLatents {
+          guard latent < latents else {
+            biasesAboveThresholds.pointer[latent] = biases.pointer[latent]
+            continue
+          }
+          let difference = biases.pointer[latent] - thresholds.pointer[latent]
+          biasesAboveThresholds.pointer[latent] = difference + 1e-6 * abs(difference) + 1e-30
         }
       }
     }
-    rawNormRatio = Double(ratios.values.max() ?? 0)
-    biasesAboveThresholds = dictionary.effectiveThresholds.map { thresholds in
-      let above = FloatStorage(biases.values)
-      for latent in 0..<thresholds.count {
-        let difference = biases.pointer[latent] - thresholds.pointer[latent]
-        above.pointer[latent] = difference + 1e-6 * abs(difference) + 1e-30
-      }
-      return above
-    }
+  }
+
+  /// Takes note of what packing found.
+  func finishPacking() {
+    var ratio: Float = 0
+    for latent in 0..<latents { ratio = max(ratio, ratios.pointer[latent]) }
+    rawNormRatio = Double(ratio)
   }
 
   deinit { free(weights) }
@@ -133,7 +168,7 @@ final class QuantizedEncoder: @unchecked Sendable {
   /// Bytes of memory that it takes.
   var residentBytes: Int {
     let floats =
-      scales.count * 4 + (biasesAboveThresholds?.count ?? 0) + hartley.count + 2 * dModel
+      scales.count * 6 + (biasesAboveThresholds?.count ?? 0) + hartley.count + 3 * dModel
     return weightBytes + floats * MemoryLayout<Float>.size
   }
 
