@@ -67,10 +67,10 @@ package final class NestedStep {
 
   private let entries: LatentEntries
   private var auxiliaryEntries: LatentEntries?
-  /// x − b_dec: [strips, tokens, strip columns]
+  /// x − b_dec: [strips, tokens and some more, strip columns]
   private var inputStrips = FloatStorage(count: 0)
   /// What residuals send back to each block of latents, the auxiliary loss's last:
-  /// [blocks + 1, strips, tokens, strip columns]
+  /// [blocks + 1, strips, tokens and some more, strip columns]
   private var returnedStrips = FloatStorage(count: 0)
   /// [tokens, d_model]: of the full size, where the auxiliary loss needs them.
   private var residuals = FloatStorage(count: 0)
@@ -107,8 +107,11 @@ package final class NestedStep {
   private static func strips(_ dModel: Int) -> Int {
     (dModel + stripColumns - 1) / stripColumns
   }
+  /// Floats from one strip to the next: a few rows more than the tokens', since strips a power of two
+  /// apart would share few lines of the caches.
+  private func stripStride(_ tokens: Int) -> Int { (tokens + 3) * Self.stripColumns }
   /// Floats of one block of `returnedStrips`.
-  private func slab(_ tokens: Int) -> Int { Self.strips(dModel) * tokens * Self.stripColumns }
+  private func slab(_ tokens: Int) -> Int { Self.strips(dModel) * stripStride(tokens) }
 
   /// Computes the losses of `batch`, and leaves their gradient in `gradient`.
   ///
@@ -350,7 +353,7 @@ package final class NestedStep {
     let prefixEnds = granularities.map { UInt32($0) }
     let squaredErrors = FloatStorage(count: tokens * prefixes)
     let penaltySums = FloatStorage(count: tokens)
-    let (stripRow, slab) = (tokens * Self.stripColumns, slab(tokens))
+    let (stripStride, slab) = (stripStride(tokens), slab(tokens))
     codes.indices.withUnsafeBufferPointer { indices in
       codes.rowOffsets.withUnsafeBufferPointer { rowOffsets in
         Parallel.forBlocks(tokens, size: Self.blockTokens) { thread, range in
@@ -377,11 +380,11 @@ package final class NestedStep {
             for block in 0..<prefixes {
               granule_cut_row(
                 rows + block * dModel, dModel,
-                returnedStrips.pointer + block * slab + token * Self.stripColumns, stripRow)
+                returnedStrips.pointer + block * slab + token * Self.stripColumns, stripStride)
             }
             for i in 0..<dModel { sum[i] = input[i] - weights.decoderBias.pointer[i] }
             granule_cut_row(
-              sum, dModel, inputStrips.pointer + token * Self.stripColumns, stripRow)
+              sum, dModel, inputStrips.pointer + token * Self.stripColumns, stripStride)
             penaltySums.pointer[token] = Float(
               sendBack(
                 codes, start..<start + count, objective: objective, penalty: penalty))
@@ -466,7 +469,7 @@ package final class NestedStep {
     let noBlocks = [UInt32](repeating: 0, count: dead.count)
     let squaredErrors = FloatStorage(count: tokens)
     let products = FloatStorage(count: codes.indices.count)
-    let (stripRow, slab) = (tokens * Self.stripColumns, slab(tokens))
+    let (stripStride, slab) = (stripStride(tokens), slab(tokens))
     codes.indices.withUnsafeBufferPointer { indices in
       codes.values.withUnsafeBufferPointer { values in
         codes.rowOffsets.withUnsafeBufferPointer { rowOffsets in
@@ -490,7 +493,7 @@ package final class NestedStep {
               granule_cut_row(
                 row, dModel,
                 returnedStrips.pointer + granularities.count * slab + token * Self.stripColumns,
-                stripRow)
+                stripStride)
             }
           }
         }
@@ -577,7 +580,7 @@ package final class NestedStep {
     let sums = FloatStorage(count: strips * Self.stripColumns)
     for strip in 0..<strips {
       granule_strip_sum(
-        returnedStrips.pointer + strip * tokens * Self.stripColumns, tokens,
+        returnedStrips.pointer + strip * stripStride(tokens), tokens,
         sums.pointer + strip * Self.stripColumns)
     }
     let blockRows = 256

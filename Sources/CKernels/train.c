@@ -56,13 +56,20 @@ void granule_latent_products(
   }
 }
 
+GRANULE_VERSIONS
 void granule_cut_row(const float *row, size_t d_model, float *strips, size_t stride) {
   size_t i = 0;
-  for (; i + granule_strip_columns <= d_model; i += granule_strip_columns, strips += stride)
-    memcpy(strips, row + i, granule_strip_columns * sizeof(float));
-  if (i == d_model) return;
-  memset(strips, 0, granule_strip_columns * sizeof(float));
-  memcpy(strips, row + i, (d_model - i) * sizeof(float));
+  // Past the caches: a strip is read again when all others have been written.
+  for (; i + granule_strip_columns <= d_model; i += granule_strip_columns, strips += stride) {
+    __builtin_nontemporal_store(load16(row + i), (float16x *)strips);
+    __builtin_nontemporal_store(load16(row + i + 16), (float16x *)(strips + 16));
+  }
+  if (i < d_model) {
+    memset(strips, 0, granule_strip_columns * sizeof(float));
+    memcpy(strips, row + i, (d_model - i) * sizeof(float));
+  }
+  // Others must see what was stored past the caches.
+  __builtin_ia32_sfence();
 }
 
 // The four sums of a latent stay in registers while rows of the strip, which is in the second-level
@@ -82,9 +89,10 @@ static inline __attribute__((always_inline)) void add_entries(
 
 static inline __attribute__((always_inline)) void store_strip(
     float *row, size_t columns, const float16x sums[2]) {
-  if (columns == granule_strip_columns) {
-    store16(row, sums[0]);
-    store16(row + 16, sums[1]);
+  if (columns == granule_strip_columns && (uintptr_t)row % 64 == 0) {
+    // Past the caches, which need not read what is overwritten whole.
+    __builtin_nontemporal_store(sums[0], (float16x *)row);
+    __builtin_nontemporal_store(sums[1], (float16x *)(row + 16));
     return;
   }
   float both[granule_strip_columns];
@@ -124,6 +132,8 @@ void granule_strip_gradients(
     for (int v = 1; v < 4; v++) squares = fma16(sums[v], sums[v], squares);
     problem->squared_norms[strip * problem->latents + latent] = sum16(squares);
   }
+  // Others must see what was stored past the caches.
+  __builtin_ia32_sfence();
 }
 
 GRANULE_VERSIONS

@@ -218,7 +218,8 @@ void granule_latent_products(
 /// Gradients are summed a strip of columns at a time: a batch's strip stays in the second-level cache
 /// while the latents' entries visit its rows in any order.
 enum { granule_strip_columns = 32 };
-/// Writes row's strip s to strips + s · stride; the last is padded with zeros. row: [d_model].
+/// Writes row's strip s to strips + s · stride; the last is padded with zeros. row: [d_model];
+/// strips: aligned to 64 bytes, stride a multiple of strip_columns.
 void granule_cut_row(const float *row, size_t d_model, float *strips, size_t stride);
 /// An active latent of one token: its value and what ∂loss/∂(its pre-activation) is.
 typedef struct {
@@ -233,11 +234,11 @@ typedef struct {
 /// What the gradient of a batch is made of, and where it goes.
 typedef struct {
   size_t latents, d_model;
-  /// x − b_dec: [strips, tokens, strip_columns]
+  /// x − b_dec: [strips, tokens or more, strip_columns]
   const float *inputs;
-  /// What residuals send back to the latents of each block: [blocks, strips, tokens, strip_columns]
+  /// What residuals send back to the latents of each block: [blocks, strips, tokens or more, strip_columns]
   const float *returned;
-  /// Floats of one block: strips · tokens · strip_columns
+  /// Floats of one block, strips · (tokens or more) · strip_columns
   size_t slab_stride;
   /// Of the loss's codes, whose block of each latent `blocks` [latents] says, and of the auxiliary
   /// loss's, whose block is `auxiliary_block`.
