@@ -143,9 +143,9 @@ public final class Trainer {
   ) throws -> Outcome {
     defer { lock = nil }
     let log = try MetricsLog(run: run, keepingStepsUpTo: state.step)
-    var sampler = try BatchSampler(
-      training, scale: state.statistics.scale, seed: configuration.seed)
-    let batch = FloatStorage(count: configuration.batchTokens * training.dModel)
+    let batches = BatchPrefetcher(
+      try BatchSampler(training, scale: state.statistics.scale, seed: configuration.seed),
+      batchTokens: configuration.batchTokens, step: state.step, steps: configuration.steps)
     let nested = NestedStep(
       weights: state.weights,
       activationDeviation: state.statistics.deviation.map { $0 * Float(state.statistics.scale) })
@@ -154,16 +154,16 @@ public final class Trainer {
     var divergence = DivergenceWatch(stepsMax: configuration.divergenceSteps)
 
     while state.step < configuration.steps {
-      let indices = sampler.read(step: state.step, into: batch)
+      let batch = batches.next()
       let dead = state.tokensSinceActive.indices.filter {
         state.tokensSinceActive[$0] >= configuration.deadAfterTokens
       }
       let objective = configuration.objective(atStep: state.step)
       let losses: NestedStep.Losses
       do throws(EncodingError) {
-        losses = try nested.run(batch: batch, dead: dead, objective: objective)
+        losses = try nested.run(batch: batch.activations, dead: dead, objective: objective)
       } catch {
-        throw failure(error, indices: indices)
+        throw failure(error, indices: batch.indices)
       }
       guard divergence.isSound(losses.total) else {
         throw TrainingError(
@@ -193,7 +193,7 @@ public final class Trainer {
         metrics(
           losses, objective, dead: dead.count, learningRate: learningRate,
           gradientNorm: gradientNorm,
-          tokensPerSecond: rate))
+          tokensPerSecond: rate, secondsWaited: batch.secondsWaited))
       let isCheckpoint = state.step % configuration.checkpointEverySteps == 0
       // Not of a state that may have to be given up.
       if isCheckpoint && !divergence.isSuspect || state.step == configuration.steps {
@@ -284,9 +284,12 @@ public final class Trainer {
 
   private func metrics(
     _ losses: NestedStep.Losses, _ objective: StepObjective, dead: Int, learningRate: Double,
-    gradientNorm: Double, tokensPerSecond: Double
+    gradientNorm: Double, tokensPerSecond: Double, secondsWaited: Double
   ) -> [JSONValue.Member] {
-    let fvu = zip(objective.granularities, losses.fvu).map {
+    let pairs = Array(zip(objective.granularities, losses.fvu))
+    // Drawn ones are others at each step: a list, not so many keys.
+    let drawn = configuration.sampledGranularities == nil ? [] : pairs.dropLast()
+    let fvu = pairs.dropFirst(drawn.count).map {
       JSONValue.Member(String($0), JSONValue($1))
     }
     var members: [JSONValue.Member] = [
@@ -297,7 +300,12 @@ public final class Trainer {
       .init("dead_latents", JSONValue(dead)), .init("learning_rate", JSONValue(learningRate)),
       .init("gradient_norm", JSONValue(gradientNorm)),
       .init("tokens_per_second", JSONValue(tokensPerSecond)),
+      .init("seconds_waited_for_data", JSONValue(secondsWaited)),
     ]
+    if !drawn.isEmpty {
+      members.append(
+        .init("drawn_fvu", .array(drawn.map { [JSONValue($0), JSONValue($1)] })))
+    }
     if !objective.objective.hasK {
       members.append(.init("penalty", JSONValue(losses.penalty)))
       members.append(.init("sparsity_coefficient", JSONValue(objective.sparsityCoefficient)))
