@@ -176,11 +176,10 @@ package final class NestedStep {
         guard let packing else { return }
         let clock = ContinuousClock()
         let start = clock.now
-        packing.pack(
-          panel: panel, encoder: weights.encoder, biases: weights.encoderBias, thresholds: floors)
+        packing.pack(panel: panel, encoder: weights.encoder, biases: weights.encoderBias)
         packSeconds.pointer[16 * thread] += Float((clock.now - start) / .seconds(1))
       }
-      packing?.finish()
+      packing?.finish(thresholds: floors)
       return norm
     }
     seconds.repack = Double(packSeconds.values.reduce(0, +)) / Double(Parallel.threads)

@@ -66,13 +66,11 @@ static void screen_panel_avx512(
   size_t d = screen->d_padded;
   for (; count >= 6; count -= 6, tokens += 6, inputs += 6 * d)
     screen_tile_avx512_6(screen, panel, inputs, tokens);
-  switch (count) {
-    case 5: screen_tile_avx512_5(screen, panel, inputs, tokens); break;
-    case 4: screen_tile_avx512_4(screen, panel, inputs, tokens); break;
-    case 3: screen_tile_avx512_3(screen, panel, inputs, tokens); break;
-    case 2: screen_tile_avx512_2(screen, panel, inputs, tokens); break;
-    case 1: screen_tile_avx512_1(screen, panel, inputs, tokens); break;
-  }
+  static void (*const rest[])(
+      const granule_screen *, size_t, const int8_t *, granule_screened_token *) = {
+      screen_tile_avx512_1, screen_tile_avx512_2, screen_tile_avx512_3, screen_tile_avx512_4,
+      screen_tile_avx512_5};
+  if (count > 0) rest[count - 1](screen, panel, inputs, tokens);
 }
 
 // What follows the products, where no instruction compresses vectors. Fuses as AVX-512 does.
@@ -153,12 +151,12 @@ static void screen_panel_portable(
   }
 }
 
+static void (*const screen_panel_versions[])(
+    const granule_screen *, size_t, const int8_t *, granule_screened_token *, size_t) = {
+    screen_panel_portable, screen_panel_avx2, screen_panel_avx512};
+
 void granule_screen_panel(
     granule_cpu cpu, const granule_screen *screen, size_t panel, const int8_t *inputs,
     granule_screened_token *tokens, size_t count) {
-  switch (cpu) {
-    case granule_cpu_portable: screen_panel_portable(screen, panel, inputs, tokens, count); break;
-    case granule_cpu_avx2: screen_panel_avx2(screen, panel, inputs, tokens, count); break;
-    case granule_cpu_avx512: screen_panel_avx512(screen, panel, inputs, tokens, count); break;
-  }
+  screen_panel_versions[cpu](screen, panel, inputs, tokens, count);
 }

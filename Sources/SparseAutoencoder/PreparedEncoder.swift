@@ -24,14 +24,12 @@ package final class PreparedEncoder: Sendable {
   /// - Parameters:
   ///   - encoder: W_enc, [latents, d_model]
   ///   - biases: b_enc, [latents]
-  ///   - thresholds: θ, [latents], where the rule is `threshold`; none negative.
-  package func pack(
-    panel: Int, encoder: FloatStorage, biases: FloatStorage, thresholds: FloatStorage? = nil
-  ) {
-    quantized.pack(
-      panels: panel..<panel + 1, weights: encoder, biases: biases, thresholds: thresholds)
+  package func pack(panel: Int, encoder: FloatStorage, biases: FloatStorage) {
+    quantized.pack(panels: panel..<panel + 1, weights: encoder, biases: biases)
   }
 
   /// Ends a round of packing.
-  package func finish() { quantized.finishPacking() }
+  ///
+  /// - Parameter thresholds: θ, [latents], where the rule is `threshold`; none negative.
+  package func finish(thresholds: FloatStorage?) { quantized.finishPacking(thresholds: thresholds) }
 }
