@@ -1,16 +1,16 @@
 internal import Dispatch
-internal import Tensors
+package import Tensors
 
 /// Reads batches ahead on a thread of its own, so that a step does not wait for the disk.
-final class BatchPrefetcher {
+package final class BatchPrefetcher {
   /// A step's tokens.
-  struct Batch {
+  package struct Batch {
     /// [tokens, d_model], scaled; valid until the next batch is asked for.
-    var activations: FloatStorage
+    package var activations: FloatStorage
     /// In the dataset.
-    var indices: [Int]
+    package var indices: [Int]
     /// How long the step had to wait for it.
-    var secondsWaited: Double
+    package var secondsWaited: Double
   }
 
   /// Batches that are read ahead.
@@ -43,7 +43,7 @@ final class BatchPrefetcher {
   private let steps: Int
 
   /// Begins to read the batches of the steps `step` ..< `steps`.
-  init(_ sampler: BatchSampler, batchTokens: Int, step: Int, steps: Int) {
+  package init(_ sampler: BatchSampler, batchTokens: Int, step: Int, steps: Int) {
     reader = Reader(sampler)
     slots = (0...Self.ahead).map { _ in
       Slot(count: batchTokens * sampler.dataset.dModel)
@@ -54,7 +54,7 @@ final class BatchPrefetcher {
   }
 
   /// The next step's batch.
-  func next() -> Batch {
+  package func next() -> Batch {
     let slot = slots[step % slots.count]
     let clock = ContinuousClock()
     let start = clock.now

@@ -1,4 +1,4 @@
-internal import Tensors
+package import Tensors
 
 /// The order in which tokens are trained on: every epoch all of them, shuffled. A function of seed
 /// and step alone, so that a resumed run sees what the uninterrupted one would have.
@@ -7,11 +7,11 @@ internal import Tensors
 /// a window among themselves. So a batch mixes hundreds of places, and yet shards larger than memory
 /// are read about once an epoch: what is in use at a time is a window. Data of less than a
 /// window are shuffled token by token.
-struct BatchSampler {
+package struct BatchSampler {
   /// Consecutive tokens that stay together until their window.
-  static let chunkTokens = 128
+  package static let chunkTokens = 128
   /// 65,536 tokens a window.
-  static let windowChunks = 512
+  package static let windowChunks = 512
 
   let dataset: ActivationDataset
   private let scale: Float
@@ -24,7 +24,7 @@ struct BatchSampler {
   /// The window's tokens in the order in which they are trained on.
   private var order: [Int] = []
 
-  init(_ dataset: ActivationDataset, scale: Double, seed: UInt64) throws(TrainingError) {
+  package init(_ dataset: ActivationDataset, scale: Double, seed: UInt64) throws(TrainingError) {
     guard dataset.tokens / Self.chunkTokens < Int(UInt32.max) else {
       throw TrainingError(
         "\(dataset.tokens) tokens are more than 2^39, which one run can shuffle")
@@ -37,7 +37,7 @@ struct BatchSampler {
   /// Reads the tokens of a step, scaled, into `batch`: [tokens, d_model].
   ///
   /// - Returns: the tokens' indices in the dataset.
-  mutating func read(step: Int, into batch: FloatStorage) -> [Int] {
+  package mutating func read(step: Int, into batch: FloatStorage) -> [Int] {
     let dModel = dataset.dModel
     let count = batch.count / dModel
     return (0..<count).map { row in
@@ -51,7 +51,7 @@ struct BatchSampler {
 
   /// The token at a position of the run; positions are asked for in ascending order, or the work of
   /// their epoch and window is done anew.
-  mutating func index(at position: Int) -> Int {
+  package mutating func index(at position: Int) -> Int {
     let (needed, offset) = position.quotientAndRemainder(dividingBy: dataset.tokens)
     if needed != epoch { beginEpoch(needed) }
     if !isInWindow(offset) {

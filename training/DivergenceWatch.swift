@@ -1,5 +1,5 @@
 /// Notices a loss that will not come back.
-struct DivergenceWatch {
+package struct DivergenceWatch {
   /// A loss of more than so many times the running median is suspect.
   static let factor = 10.0
   /// Steps that the median is of.
@@ -12,12 +12,12 @@ struct DivergenceWatch {
   private var suspects = 0
 
   /// Whether the last loss may be the begin of an end.
-  var isSuspect: Bool { suspects > 0 }
+  package var isSuspect: Bool { suspects > 0 }
 
-  init(stepsMax: Int) { self.stepsMax = stepsMax }
+  package init(stepsMax: Int) { self.stepsMax = stepsMax }
 
   /// Takes a step's loss; false where training has diverged.
-  mutating func isSound(_ loss: Double) -> Bool {
+  package mutating func isSound(_ loss: Double) -> Bool {
     guard loss.isFinite else { return false }
     if let median, loss > Self.factor * median {
       suspects += 1
@@ -35,7 +35,7 @@ struct DivergenceWatch {
   }
 
   /// Why `isSound` said no.
-  func reason(_ loss: Double) -> String {
+  package func reason(_ loss: Double) -> String {
     guard loss.isFinite, let median else { return "the loss is \(loss)" }
     return "the loss, \(loss), is more than \(Int(Self.factor)) times the running median \(median) "
       + "for \(stepsMax) steps"

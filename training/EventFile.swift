@@ -1,19 +1,19 @@
 internal import CGranuleProto
 internal import CProtobufC
 internal import Glibc
-internal import StrictJSON
-internal import Tensors
+package import StrictJSON
+package import Tensors
 
 /// A file of scalars that TensorBoard reads: records of a length, its masked CRC-32C, a protobuf Event
 /// and that one's, as TensorFlow's TFRecord format has them.
-final class EventFile {
+package final class EventFile {
   private let file: UnsafeMutablePointer<FILE>
   private let path: String
 
   /// Begins a file, replacing any.
   ///
   /// - Throws: `TensorFileError` with the system's reason.
-  init(path: String, seconds: Double) throws(TensorFileError) {
+  package init(path: String, seconds: Double) throws(TensorFileError) {
     guard let file = fopen(path, "we") else {
       throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
     }
@@ -34,7 +34,7 @@ final class EventFile {
   /// keys with a slash between. Without a step and a time there is nothing to append.
   ///
   /// - Throws: `TensorFileError` with the system's reason, say a full disk.
-  func append(_ line: JSONValue) throws(TensorFileError) {
+  package func append(_ line: JSONValue) throws(TensorFileError) {
     guard let members = line.members, let step = line["step"]?.integer,
       let seconds = line["time"]?.number
     else { return }
@@ -108,7 +108,7 @@ final class EventFile {
   }
 
   /// CRC-32C (Castagnoli; RFC 3720, appendix B.4).
-  static func crc32c(_ bytes: [UInt8]) -> UInt32 {
+  package static func crc32c(_ bytes: [UInt8]) -> UInt32 {
     ~bytes.reduce(~0) { table[Int(UInt8(truncatingIfNeeded: $0) ^ $1)] ^ $0 >> 8 }
   }
 
