@@ -415,7 +415,7 @@ package final class NestedStep {
       gradients.pointer[i] = value > 0 ? Float(gradient) : 0
       if value > 0 { sum += penalty.term(value) }
       guard let thresholds = weights.thresholds else { continue }
-      // Straight-through estimates by a rectangle of width ε (arXiv 2407.14435, eq. 11 and 12):
+      // Straight-through estimates by a rectangle of width ε (arXiv 2407.14435, section 3):
       // ∂z/∂θ = −θ/ε, ∂L0/∂θ = −1/ε, for |h − θ| < ε/2.
       let threshold = Double(thresholds.pointer[Int(codes.indices[i])])
       let isNear = abs(Double(codes.values[i]) - threshold) < objective.bandwidth / 2

@@ -17,7 +17,7 @@ public enum TrainingObjective: String, Sendable, CaseIterable {
 
 /// What JumpReLU's loss penalises.
 public enum SparsityPenalty: String, Sendable, CaseIterable {
-  /// The number of active latents (arXiv 2407.14435, eq. 9).
+  /// The number of active latents (arXiv 2407.14435, section 3).
   case l0
   /// Σ tanh(scale · z), which sends gradients to active latents too (Conerly et al., Dictionary
   /// Learning Optimization Techniques, 2025).
