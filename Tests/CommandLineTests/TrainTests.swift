@@ -143,7 +143,7 @@ struct TrainTests {
       "--granularities", "12,48,96", "--json",
     ])
     let evaluated = try json(["evaluate", path("run"), "--json"])
-    let local = try #require(evaluated["granularities"]?.elements ?? evaluated.elements)
+    let local = try #require(evaluated["rows"]?.elements)
     for row in try #require(encoded.elements) {
       let same = local.first {
         $0["granularity"]?.integer == row["granularity"]?.integer
