@@ -49,7 +49,7 @@ let package = Package(
       ]),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
-      exclude: ["granule.proto", "generate"], sources: ["generated"],
+      exclude: ["granule.proto", "event.proto", "generate"], sources: ["generated"],
       publicHeadersPath: "generated/include"),
 
     // Dictionaries.
@@ -86,7 +86,7 @@ let package = Package(
       name: "Training",
       dependencies: [
         "LanguageModel", "ModelRepository", "SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS",
-        "StrictJSON",
+        "StrictJSON", "CGranuleProto", "CProtobufC",
       ],
       path: "training", swiftSettings: strict),
 

@@ -2,77 +2,107 @@ internal import CKernels
 internal import Glibc
 internal import Tensors
 
-/// Adam with decoupled weight decay (AdamW, as torch.optim takes it) on a dictionary's weights,
-/// whose decoder rows stay unit vectors.
+/// Adam with decoupled weight decay (AdamW, as torch.optim takes it: dense, so that latents without a
+/// gradient move by their moments too) on a dictionary's weights, whose decoder rows stay unit
+/// vectors and whose thresholds, which do not decay, stay at least 0.
 package struct AdamOptimizer {
   static let beta1 = 0.9
   static let beta2 = 0.999
   static let epsilon = 1e-8
+  /// Latents that a thread takes at a time: a panel of the encoder.
+  package static let panelLatents = 64
+
+  /// What one step is taken with.
+  package struct Step {
+    package var learningRate: Double
+    package var weightDecay: Double
+    /// Gradients are scaled so that their norm is at most this; 0: never.
+    package var gradientNormMax: Double
+
+    package init(learningRate: Double, weightDecay: Double, gradientNormMax: Double) {
+      self.learningRate = learningRate
+      self.weightDecay = weightDecay
+      self.gradientNormMax = gradientNormMax
+    }
+  }
 
   let firstMoments: DictionaryWeights
   let secondMoments: DictionaryWeights
   /// Steps taken.
   var steps = 0
 
-  package init(latents: Int, dModel: Int) {
-    firstMoments = DictionaryWeights(latents: latents, dModel: dModel)
-    secondMoments = DictionaryWeights(latents: latents, dModel: dModel)
+  package init(latents: Int, dModel: Int, hasThresholds: Bool = false) {
+    firstMoments = DictionaryWeights(
+      latents: latents, dModel: dModel, hasThresholds: hasThresholds)
+    secondMoments = DictionaryWeights(
+      latents: latents, dModel: dModel, hasThresholds: hasThresholds)
   }
 
-  /// Takes one step. `gradient` is changed: the part of a decoder row's gradient along the row,
-  /// which only its norm would feel, is removed.
+  /// Takes one step.
   ///
-  /// - Parameter gradientNormMax: gradients are scaled so that their norm is at most this; 0:
-  ///   never.
-  /// - Returns: the gradient's norm before it was scaled.
+  /// The norm that clipping needs is known beforehand from sums that the gradient's kernels make in
+  /// passing, so that a latent's rows are read and written once.
+  ///
+  /// - Parameter afterPanel: called for each panel of latents, on the thread that has just changed
+  ///   its weights.
+  /// - Returns: the gradient's norm before it was scaled, without what is along decoder rows.
   package mutating func step(
-    _ weights: DictionaryWeights, gradient: DictionaryWeights, learningRate: Double,
-    weightDecay: Double, gradientNormMax: Double
+    _ weights: DictionaryWeights, gradient: BatchGradient, _ step: Step,
+    afterPanel: (_ thread: Int, _ panel: Int) -> Void = { _, _ in }
   ) -> Double {
     let (dModel, latents) = (weights.dModel, weights.latents)
-    var rowNorms = [Double](repeating: 0, count: latents)
-    rowNorms.withUnsafeMutableBufferPointer { rowNorms in
-      let rowNorms = rowNorms
-      Parallel.forRanges(latents) { _, range in
-        for latent in range {
-          let decoder = gradient.decoder.pointer + latent * dModel
-          let encoder = gradient.encoder.pointer + latent * dModel
-          granule_remove_parallel(decoder, weights.decoder.pointer + latent * dModel, dModel)
-          let bias = Double(gradient.encoderBias.pointer[latent])
-          rowNorms[latent] =
-            Double(granule_dot(decoder, decoder, dModel))
-            + Double(granule_dot(encoder, encoder, dModel)) + bias * bias
-        }
-      }
-    }
-    let bias = gradient.decoderBias.pointer
-    let squaredNorm = rowNorms.reduce(Double(granule_dot(bias, bias, dModel)), +)
-    let norm = squaredNorm.squareRoot()
-
+    let norm = gradient.squaredNorm.squareRoot()
     steps += 1
     var constants = granule_adam_step(
-      learning_rate: Float(learningRate), beta1: Float(Self.beta1), beta2: Float(Self.beta2),
+      learning_rate: Float(step.learningRate), beta1: Float(Self.beta1), beta2: Float(Self.beta2),
       epsilon: Float(Self.epsilon), bias_correction1: Float(1 - pow(Self.beta1, Double(steps))),
       bias_correction2: Float(1 - pow(Self.beta2, Double(steps))),
-      weight_decay: Float(weightDecay),
-      gradient_scale: gradientNormMax > 0 && norm > gradientNormMax
-        ? Float(gradientNormMax / norm) : 1)
-    Parallel.forRanges(latents) { _, range in
-      let (start, count) = (range.lowerBound, range.count)
-      update(\.encoder, from: start * dModel, count: count * dModel)
-      update(\.encoderBias, from: start, count: count)
-      update(\.decoder, from: start * dModel, count: count * dModel)
-      for latent in range { granule_normalize(weights.decoder.pointer + latent * dModel, dModel) }
+      weight_decay: Float(step.weightDecay),
+      gradient_scale: step.gradientNormMax > 0 && norm > step.gradientNormMax
+        ? Float(step.gradientNormMax / norm) : 1)
+    var undecayed = constants
+    undecayed.weight_decay = 0
+    let (first, second) = (firstMoments, secondMoments)
+    let gradients = gradient.weights
+    let panels = (latents + Self.panelLatents - 1) / Self.panelLatents
+    Parallel.forBlocks(panels, size: max(1, min(4, panels / Parallel.threads))) { thread, range in
+      var (constants, undecayed) = (constants, undecayed)
+      for panel in range {
+        let start = panel * Self.panelLatents
+        let end = min(start + Self.panelLatents, latents)
+        for latent in start..<end {
+          let row = latent * dModel
+          let hasGradient = gradient.isZero[latent] == 0
+          granule_adam(
+            weights.encoder.pointer + row, first.encoder.pointer + row,
+            second.encoder.pointer + row, hasGradient ? gradients.encoder.pointer + row : nil,
+            dModel, &constants)
+          granule_adam_unit_row(
+            weights.decoder.pointer + row, first.decoder.pointer + row,
+            second.decoder.pointer + row, hasGradient ? gradients.decoder.pointer + row : nil,
+            gradient.alongDecoder.pointer[latent], dModel, &constants)
+        }
+        granule_adam(
+          weights.encoderBias.pointer + start, first.encoderBias.pointer + start,
+          second.encoderBias.pointer + start, gradients.encoderBias.pointer + start, end - start,
+          &constants)
+        if let thresholds = weights.thresholds, let firstThresholds = first.thresholds,
+          let secondThresholds = second.thresholds, let thresholdGradients = gradients.thresholds
+        {
+          granule_adam(
+            thresholds.pointer + start, firstThresholds.pointer + start,
+            secondThresholds.pointer + start, thresholdGradients.pointer + start, end - start,
+            &undecayed)
+          for latent in start..<end {
+            thresholds.pointer[latent] = max(thresholds.pointer[latent], 0)
+          }
+        }
+        afterPanel(thread, panel)
+      }
     }
-    update(\.decoderBias, from: 0, count: dModel)
+    granule_adam(
+      weights.decoderBias.pointer, first.decoderBias.pointer, second.decoderBias.pointer,
+      gradients.decoderBias.pointer, dModel, &constants)
     return norm
-
-    func update(_ part: KeyPath<DictionaryWeights, FloatStorage>, from start: Int, count: Int) {
-      granule_adam(
-        weights[keyPath: part].pointer + start, firstMoments[keyPath: part].pointer + start,
-        secondMoments[keyPath: part].pointer + start, gradient[keyPath: part].pointer + start,
-        count,
-        &constants)
-    }
   }
 }

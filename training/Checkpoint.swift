@@ -1,4 +1,5 @@
 internal import Glibc
+internal import ModelRepository
 internal import StrictJSON
 internal import Tensors
 
@@ -6,12 +7,12 @@ internal import Tensors
 /// that is there whole or not at all.
 struct Checkpoint {
   static let folderName = "checkpoints"
-  /// Older ones are removed once a newer one is on the disk.
-  static let kept = 2
   private static let prefix = "step-"
   /// Beyond any run, and small enough that its tokens fit 63 bits.
   private static let stepsMax = 1 << 40
   private static let stateName = "state.safetensors"
+  /// SHA-256 of the state: a checkpoint with a bit flipped is not taken up.
+  private static let digestName = "state.sha256"
 
   /// Steps done.
   var step: Int
@@ -20,11 +21,14 @@ struct Checkpoint {
   /// For each latent, tokens since it was last active.
   var tokensSinceActive: [Int]
   var statistics: ActivationStatistics
+  /// BatchTopK's running mean of the least value kept; nil before the first step, and for others.
+  var servingThreshold: Double?
 
-  /// Writes the checkpoint and removes those older than the last two.
+  /// Writes the checkpoint; once it is on the disk, removes all but the newest.
   ///
+  /// - Parameter kept: how many stay.
   /// - Throws: `TensorFileError` with the system's reason; older checkpoints are still there then.
-  func write(run: String) throws(TensorFileError) {
+  func write(run: String, kept: Int) throws(TensorFileError) {
     let folder = "\(run)/\(Self.folderName)"
     let temporary = "\(folder)/.new"
     Self.remove(temporary)
@@ -46,10 +50,17 @@ struct Checkpoint {
         try [statistics.scale].withBytes { (scale) throws(TensorFileError) in
           entries.append(.init("tokens_since_active", .int64, [weights.latents], ages))
           entries.append(.init("activation_scale", .float64, [], scale))
+          var metadata = ["step": String(step), "optimizer_steps": String(optimizer.steps)]
+          // All of its bits: as decimal digits it might lose some.
+          metadata["serving_threshold_bits"] = servingThreshold.map { String($0.bitPattern) }
           try SafetensorsWriter.write(
-            entries, metadata: ["step": String(step), "optimizer_steps": String(optimizer.steps)],
-            to: "\(temporary)/\(Self.stateName)")
+            entries, metadata: metadata, to: "\(temporary)/\(Self.stateName)")
         }
+      }
+      let written = try FileBytes.map("\(temporary)/\(Self.stateName)")
+      let digest = withExtendedLifetime(written) { Digest.sha256(written.bytes) }
+      try Array((digest + "\n").utf8).withBytes { (text) throws(TensorFileError) in
+        try DurableFile.write([text], to: "\(temporary)/\(Self.digestName)")
       }
       try DurableFile.flushFolder(temporary)
     } catch {
@@ -62,7 +73,7 @@ struct Checkpoint {
       throw TensorFileError(file: target, fault: String(cString: strerror(errno)))
     }
     try DurableFile.flushFolder(folder)
-    for old in Self.steps(run: run).dropLast(Self.kept) {
+    for old in Self.steps(run: run).dropLast(kept) {
       Self.remove("\(folder)/\(Self.prefix)\(old)")
     }
   }
@@ -79,12 +90,13 @@ struct Checkpoint {
   /// - Parameter onDamaged: told why the newest cannot be read, where an older one can.
   /// - Throws: `TensorFileError` or `TrainingError` of the newest where none can be read.
   static func latest(
-    run: String, latents: Int, dModel: Int, onDamaged: (String) -> Void
+    run: String, latents: Int, dModel: Int, hasThresholds: Bool, onDamaged: (String) -> Void
   ) throws -> Checkpoint? {
     var failure: (any Error)?
     for step in steps(run: run).reversed() {
       do {
-        let checkpoint = try read(step: step, run: run, latents: latents, dModel: dModel)
+        let checkpoint = try read(
+          step: step, run: run, latents: latents, dModel: dModel, hasThresholds: hasThresholds)
         if let failure { onDamaged("\(failure)") }
         return checkpoint
       } catch {
@@ -96,12 +108,20 @@ struct Checkpoint {
   }
 
   private static func read(
-    step: Int, run: String, latents: Int, dModel: Int
+    step: Int, run: String, latents: Int, dModel: Int, hasThresholds: Bool
   ) throws -> Checkpoint {
-    let path = "\(run)/\(folderName)/\(prefix)\(step)/\(stateName)"
-    let file = try SafetensorsFile(FileBytes.read(path))
-    let weights = DictionaryWeights(latents: latents, dModel: dModel)
-    var optimizer = AdamOptimizer(latents: latents, dModel: dModel)
+    let folder = "\(run)/\(folderName)/\(prefix)\(step)"
+    let path = "\(folder)/\(stateName)"
+    let bytes = try FileBytes.read(path)
+    let digest = try FileBytes.read("\(folder)/\(digestName)", byteCountMax: 1 << 10).text
+    guard withExtendedLifetime(bytes, { digest == Digest.sha256(bytes.bytes) + "\n" }) else {
+      throw TrainingError("\(path): its bytes are not those that \(digestName) was made of")
+    }
+    let file = try SafetensorsFile(bytes)
+    let weights = DictionaryWeights(
+      latents: latents, dModel: dModel, hasThresholds: hasThresholds)
+    var optimizer = AdamOptimizer(
+      latents: latents, dModel: dModel, hasThresholds: hasThresholds)
     for (prefix, part) in [
       ("", weights), ("first_moment.", optimizer.firstMoments),
       ("second_moment.", optimizer.secondMoments),
@@ -132,11 +152,14 @@ struct Checkpoint {
     return Checkpoint(
       step: step, weights: weights, optimizer: optimizer, tokensSinceActive: tokensSinceActive,
       statistics: ActivationStatistics(
-        mean: mean, deviation: deviation, scale: scale.bytes.loadUnaligned(as: Double.self)))
+        mean: mean, deviation: deviation, scale: scale.bytes.loadUnaligned(as: Double.self)),
+      servingThreshold: file.metadata["serving_threshold_bits"].flatMap { UInt64($0) }
+        .map { Double(bitPattern: $0) })
   }
 
   private static func remove(_ folder: String) {
     unlink("\(folder)/\(stateName)")
+    unlink("\(folder)/\(digestName)")
     rmdir(folder)
   }
 }

@@ -3,7 +3,7 @@ internal import Glibc
 internal import SparseAutoencoder
 package import Tensors
 
-/// The four parameters of a dictionary, or anything that has their shapes: gradients, moments.
+/// The parameters of a dictionary, or anything that has their shapes: gradients, moments.
 package struct DictionaryWeights {
   /// W_enc: [latents, d_model], latent-major.
   package let encoder: FloatStorage
@@ -13,9 +13,12 @@ package struct DictionaryWeights {
   package let decoder: FloatStorage
   /// b_dec: [d_model]
   package let decoderBias: FloatStorage
+  /// θ of JumpReLU: [latents]; nil for other objectives.
+  package let thresholds: FloatStorage?
 
   /// Zeros.
-  package init(latents: Int, dModel: Int) {
+  package init(latents: Int, dModel: Int, hasThresholds: Bool = false) {
+    thresholds = hasThresholds ? FloatStorage(count: latents) : nil
     encoder = FloatStorage(count: latents * dModel)
     encoderBias = FloatStorage(count: latents)
     decoder = FloatStorage(count: latents * dModel)
@@ -30,7 +33,7 @@ package struct DictionaryWeights {
     [
       ("W_enc", [latents, dModel], encoder), ("b_enc", [latents], encoderBias),
       ("W_dec", [latents, dModel], decoder), ("b_dec", [dModel], decoderBias),
-    ]
+    ] + (thresholds.map { [("threshold", [latents], $0)] } ?? [])
   }
 
   /// Random decoder rows of unit norm, the encoder their transpose, no encoder bias.

@@ -2,26 +2,40 @@ internal import Glibc
 internal import StrictJSON
 internal import Tensors
 
-/// `RUN/metrics.jsonl`: one JSON object a line, appended as training goes.
+/// `RUN/metrics.jsonl`, one JSON object a line, appended as training goes; and the same numbers for
+/// TensorBoard in `RUN/tensorboard/`, made anew from those lines whenever a run is taken up.
 final class MetricsLog {
   static let fileName = "metrics.jsonl"
+  static let eventFolderName = "tensorboard"
+  /// TensorBoard looks for files with `tfevents` in their names.
+  static let eventFileName = "events.out.tfevents.granule"
   private let file: UnsafeMutablePointer<FILE>
   private let path: String
+  private let events: EventFile
 
   /// Opens the log of a run, dropping lines of steps after `step`: they are taken again.
   ///
   /// - Throws: `TensorFileError` where it cannot be read or written.
   init(run: String, keepingStepsUpTo step: Int) throws(TensorFileError) {
     path = "\(run)/\(Self.fileName)"
+    var kept: [(text: Substring, line: JSONValue)] = []
     if access(path, F_OK) == 0 {
-      let kept = try FileBytes.read(path).text.split(separator: "\n").filter { line in
-        guard let logged = (try? StrictJSON.parse(String(line)))?["step"]?.integer else {
-          return false  // a line that a crash cut short
-        }
-        return logged <= step
+      let text = try FileBytes.read(path).text
+      for line in text.split(separator: "\n") {
+        // None of a line that a crash cut short.
+        guard let parsed = try? StrictJSON.parse(String(line)),
+          let logged = parsed["step"]?.integer, logged <= step
+        else { continue }
+        kept.append((line, parsed))
       }
-      try DurableFile.replace(path, with: kept.map { $0 + "\n" }.joined())
+      try DurableFile.replace(path, with: kept.map { $0.text + "\n" }.joined())
     }
+    let folder = "\(run)/\(Self.eventFolderName)"
+    try Folder.make(folder)
+    events = try EventFile(
+      path: "\(folder)/\(Self.eventFileName)",
+      seconds: kept.first?.line["time"]?.number ?? Self.now)
+    for entry in kept { try events.append(entry.line) }
     guard let file = fopen(path, "ae") else {
       throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
     }
@@ -30,13 +44,21 @@ final class MetricsLog {
 
   deinit { fclose(file) }
 
-  /// Appends a line and hands it to the system.
+  /// Appends a line, with the time, and hands it to the system.
   ///
   /// - Throws: `TensorFileError` with the system's reason, say a full disk.
   func append(_ members: [JSONValue.Member]) throws(TensorFileError) {
-    let line = StrictJSON.text(.object(members)) + "\n"
-    guard fputs(line, file) >= 0, fflush(file) == 0 else {
+    let line = JSONValue.object(members + [.init("time", JSONValue(Self.now))])
+    guard fputs(StrictJSON.text(line) + "\n", file) >= 0, fflush(file) == 0 else {
       throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
     }
+    try events.append(line)
+  }
+
+  /// Seconds since 1970.
+  private static var now: Double {
+    var time = timespec()
+    clock_gettime(CLOCK_REALTIME, &time)
+    return Double(time.tv_sec) + 1e-9 * Double(time.tv_nsec)
   }
 }

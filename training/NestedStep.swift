@@ -1,74 +1,117 @@
 internal import CKernels
+internal import Glibc
 package import SparseAutoencoder
 package import Tensors
 
-/// The loss of a Matryoshka TopK dictionary on a batch, and its gradient.
+/// The loss of a nested dictionary on a batch, its gradient, and the optimiser's step along it.
 ///
-/// Each granularity's Σ‖x − x̂_m‖² (Progressive Coding for SAEs, eq. 8) is divided by the batch's
-/// variance Σ‖x − x̄‖² and averaged over the granularities; added to it is the auxiliary loss that
-/// revives dead latents (Gao et al., Scaling and evaluating sparse autoencoders, appendix A.2).
-/// Sparsity acts on the full code only, and x̂_m decodes a prefix of it. `ReferenceStep` is the
-/// same in plain float64.
+/// 1. Encode with the encoder's own screen; the answer is exact.
+/// 2. Decode all granularities at once: the partial sums along a token's active latents are its nested
+///    reconstructions (Progressive Coding for SAEs, eq. 8). A latent receives the sum of the
+///    residuals of all prefixes that contain it.
+/// 3. Sort the active latents by latent, and sum their gradients a strip of columns at a time.
+/// 4. Adam, the decoder's norm and the encoder's quantisation in one visit to each latent's rows.
 ///
-/// All granularities cost one decode: the partial sums along a token's active latents are its
-/// nested reconstructions; on the way back, a latent receives the sum of the residuals of all
-/// prefixes that contain it. Results do not depend on the number of threads.
+/// `ReferenceStep` is the same in plain float64. Results depend neither on the number of threads nor
+/// on how the encoder was screened. Weights may be changed by `update` only.
 package final class NestedStep {
   /// What a batch's loss is made of.
   package struct Losses {
     /// Σ‖x − x̂_m‖² / Σ‖x − x̄‖² at each granularity.
-    package var fvu: [Double]
+    package var fvu: [Double] = []
     /// Σ‖e − ê‖² / Σ‖e − ē‖², e the residual at full size and ê its reconstruction by dead latents;
     /// 0 where none is dead.
-    package var auxiliary: Double
-    /// mean(fvu) + auxiliaryCoefficient · auxiliary
-    package var total: Double
+    package var auxiliary = 0.0
+    /// The penalty, before its coefficient.
+    package var penalty = 0.0
+    /// All of it, weighted as `StepObjective` says.
+    package var total = 0.0
     /// Mean number of active latents a token.
-    package var l0: Double
+    package var l0 = 0.0
+    /// The least value that BatchTopK kept; nil for other objectives.
+    package var leastKept: Double?
   }
 
-  /// The gradient of the last batch's loss.
-  package let gradient: DictionaryWeights
-  /// Which latents were active in the last batch.
-  package private(set) var wasActive: [Bool]
+  /// Seconds that the parts of the last step took.
+  package struct Seconds {
+    package var encode = 0.0
+    package var decode = 0.0
+    package var auxiliary = 0.0
+    package var gradients = 0.0
+    package var adam = 0.0
+    /// Of Adam's pass: the encoder's quantisation, a mean over threads.
+    package var repack = 0.0
+  }
+
+  /// Steps after which the quantisation is balanced anew: weights have turned by then.
+  private static let stepsBetweenBalances = 256
+  /// Tokens that a thread takes at a time.
+  private static let blockTokens = 32
+
+  /// Of the last batch.
+  package let gradient: BatchGradient
+  /// Of the last batch: which latents were active, 1 or 0.
+  package let wasActive: UnsafeMutableBufferPointer<UInt8>
+  /// Of the last step.
+  package private(set) var seconds = Seconds()
 
   private let weights: DictionaryWeights
-  private let granularities: [UInt32]
-  private let k: Int
-  private let auxiliaryCoefficient: Double
-  /// The first granularity that contains each latent.
-  private let blockOfLatent: [UInt32]
   /// Of the batches, [d_model]: for the encoder's speed only.
   private let activationDeviation: [Float]?
+  private let pool = EncoderPool()
   private let screeningHistory = ScreeningHistory()
-  private let workspaces = (0..<Parallel.threads).map { _ in EncodeWorkspace() }
-  /// x − b_dec of each token: [tokens, d_model]
-  private var centred = FloatStorage(count: 0)
-  /// What residuals send back to latents: [tokens, granularities + 1, d_model], the last row of a
-  /// token for the auxiliary loss.
-  private var returned = FloatStorage(count: 0)
+  private var prepared: PreparedEncoder?
+  private var stepsSinceBalance = 0
+  /// What pre-activations must exceed to matter to thresholds or codes: [latents]
+  private let floors: FloatStorage?
 
-  /// A step for `weights`, which it reads at every call.
-  package init(
-    weights: DictionaryWeights, granularities: [Int], k: Int, auxiliaryCoefficient: Double,
-    activationDeviation: [Float]? = nil
-  ) {
+  private let entries: LatentEntries
+  private var auxiliaryEntries: LatentEntries?
+  /// x − b_dec: [strips, tokens and some more, strip columns]
+  private var inputStrips = FloatStorage(count: 0)
+  /// What residuals send back to each block of latents, the auxiliary loss's last:
+  /// [blocks + 1, strips, tokens and some more, strip columns]
+  private var returnedStrips = FloatStorage(count: 0)
+  /// [tokens, d_model]: of the full size, where the auxiliary loss needs them.
+  private var residuals = FloatStorage(count: 0)
+  /// [nonzeros], each
+  private var values = FloatStorage(count: 0)
+  private var gradients = FloatStorage(count: 0)
+  private var products = FloatStorage(count: 0)
+  private var thresholdGradients = FloatStorage(count: 0)
+  /// [threads, rows of one token's reconstructions and its sum]
+  private var tokenRows: [FloatStorage] = []
+  /// [strips, latents]
+  private let squaredNorms: FloatStorage
+  /// The first granularity that contains each latent: [latents]
+  private var blockOfLatent: [UInt32] = []
+  private var granularities: [Int] = []
+
+  /// A step for `weights`.
+  package init(weights: DictionaryWeights, activationDeviation: [Float]? = nil) {
     self.weights = weights
     self.activationDeviation = activationDeviation
-    self.granularities = granularities.map { UInt32($0) }
-    self.k = k
-    self.auxiliaryCoefficient = auxiliaryCoefficient
-    gradient = DictionaryWeights(latents: weights.latents, dModel: weights.dModel)
-    wasActive = [Bool](repeating: false, count: weights.latents)
-    var blocks: [UInt32] = []
-    for (block, granularity) in granularities.enumerated() {
-      blocks += [UInt32](repeating: UInt32(block), count: granularity - blocks.count)
-    }
-    blockOfLatent = blocks
+    gradient = BatchGradient(like: weights)
+    wasActive = .allocate(capacity: weights.latents)
+    wasActive.initialize(repeating: 0)
+    entries = LatentEntries(latents: weights.latents)
+    floors = weights.thresholds.map { FloatStorage(count: $0.count) }
+    squaredNorms = FloatStorage(count: Self.strips(weights.dModel) * weights.latents)
   }
 
+  deinit { wasActive.deallocate() }
+
   private var dModel: Int { weights.dModel }
-  private var rowsPerToken: Int { granularities.count + 1 }
+  private var latents: Int { weights.latents }
+  private static let stripColumns = Int(granule_strip_columns)
+  private static func strips(_ dModel: Int) -> Int {
+    (dModel + stripColumns - 1) / stripColumns
+  }
+  /// Floats from one strip to the next: a few rows more than the tokens', since strips a power of two
+  /// apart would share few lines of the caches.
+  private func stripStride(_ tokens: Int) -> Int { (tokens + 3) * Self.stripColumns }
+  /// Floats of one block of `returnedStrips`.
+  private func slab(_ tokens: Int) -> Int { Self.strips(dModel) * stripStride(tokens) }
 
   /// Computes the losses of `batch`, and leaves their gradient in `gradient`.
   ///
@@ -76,322 +119,519 @@ package final class NestedStep {
   ///   - batch: [tokens, d_model] float32.
   ///   - dead: the latents that the auxiliary loss may use, ascending.
   /// - Throws: `EncodingError` for the first token that cannot be encoded.
-  package func run(batch: FloatStorage, dead: [Int]) throws(EncodingError) -> Losses {
+  package func run(
+    batch: FloatStorage, dead: [Int], objective: StepObjective
+  ) throws(EncodingError) -> Losses {
+    precondition(objective.granularities.last == latents)
     let tokens = batch.count / dModel
-    reserve(tokens: tokens)
-    let variance = Self.variance(of: batch.pointer, rows: tokens, columns: dModel)
-    // ∂(Σ‖x − x̂_m‖² / variance / M) / ∂x̂_m = scale · (x̂_m − x)
-    let scale = 2 / (Double(granularities.count) * variance)
+    seconds = Seconds()
+    setGranularities(objective.granularities)
+    let usesAuxiliary = !dead.isEmpty && objective.auxiliaryCoefficient > 0
+    reserve(tokens: tokens, usesAuxiliary: usesAuxiliary)
+    let variance = BatchMoments.variance(of: batch.pointer, rows: tokens, columns: dModel)
 
-    var (parts, errors) = try encodeAndDecode(batch, tokens: tokens, scale: Float(scale))
-    var losses = Losses(fvu: [], auxiliary: 0, total: 0, l0: 0)
-    for granularity in 0..<granularities.count {
-      var sum = 0.0
-      for token in 0..<tokens { sum += Double(errors[token * granularities.count + granularity]) }
-      losses.fvu.append(sum / variance)
+    var losses = Losses()
+    let codes = try seconds.timing(\.encode) { () throws(EncodingError) in
+      try encode(batch, tokens: tokens, objective, &losses)
     }
-    losses.l0 =
-      Double(parts.reduce(0) { $0 + $1.codes.indices.count }) / Double(max(tokens, 1))
-    markActive(parts)
-    if !dead.isEmpty, auxiliaryCoefficient > 0 {
-      let (auxiliaryParts, loss) = try reviveDead(batch, tokens: tokens, dead: dead, scale: scale)
-      losses.auxiliary = loss
-      parts += auxiliaryParts
+    let active = activeValues(codes, objective)
+    losses.l0 = Double(active) / Double(max(tokens, 1))
+    let penalty = Penalty(objective, tokens: tokens, dModel: dModel, l0: losses.l0)
+    let errors = seconds.timing(\.decode) {
+      decode(
+        codes, batch, objective, variance: variance, penalty: penalty,
+        keepingResiduals: usesAuxiliary)
+    }
+    losses.fvu = errors.squared.map { $0 / variance }
+    losses.penalty = penalty.loss(sum: errors.penalty)
+    if usesAuxiliary {
+      losses.auxiliary = try seconds.timing(\.auxiliary) { () throws(EncodingError) in
+        try reviveDead(batch, tokens: tokens, dead: dead, objective.auxiliaryCoefficient)
+      }
     }
     losses.total =
-      losses.fvu.reduce(0, +) / Double(granularities.count)
-      + auxiliaryCoefficient * losses.auxiliary
-    accumulate(entriesByLatent(parts), tokens: tokens)
+      zip(losses.fvu, objective.weights).reduce(0) { $0 + $1.0 * $1.1 }
+      + objective.auxiliaryCoefficient * losses.auxiliary
+      + objective.sparsityCoefficient * losses.penalty
+    seconds.timing(\.gradients) {
+      entries.fill(entryCodes(codes, latentIndices: nil))
+      accumulate(tokens: tokens, auxiliary: usesAuxiliary ? auxiliaryEntries : nil)
+    }
     return losses
   }
 
-  private func reserve(tokens: Int) {
-    if centred.count < tokens * dModel {
-      centred = FloatStorage(count: tokens * dModel)
-      returned = FloatStorage(count: tokens * rowsPerToken * dModel)
+  /// Takes a step of Adam along `gradient`.
+  ///
+  /// - Returns: the gradient's norm before clipping.
+  package func update(
+    _ optimizer: inout AdamOptimizer, _ step: AdamOptimizer.Step, objective: StepObjective
+  ) -> Double {
+    stepsSinceBalance += 1
+    if stepsSinceBalance >= Self.stepsBetweenBalances { prepared = nil }
+    let packing = prepared
+    let packSeconds = FloatStorage(count: 16 * Parallel.threads)
+    let norm = seconds.timing(\.adam) {
+      let norm = optimizer.step(weights, gradient: gradient, step) { thread, panel in
+        lowerThresholds(panel: panel, objective)
+        guard let packing else { return }
+        let clock = ContinuousClock()
+        let start = clock.now
+        packing.pack(panel: panel, encoder: weights.encoder, biases: weights.encoderBias)
+        packSeconds.pointer[16 * thread] += Float((clock.now - start) / .seconds(1))
+      }
+      packing?.finish(thresholds: floors)
+      return norm
+    }
+    seconds.repack = Double(packSeconds.values.reduce(0, +)) / Double(Parallel.threads)
+    return norm
+  }
+
+  // MARK: Encoding
+
+  private func setGranularities(_ granularities: [Int]) {
+    guard granularities != self.granularities else { return }
+    self.granularities = granularities
+    blockOfLatent.removeAll(keepingCapacity: true)
+    for (block, granularity) in granularities.enumerated() {
+      for _ in blockOfLatent.count..<granularity { blockOfLatent.append(UInt32(block)) }
     }
   }
 
-  // MARK: Forwards
-
-  /// The codes of consecutive tokens, with what each active latent's value receives.
-  private struct Part {
-    var firstToken = 0
-    var codes = SparseCodes()
-    /// ∂loss/∂z of each active latent, which is ∂loss/∂h too: an active latent's ReLU is open.
-    var gradients: [Float] = []
-    /// Row of `returned` that a latent receives, beyond the token's first.
-    var rowOfLatent: [UInt32] = []
-    /// Index in the dictionary of each latent of `codes`, nil where it is the same.
-    var latentIndices: [Int]?
+  private func reserve(tokens: Int, usesAuxiliary: Bool) {
+    let slab = slab(tokens)
+    if inputStrips.count < slab { inputStrips = FloatStorage(count: slab) }
+    let returned = (granularities.count + 1) * slab
+    if returnedStrips.count < returned { returnedStrips = FloatStorage(count: returned) }
+    if usesAuxiliary, residuals.count < tokens * dModel {
+      residuals = FloatStorage(count: tokens * dModel)
+    }
+    let rows = (granularities.count + 1) * dModel
+    if tokenRows.first.map({ $0.count < rows }) ?? true {
+      tokenRows = (0..<Parallel.threads).map { _ in FloatStorage(count: rows) }
+    }
   }
 
-  /// Encodes, decodes at every granularity, and turns residuals into what they send back.
-  ///
-  /// - Returns: the codes in order of tokens, and ‖x − x̂_m‖², [tokens, granularities].
-  private func encodeAndDecode(
-    _ batch: FloatStorage, tokens: Int, scale: Float
-  ) throws(EncodingError) -> (parts: [Part], squaredErrors: [Float]) {
-    var dictionaryParts = weights.parts(.topk(k: k))
-    dictionaryParts.activationDeviation = activationDeviation
-    dictionaryParts.screeningHistory = screeningHistory
-    let dictionary = SparseAutoencoder(dictionaryParts)
-    dictionary.prepareEncoder()
-    let prefixes = granularities.count
-    let scales = [Float](repeating: scale, count: prefixes)
-    var squaredErrors = [Float](repeating: 0, count: tokens * prefixes)
-    let parts = try squaredErrors.withUnsafeMutableBufferPointer {
-      (squaredErrors) throws(EncodingError) in
-      let squaredErrors = squaredErrors
-      return try forParts(tokens) { (workspace, range) throws(EncodingError) in
-        var part = Part(firstToken: range.lowerBound, rowOfLatent: blockOfLatent)
-        part.codes = try dictionary.encode(
-          UnsafeBufferPointer(
-            start: batch.pointer + range.lowerBound * dModel, count: range.count * dModel),
-          tokens: range.count, granularity: dictionary.latents, k: k, workspace: workspace)
-        part.gradients = [Float](repeating: 0, count: part.codes.indices.count)
-        let sum = FloatStorage(count: dModel)
-        withEachToken(&part) { token, indices, values, gradients in
-          let input = batch.pointer + token * dModel
-          let rows = returned.pointer + token * rowsPerToken * dModel
-          for i in 0..<dModel {
-            centred.pointer[token * dModel + i] = input[i] - weights.decoderBias.pointer[i]
-          }
-          granule_nested_decode(
-            weights.decoder.pointer, weights.decoderBias.pointer, dModel, indices.baseAddress,
-            values.baseAddress, indices.count, granularities, prefixes, input, 1, 0, sum.pointer,
-            squaredErrors.baseAddress! + token * prefixes, rows, dModel)
-          granule_suffix_residuals(rows, prefixes, dModel, input, scales)
-          for position in 0..<indices.count {
-            let latent = Int(indices[position])
-            gradients[position] = granule_dot(
-              weights.decoder.pointer + latent * dModel, rows + Int(blockOfLatent[latent]) * dModel,
-              dModel)
-          }
+  /// Below its threshold by half the bandwidth, a pre-activation still moves it.
+  private func lowerThresholds(panel: Int, _ objective: StepObjective) {
+    guard let floors, let thresholds = weights.thresholds else { return }
+    let start = panel * AdamOptimizer.panelLatents
+    for latent in start..<min(start + AdamOptimizer.panelLatents, latents) {
+      floors.pointer[latent] = max(
+        thresholds.pointer[latent] - Float(objective.bandwidth / 2), 0)
+    }
+  }
+
+  private func encode(
+    _ batch: FloatStorage, tokens: Int, _ objective: StepObjective, _ losses: inout Losses
+  ) throws(EncodingError) -> SparseCodes {
+    let rule: SelectionRule
+    switch objective.objective {
+    case .topk, .batchtopk: rule = .topk(k: objective.k)
+    case .relu: rule = .relu
+    case .jumprelu:
+      if prepared == nil {
+        for panel in 0...(latents - 1) / AdamOptimizer.panelLatents {
+          lowerThresholds(panel: panel, objective)
         }
-        return part
+      }
+      rule = .threshold(floors?.array ?? [])
+    }
+    var parts = weights.parts(rule)
+    parts.activationDeviation = activationDeviation
+    parts.screeningHistory = screeningHistory
+    if prepared == nil {
+      prepared = PreparedEncoder(SparseAutoencoder(parts))
+      stepsSinceBalance = 0
+    }
+    parts.preparedEncoder = prepared
+    let dictionary = SparseAutoencoder(parts)
+    let activations = UnsafeBufferPointer(start: batch.pointer, count: tokens * dModel)
+    switch objective.objective {
+    case .topk:
+      return try pool.encode(
+        dictionary, activations, tokens: tokens, granularity: latents, k: objective.k)
+    case .batchtopk:
+      let (codes, threshold) = try pool.encodeBatchTopK(
+        dictionary, activations, tokens: tokens, granularity: latents, k: objective.k)
+      // Where fewer than k · tokens are positive, all of them are kept.
+      losses.leastKept = Double(threshold > 0 ? threshold : codes.values.min() ?? 0)
+      return codes
+    case .jumprelu, .relu:
+      return try pool.encode(dictionary, activations, tokens: tokens, granularity: latents)
+    }
+  }
+
+  /// Fills `values` with z; returns how many are active.
+  private func activeValues(_ codes: SparseCodes, _ objective: StepObjective) -> Int {
+    let count = codes.indices.count
+    if values.count < count {
+      values = FloatStorage(count: count + count / 4)
+      gradients = FloatStorage(count: values.count)
+      products = FloatStorage(count: values.count)
+      if weights.thresholds != nil { thresholdGradients = FloatStorage(count: values.count) }
+    }
+    return codes.values.withUnsafeBufferPointer { stored in
+      guard objective.objective == .jumprelu, let thresholds = weights.thresholds else {
+        for i in 0..<count { values.pointer[i] = stored[i] }
+        return count
+      }
+      var active = 0
+      return codes.indices.withUnsafeBufferPointer { indices in
+        for i in 0..<count {
+          let isActive = stored[i] > thresholds.pointer[Int(indices[i])]
+          values.pointer[i] = isActive ? stored[i] : 0
+          active += isActive ? 1 : 0
+        }
+        return active
       }
     }
-    return (parts, squaredErrors)
   }
+
+  // MARK: Decoding
+
+  /// How the penalty weighs on values and thresholds.
+  private struct Penalty {
+    private let objective: StepObjective
+    private let l0: Double
+    private let tokens: Double
+    /// ∂(coefficient · penalty) / ∂(one token's sum)
+    let weight: Double
+    private let scale: Double
+
+    init(_ objective: StepObjective, tokens: Int, dModel: Int, l0: Double) {
+      self.objective = objective
+      self.l0 = l0
+      self.tokens = Double(max(tokens, 1))
+      var weight = objective.sparsityCoefficient / self.tokens
+      if objective.objective == .jumprelu, let target = objective.targetL0 {
+        weight *= 2 * (l0 / target - 1) / target
+      }
+      self.weight = objective.objective.hasK ? 0 : weight
+      scale = 1 / Double(dModel).squareRoot()
+    }
+
+    var isTanh: Bool {
+      objective.objective == .jumprelu && objective.penalty == .tanh && objective.targetL0 == nil
+    }
+    var isL0: Bool { objective.objective == .jumprelu && !isTanh }
+    var isL1: Bool { objective.objective == .relu }
+
+    /// What an active latent's value adds to its token's sum.
+    func term(_ value: Float) -> Double {
+      if isL1 { return scale * Double(value) }
+      return isTanh ? tanh(objective.tanhScale * Double(value)) : 0
+    }
+
+    /// ∂(coefficient · penalty)/∂z
+    func gradient(_ value: Float) -> Double {
+      if isL1 { return weight * scale }
+      guard isTanh else { return 0 }
+      let level = tanh(objective.tanhScale * Double(value))
+      return weight * objective.tanhScale * (1 - level * level)
+    }
+
+    /// The penalty from the sum over all tokens.
+    func loss(sum: Double) -> Double {
+      if isTanh || isL1 { return sum / tokens }
+      guard isL0 else { return 0 }
+      return objective.targetL0.map { (l0 / $0 - 1) * (l0 / $0 - 1) } ?? l0
+    }
+  }
+
+  /// Decodes at every granularity, turns residuals into what they send back, and computes what each
+  /// active latent's pre-activation and threshold receive.
+  ///
+  /// - Returns: Σ‖x − x̂_m‖² at each granularity, and the sum of the penalty's terms.
+  private func decode(
+    _ codes: SparseCodes, _ batch: FloatStorage, _ objective: StepObjective, variance: Double,
+    penalty: Penalty, keepingResiduals: Bool
+  ) -> (squared: [Double], penalty: Double) {
+    let (tokens, prefixes) = (codes.tokens, granularities.count)
+    // ∂(w_m Σ‖x − x̂_m‖² / variance) / ∂x̂_m = scales[m] · (x̂_m − x)
+    let scales = objective.weights.map { Float(2 * $0 / variance) }
+    let prefixEnds = granularities.map { UInt32($0) }
+    let squaredErrors = FloatStorage(count: tokens * prefixes)
+    let penaltySums = FloatStorage(count: tokens)
+    let (stripStride, slab) = (stripStride(tokens), slab(tokens))
+    codes.indices.withUnsafeBufferPointer { indices in
+      codes.rowOffsets.withUnsafeBufferPointer { rowOffsets in
+        Parallel.forBlocks(tokens, size: Self.blockTokens) { thread, range in
+          let rows = tokenRows[thread].pointer
+          let sum = rows + prefixes * dModel
+          for token in range {
+            let input = batch.pointer + token * dModel
+            let start = Int(rowOffsets[token])
+            let count = Int(rowOffsets[token + 1]) - start
+            let latents = indices.baseAddress.map { $0 + start }
+            granule_nested_decode(
+              weights.decoder.pointer, weights.decoderBias.pointer, dModel, latents,
+              values.pointer + start, count, prefixEnds, prefixes, input, 1, 0, sum,
+              squaredErrors.pointer + token * prefixes, rows, dModel)
+            if keepingResiduals {
+              let last = rows + (prefixes - 1) * dModel
+              let residual = residuals.pointer + token * dModel
+              for i in 0..<dModel { residual[i] = input[i] - last[i] }
+            }
+            granule_suffix_residuals(rows, prefixes, dModel, input, scales)
+            granule_latent_products(
+              weights.decoder.pointer, dModel, latents, count, blockOfLatent, rows,
+              products.pointer + start)
+            for block in 0..<prefixes {
+              granule_cut_row(
+                rows + block * dModel, dModel,
+                returnedStrips.pointer + block * slab + token * Self.stripColumns, stripStride)
+            }
+            for i in 0..<dModel { sum[i] = input[i] - weights.decoderBias.pointer[i] }
+            granule_cut_row(
+              sum, dModel, inputStrips.pointer + token * Self.stripColumns, stripStride)
+            penaltySums.pointer[token] = Float(
+              sendBack(
+                codes, start..<start + count, objective: objective, penalty: penalty))
+          }
+        }
+      }
+    }
+    var sums = [Double](repeating: 0, count: prefixes)
+    for token in 0..<tokens {
+      for m in 0..<prefixes { sums[m] += Double(squaredErrors.pointer[token * prefixes + m]) }
+    }
+    return (sums, penaltySums.values.reduce(0.0) { $0 + Double($1) })
+  }
+
+  /// Turns the products of one token's latents into gradients of their pre-activations and thresholds;
+  /// returns the sum of the penalty's terms.
+  private func sendBack(
+    _ codes: SparseCodes, _ range: Range<Int>, objective: StepObjective, penalty: Penalty
+  ) -> Double {
+    if objective.objective.hasK {
+      (gradients.pointer + range.lowerBound).update(
+        from: products.pointer + range.lowerBound, count: range.count)
+      return 0
+    }
+    var sum = 0.0
+    for i in range {
+      let value = values.pointer[i]
+      let gradient = Double(products.pointer[i]) + penalty.gradient(value)
+      gradients.pointer[i] = value > 0 ? Float(gradient) : 0
+      if value > 0 { sum += penalty.term(value) }
+      guard let thresholds = weights.thresholds else { continue }
+      // Straight-through estimates by a rectangle of width ε (arXiv 2407.14435, section 3):
+      // ∂z/∂θ = −θ/ε, ∂L0/∂θ = −1/ε, for |h − θ| < ε/2.
+      let threshold = Double(thresholds.pointer[Int(codes.indices[i])])
+      let isNear = abs(Double(codes.values[i]) - threshold) < objective.bandwidth / 2
+      let perL0 = penalty.isL0 ? penalty.weight : 0
+      thresholdGradients.pointer[i] =
+        isNear ? Float(-(threshold * gradient + perL0) / objective.bandwidth) : 0
+    }
+    return sum
+  }
+
+  private func entryCodes(_ codes: SparseCodes, latentIndices: [UInt32]?) -> LatentEntries.Codes {
+    LatentEntries.Codes(
+      codes: codes, values: values.pointer, gradients: gradients.pointer,
+      products: products.pointer,
+      thresholds: weights.thresholds == nil || latentIndices != nil
+        ? nil : UnsafePointer(thresholdGradients.pointer),
+      latentIndices: latentIndices)
+  }
+
+  // MARK: Dead latents
 
   /// Reconstructs the full size's residual, held constant, by the best of the dead latents, without
   /// b_dec; the gradient reaches their encoder and decoder.
+  ///
+  /// - Returns: the auxiliary loss.
   private func reviveDead(
-    _ batch: FloatStorage, tokens: Int, dead: [Int], scale: Double
-  ) throws(EncodingError) -> (parts: [Part], loss: Double) {
-    let last = granularities.count - 1
-    let residuals = FloatStorage(count: tokens * dModel)
-    Parallel.forRanges(tokens) { _, range in
-      for token in range {
-        let row = returned.pointer + (token * rowsPerToken + last) * dModel
-        for i in 0..<dModel {
-          residuals.pointer[token * dModel + i] = Float(-Double(row[i]) / scale)
-        }
-      }
-    }
-    let variance = Self.variance(of: residuals.pointer, rows: tokens, columns: dModel)
-    let auxiliaryScale = Float(2 * auxiliaryCoefficient / variance)
-
+    _ batch: FloatStorage, tokens: Int, dead: [Int], _ coefficient: Double
+  ) throws(EncodingError) -> Double {
+    let variance = BatchMoments.variance(of: residuals.pointer, rows: tokens, columns: dModel)
+    var scale = Float(2 * coefficient / variance)
     let deadWeights = DictionaryWeights(latents: dead.count, dModel: dModel)
-    for (row, latent) in dead.enumerated() {
-      (deadWeights.encoder.pointer + row * dModel)
-        .update(from: weights.encoder.pointer + latent * dModel, count: dModel)
-      (deadWeights.decoder.pointer + row * dModel)
-        .update(from: weights.decoder.pointer + latent * dModel, count: dModel)
-      deadWeights.encoderBias.pointer[row] = weights.encoderBias.pointer[latent]
+    Parallel.forRanges(dead.count) { _, range in
+      for row in range {
+        let latent = dead[row]
+        (deadWeights.encoder.pointer + row * dModel)
+          .update(from: weights.encoder.pointer + latent * dModel, count: dModel)
+        (deadWeights.decoder.pointer + row * dModel)
+          .update(from: weights.decoder.pointer + latent * dModel, count: dModel)
+        deadWeights.encoderBias.pointer[row] = weights.encoderBias.pointer[latent]
+      }
     }
     deadWeights.decoderBias.pointer.update(from: weights.decoderBias.pointer, count: dModel)
-    let auxiliaryK = max(1, min(dModel / 2, dead.count))
-    let dictionary = SparseAutoencoder(deadWeights.parts(.topk(k: auxiliaryK)))
+    let k = StepObjective.auxiliaryK(dModel: dModel, dead: dead.count)
+    let codes = try pool.encode(
+      SparseAutoencoder(deadWeights.parts(.topk(k: k))),
+      UnsafeBufferPointer(start: batch.pointer, count: tokens * dModel), tokens: tokens,
+      granularity: dead.count, k: k)
+
     let noBias = FloatStorage(count: dModel)
-    let auxiliaryRow = UInt32(granularities.count)
-    var squaredErrors = [Float](repeating: 0, count: tokens)
-    let parts = try squaredErrors.withUnsafeMutableBufferPointer {
-      (squaredErrors) throws(EncodingError) in
-      let squaredErrors = squaredErrors
-      return try forParts(tokens) { (workspace, range) throws(EncodingError) in
-        var part = Part(
-          firstToken: range.lowerBound,
-          rowOfLatent: [UInt32](repeating: auxiliaryRow, count: dead.count), latentIndices: dead)
-        part.codes = try dictionary.encode(
-          UnsafeBufferPointer(
-            start: batch.pointer + range.lowerBound * dModel, count: range.count * dModel),
-          tokens: range.count, granularity: dead.count, k: auxiliaryK, workspace: workspace)
-        part.gradients = [Float](repeating: 0, count: part.codes.indices.count)
-        let sum = FloatStorage(count: dModel)
-        withEachToken(&part) { token, indices, values, gradients in
-          let row = returned.pointer + (token * rowsPerToken + Int(auxiliaryRow)) * dModel
-          var granularity = UInt32(dead.count)
-          granule_nested_decode(
-            deadWeights.decoder.pointer, noBias.pointer, dModel, indices.baseAddress,
-            values.baseAddress, indices.count, &granularity, 1,
-            residuals.pointer + token * dModel, 1, 0, sum.pointer,
-            squaredErrors.baseAddress! + token, row, dModel)
-          var scale = auxiliaryScale
-          granule_suffix_residuals(row, 1, dModel, residuals.pointer + token * dModel, &scale)
-          for position in 0..<indices.count {
-            gradients[position] = granule_dot(
-              deadWeights.decoder.pointer + Int(indices[position]) * dModel, row, dModel)
-          }
-        }
-        return part
-      }
-    }
-    return (parts, squaredErrors.reduce(0.0) { $0 + Double($1) } / variance)
-  }
-
-  /// Splits the tokens over the threads; parts come back in order of tokens.
-  private func forParts(
-    _ tokens: Int,
-    _ body: (EncodeWorkspace, Range<Int>) throws(EncodingError) -> Part
-  ) throws(EncodingError) -> [Part] {
-    var results = [Result<Part, EncodingError>?](repeating: nil, count: Parallel.threads)
-    results.withUnsafeMutableBufferPointer { results in
-      let results = results
-      Parallel.forRanges(tokens) { thread, range in
-        do throws(EncodingError) {
-          results[thread] = .success(try body(workspaces[thread], range))
-        } catch {
-          results[thread] = .failure(error.shifted(by: range.lowerBound))
-        }
-      }
-    }
-    var parts: [Part] = []
-    for case .some(let result) in results { parts.append(try result.get()) }
-    return parts
-  }
-
-  private func withEachToken(
-    _ part: inout Part,
-    _ body: (
-      _ token: Int, _ indices: UnsafeBufferPointer<UInt32>, _ values: UnsafeBufferPointer<Float>,
-      _ gradients: UnsafeMutableBufferPointer<Float>
-    ) -> Void
-  ) {
-    let (codes, firstToken) = (part.codes, part.firstToken)
+    let noBlocks = [UInt32](repeating: 0, count: dead.count)
+    let squaredErrors = FloatStorage(count: tokens)
+    let products = FloatStorage(count: codes.indices.count)
+    let (stripStride, slab) = (stripStride(tokens), slab(tokens))
     codes.indices.withUnsafeBufferPointer { indices in
       codes.values.withUnsafeBufferPointer { values in
-        part.gradients.withUnsafeMutableBufferPointer { gradients in
-          for row in 0..<codes.tokens {
-            let range = Int(codes.rowOffsets[row])..<Int(codes.rowOffsets[row + 1])
-            body(
-              firstToken + row, UnsafeBufferPointer(rebasing: indices[range]),
-              UnsafeBufferPointer(rebasing: values[range]),
-              UnsafeMutableBufferPointer(rebasing: gradients[range]))
-          }
-        }
-      }
-    }
-  }
-
-  private func markActive(_ parts: [Part]) {
-    for latent in 0..<wasActive.count { wasActive[latent] = false }
-    for part in parts {
-      for index in part.codes.indices { wasActive[Int(index)] = true }
-    }
-  }
-
-  // MARK: Backwards
-
-  /// Active latents of the batch in order of latents, each latent's in order of tokens.
-  private struct Entries {
-    /// Where each latent's entries begin: [latents + 1]
-    var offsets: [Int]
-    /// Row of `centred`.
-    var tokens: [UInt32]
-    /// Row of `returned`.
-    var returnedRows: [UInt32]
-    /// z
-    var values: [Float]
-    /// ∂loss/∂h
-    var gradients: [Float]
-  }
-
-  private func entriesByLatent(_ parts: [Part]) -> Entries {
-    var offsets = [Int](repeating: 0, count: weights.latents + 1)
-    for part in parts {
-      for index in part.codes.indices {
-        offsets[(part.latentIndices?[Int(index)] ?? Int(index)) + 1] += 1
-      }
-    }
-    for latent in 0..<weights.latents { offsets[latent + 1] += offsets[latent] }
-    let count = offsets[weights.latents]
-    var next = offsets
-    var entries = Entries(
-      offsets: offsets, tokens: [UInt32](repeating: 0, count: count),
-      returnedRows: [UInt32](repeating: 0, count: count),
-      values: [Float](repeating: 0, count: count), gradients: [Float](repeating: 0, count: count))
-    for part in parts {
-      for row in 0..<part.codes.tokens {
-        let token = part.firstToken + row
-        for position in Int(part.codes.rowOffsets[row])..<Int(part.codes.rowOffsets[row + 1]) {
-          let index = Int(part.codes.indices[position])
-          let latent = part.latentIndices?[index] ?? index
-          let slot = next[latent]
-          next[latent] += 1
-          entries.tokens[slot] = UInt32(token)
-          entries.returnedRows[slot] = UInt32(token * rowsPerToken) + part.rowOfLatent[index]
-          entries.values[slot] = part.codes.values[position]
-          entries.gradients[slot] = part.gradients[position]
-        }
-      }
-    }
-    return entries
-  }
-
-  private func accumulate(_ entries: Entries, tokens: Int) {
-    entries.tokens.withUnsafeBufferPointer { tokenRows in
-      entries.returnedRows.withUnsafeBufferPointer { returnedRows in
-        entries.values.withUnsafeBufferPointer { values in
-          entries.gradients.withUnsafeBufferPointer { gradients in
-            // Blocks, not one range a thread: early latents are active far more often.
-            Parallel.forBlocks(weights.latents, size: 64) { _, latents in
-              for latent in latents {
-                let (start, end) = (entries.offsets[latent], entries.offsets[latent + 1])
-                let (row, count) = (latent * dModel, end - start)
-                granule_weighted_rows_sum(
-                  centred.pointer, dModel, tokenRows.baseAddress.map { $0 + start },
-                  gradients.baseAddress.map { $0 + start }, count, gradient.encoder.pointer + row)
-                granule_weighted_rows_sum(
-                  returned.pointer, dModel, returnedRows.baseAddress.map { $0 + start },
-                  values.baseAddress.map { $0 + start }, count, gradient.decoder.pointer + row)
-                var sum: Float = 0
-                for position in start..<end { sum += gradients[position] }
-                gradient.encoderBias.pointer[latent] = sum
-              }
+        codes.rowOffsets.withUnsafeBufferPointer { rowOffsets in
+          Parallel.forBlocks(tokens, size: Self.blockTokens) { thread, range in
+            let row = tokenRows[thread].pointer
+            let sum = row + dModel
+            for token in range {
+              let start = Int(rowOffsets[token])
+              let count = Int(rowOffsets[token + 1]) - start
+              let latents = indices.baseAddress.map { $0 + start }
+              var all = UInt32(dead.count)
+              let residual = residuals.pointer + token * dModel
+              granule_nested_decode(
+                deadWeights.decoder.pointer, noBias.pointer, dModel, latents,
+                values.baseAddress.map { $0 + start }, count, &all, 1, residual, 1, 0, sum,
+                squaredErrors.pointer + token, row, dModel)
+              granule_suffix_residuals(row, 1, dModel, residual, &scale)
+              granule_latent_products(
+                deadWeights.decoder.pointer, dModel, latents, count, noBlocks, row,
+                products.pointer + start)
+              granule_cut_row(
+                row, dModel,
+                returnedStrips.pointer + granularities.count * slab + token * Self.stripColumns,
+                stripStride)
             }
           }
         }
       }
     }
-    // b_dec is in every reconstruction, and with the other sign in every encoder input.
-    let firstRows = (0..<tokens).map { UInt32($0 * rowsPerToken) }
-    let ones = [Float](repeating: 1, count: tokens)
-    granule_weighted_rows_sum(
-      returned.pointer, dModel, firstRows, ones, tokens, gradient.decoderBias.pointer)
-    let latentRows = (0..<weights.latents).map { UInt32($0) }
-    let encoderPath = FloatStorage(count: dModel)
-    granule_weighted_rows_sum(
-      weights.encoder.pointer, dModel, latentRows, gradient.encoderBias.pointer, weights.latents,
-      encoderPath.pointer)
-    for i in 0..<dModel { gradient.decoderBias.pointer[i] -= encoderPath.pointer[i] }
+    let sorted = auxiliaryEntries ?? LatentEntries(latents: latents)
+    auxiliaryEntries = sorted
+    codes.values.withUnsafeBufferPointer { values in
+      guard let values = values.baseAddress else { return }
+      sorted.fill(
+        LatentEntries.Codes(
+          codes: codes, values: values, gradients: products.pointer, products: products.pointer,
+          thresholds: nil, latentIndices: dead.map { UInt32($0) }))
+    }
+    return squaredErrors.values.reduce(0.0) { $0 + Double($1) } / variance
   }
 
-  /// Σ‖x − x̄‖² over rows, x̄ the mean row; never 0, since losses are divided by it.
-  static func variance(of input: UnsafePointer<Float>, rows: Int, columns: Int) -> Double {
-    var sums = [Double](repeating: 0, count: columns)
-    var squares = [Double](repeating: 0, count: columns)
-    // Shifted by the first row, so that a large mean costs no digits.
-    for row in 0..<rows {
-      for i in 0..<columns {
-        let value = Double(input[row * columns + i] - input[i])
-        sums[i] += value
-        squares[i] += value * value
+  // MARK: Gradients
+
+  private func accumulate(tokens: Int, auxiliary: LatentEntries?) {
+    let latents = latents
+    let strips = Self.strips(dModel)
+    let slab = slab(tokens)
+    sumOverLatents(auxiliary)
+    blockOfLatent.withUnsafeBufferPointer { blocks in
+      let problem = granule_gradients(
+        latents: latents, d_model: dModel, inputs: inputStrips.pointer,
+        returned: returnedStrips.pointer, slab_stride: slab,
+        entries: (
+          entries.kernelEntries, auxiliary?.kernelEntries ?? granule_entries()
+        ), blocks: blocks.baseAddress, auxiliary_block: granularities.count,
+        is_zero: gradient.isZero.baseAddress, encoder: gradient.weights.encoder.pointer,
+        decoder: gradient.weights.decoder.pointer, squared_norms: squaredNorms.pointer)
+      let chunks = min(4, latents)
+      Parallel.forBlocks(strips * chunks, size: 1) { _, range in
+        var problem = problem
+        for task in range {
+          let (strip, chunk) = task.quotientAndRemainder(dividingBy: chunks)
+          granule_strip_gradients(
+            &problem, strip, latents * chunk / chunks, latents * (chunk + 1) / chunks)
+        }
       }
     }
+    for latent in 0..<latents {
+      let isActive =
+        !entries.range(of: latent).isEmpty || !(auxiliary?.range(of: latent).isEmpty ?? true)
+      gradient.isZero[latent] = isActive ? 0 : 1
+    }
+    sumDecoderBias(tokens: tokens)
+    gradient.squaredNorm = squaredNorm()
+  }
+
+  /// Sums over each latent's entries that need no rows.
+  private func sumOverLatents(_ auxiliary: LatentEntries?) {
+    let gradient = gradient
+    let thresholds = gradient.weights.thresholds
+    Parallel.forBlocks(latents, size: 256) { _, range in
+      for latent in range {
+        var (bias, along, threshold): (Float, Float, Float) = (0, 0, 0)
+        var isActive: UInt8 = 0
+        for i in entries.range(of: latent) {
+          bias += entries.entries[i].gradient
+          along += entries.entries[i].value * entries.details[i].product
+          threshold += entries.details[i].threshold
+          if entries.entries[i].value > 0 { isActive = 1 }
+        }
+        if let auxiliary {
+          for i in auxiliary.range(of: latent) {
+            bias += auxiliary.entries[i].gradient
+            along += auxiliary.entries[i].value * auxiliary.details[i].product
+          }
+        }
+        wasActive[latent] = isActive
+        gradient.weights.encoderBias.pointer[latent] = bias
+        gradient.alongDecoder.pointer[latent] = along
+        thresholds?.pointer[latent] = threshold
+      }
+    }
+  }
+
+  /// b_dec is in every reconstruction, and with the other sign in every encoder input.
+  private func sumDecoderBias(tokens: Int) {
+    let strips = Self.strips(dModel)
+    let sums = FloatStorage(count: strips * Self.stripColumns)
+    for strip in 0..<strips {
+      granule_strip_sum(
+        returnedStrips.pointer + strip * stripStride(tokens), tokens,
+        sums.pointer + strip * Self.stripColumns)
+    }
+    let blockRows = 256
+    let blocks = (latents + blockRows - 1) / blockRows
+    let partial = FloatStorage(count: blocks * dModel)
+    Parallel.forBlocks(blocks, size: 1) { _, range in
+      var rows: [UInt32] = []
+      var biases: [Float] = []
+      for block in range {
+        rows.removeAll(keepingCapacity: true)
+        biases.removeAll(keepingCapacity: true)
+        for latent in block * blockRows..<min((block + 1) * blockRows, latents)
+        where gradient.isZero[latent] == 0 {
+          rows.append(UInt32(latent))
+          biases.append(gradient.weights.encoderBias.pointer[latent])
+        }
+        granule_weighted_rows_sum(
+          weights.encoder.pointer, dModel, rows, biases, rows.count,
+          partial.pointer + block * dModel)
+      }
+    }
+    for i in 0..<dModel {
+      var sum = sums.pointer[i]
+      for block in 0..<blocks { sum -= partial.pointer[block * dModel + i] }
+      gradient.weights.decoderBias.pointer[i] = sum
+    }
+  }
+
+  private func squaredNorm() -> Double {
+    let strips = Self.strips(dModel)
     var total = 0.0
-    for i in 0..<columns { total += squares[i] - sums[i] * sums[i] / Double(max(rows, 1)) }
-    return max(total, Double(Float.leastNormalMagnitude))
+    for latent in 0..<latents where gradient.isZero[latent] == 0 {
+      var rows = 0.0
+      for strip in 0..<strips { rows += Double(squaredNorms.pointer[strip * latents + latent]) }
+      let along = Double(gradient.alongDecoder.pointer[latent])
+      let bias = Double(gradient.weights.encoderBias.pointer[latent])
+      let threshold = Double(gradient.weights.thresholds?.pointer[latent] ?? 0)
+      total += max(rows - along * along, 0) + bias * bias + threshold * threshold
+    }
+    let bias = gradient.weights.decoderBias.pointer
+    return total + Double(granule_dot(bias, bias, dModel))
+  }
+}
+
+extension NestedStep.Seconds {
+  /// Adds what `body` takes to a part.
+  fileprivate mutating func timing<Result, Failure>(
+    _ part: WritableKeyPath<Self, Double>, _ body: () throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    let clock = ContinuousClock()
+    let start = clock.now
+    defer { self[keyPath: part] += (clock.now - start) / .seconds(1) }
+    return try body()
   }
 }

@@ -1,3 +1,5 @@
+internal import Glibc
+
 /// `NestedStep` written plainly: dense, float64, one token and latent after another. Slow, and the
 /// oracle of the fast step; itself checked against finite differences.
 package struct ReferenceStep {
@@ -7,52 +9,67 @@ package struct ReferenceStep {
     package var encoderBias: [Double]
     package var decoder: [Double]
     package var decoderBias: [Double]
+    /// Empty where the objective has none.
+    package var thresholds: [Double]
 
     var dModel: Int { decoderBias.count }
     var latents: Int { encoderBias.count }
 
     package init(
-      encoder: [Double], encoderBias: [Double], decoder: [Double], decoderBias: [Double]
+      encoder: [Double], encoderBias: [Double], decoder: [Double], decoderBias: [Double],
+      thresholds: [Double] = []
     ) {
       self.encoder = encoder
       self.encoderBias = encoderBias
       self.decoder = decoder
       self.decoderBias = decoderBias
+      self.thresholds = thresholds
+    }
+
+    fileprivate init(zerosLike other: Weights) {
+      func zeros(_ values: [Double]) -> [Double] { values.map { _ in 0 } }
+      self.init(
+        encoder: zeros(other.encoder), encoderBias: zeros(other.encoderBias),
+        decoder: zeros(other.decoder), decoderBias: zeros(other.decoderBias),
+        thresholds: zeros(other.thresholds))
     }
   }
 
   package struct Losses {
     package var fvu: [Double]
-    package var auxiliary: Double
-    package var total: Double
+    package var auxiliary = 0.0
+    package var penalty = 0.0
+    package var total = 0.0
+    package var l0 = 0.0
   }
 
-  let granularities: [Int]
-  let k: Int
-  let auxiliaryCoefficient: Double
-
-  package init(granularities: [Int], k: Int, auxiliaryCoefficient: Double) {
-    self.granularities = granularities
-    self.k = k
-    self.auxiliaryCoefficient = auxiliaryCoefficient
+  /// What finite differences hold constant, as gradients do.
+  package struct Constants {
+    /// What the auxiliary loss reconstructs.
+    package var residuals: [[Double]]
+    /// The active latents of each token.
+    package var active: [[Int]]
   }
+
+  let objective: StepObjective
+
+  package init(_ objective: StepObjective) { self.objective = objective }
 
   /// - Parameters:
   ///   - batch: tokens, each [d_model].
-  ///   - residuals: what the auxiliary loss reconstructs, nil for the residuals of this very
-  ///     batch; finite differences hold them constant, as the gradient does.
+  ///   - constants: nil for those of this very batch.
   package func run(
-    _ weights: Weights, batch: [[Double]], dead: [Int], residuals: [[Double]]? = nil
-  ) -> (losses: Losses, gradient: Weights, residuals: [[Double]]) {
+    _ weights: Weights, batch: [[Double]], dead: [Int], constants: Constants? = nil
+  ) -> (losses: Losses, gradient: Weights, constants: Constants) {
     let (dModel, latents) = (weights.dModel, weights.latents)
-    var gradient = Weights(
-      encoder: weights.encoder.map { _ in 0 }, encoderBias: weights.encoderBias.map { _ in 0 },
-      decoder: weights.decoder.map { _ in 0 }, decoderBias: weights.decoderBias.map { _ in 0 })
+    let granularities = objective.granularities
+    let tokens = Double(batch.count)
+    var gradient = Weights(zerosLike: weights)
     let variance = Self.variance(batch)
-    var losses = Losses(fvu: granularities.map { _ in 0 }, auxiliary: 0, total: 0)
+    var losses = Losses(fvu: granularities.map { _ in 0 })
     var fullResiduals: [[Double]] = []
 
-    func preActivations(_ x: [Double]) -> [Double] {
+    let pre = batch.map { x in
       (0..<latents).map { j in
         var sum = weights.encoderBias[j]
         for i in 0..<dModel {
@@ -61,44 +78,68 @@ package struct ReferenceStep {
         return sum
       }
     }
-    /// What ∂loss/∂x̂ = `returned` sends to latent j with value z, whose ReLU is open.
-    func send(_ returned: [Double], to j: Int, value z: Double, _ x: [Double]) {
-      var toValue = 0.0
+    let active = constants?.active ?? selected(pre, weights)
+    losses.l0 = Double(active.reduce(0) { $0 + $1.count }) / tokens
+    /// ∂(coefficient · penalty) / ∂(mean L0), where the penalty is of L0.
+    var perL0 = objective.sparsityCoefficient
+    if let target = objective.targetL0 { perL0 *= 2 * (losses.l0 / target - 1) / target }
+    let isL0 =
+      objective.objective == .jumprelu && (objective.penalty == .l0 || objective.targetL0 != nil)
+
+    /// What ∂loss/∂h = `toPreActivation` sends to the encoder.
+    func sendToEncoder(_ toPreActivation: Double, _ j: Int, _ x: [Double]) {
+      gradient.encoderBias[j] += toPreActivation
       for i in 0..<dModel {
-        toValue += weights.decoder[j * dModel + i] * returned[i]
-        gradient.decoder[j * dModel + i] += z * returned[i]
-      }
-      gradient.encoderBias[j] += toValue
-      for i in 0..<dModel {
-        gradient.encoder[j * dModel + i] += toValue * (x[i] - weights.decoderBias[i])
-        gradient.decoderBias[i] -= toValue * weights.encoder[j * dModel + i]
+        gradient.encoder[j * dModel + i] += toPreActivation * (x[i] - weights.decoderBias[i])
+        gradient.decoderBias[i] -= toPreActivation * weights.encoder[j * dModel + i]
       }
     }
 
-    for x in batch {
-      let h = preActivations(x)
-      let active = (0..<latents).sorted { (-h[$0], $0) < (-h[$1], $1) }.prefix(k)
-        .filter { h[$0] > 0 }
+    for (t, x) in batch.enumerated() {
+      let h = pre[t]
+      // ∂loss/∂z of every latent, were it active.
+      var toValues = [Double](repeating: 0, count: latents)
       for (m, granularity) in granularities.enumerated() {
-        let members = active.filter { $0 < granularity }
+        let members = active[t].filter { $0 < granularity }
         var reconstruction = weights.decoderBias
         for j in members {
           for i in 0..<dModel { reconstruction[i] += h[j] * weights.decoder[j * dModel + i] }
         }
         let difference = (0..<dModel).map { reconstruction[$0] - x[$0] }
         losses.fvu[m] += difference.reduce(0) { $0 + $1 * $1 } / variance
-        let returned = difference.map { 2 * $0 / (variance * Double(granularities.count)) }
+        let returned = difference.map { 2 * objective.weights[m] * $0 / variance }
         for i in 0..<dModel { gradient.decoderBias[i] += returned[i] }
-        for j in members { send(returned, to: j, value: h[j], x) }
+        for j in 0..<granularity {
+          for i in 0..<dModel { toValues[j] += weights.decoder[j * dModel + i] * returned[i] }
+        }
+        for j in members {
+          for i in 0..<dModel { gradient.decoder[j * dModel + i] += h[j] * returned[i] }
+        }
         if m == granularities.count - 1 { fullResiduals.append(difference.map { -$0 }) }
       }
+      for j in 0..<latents {
+        let isActive = active[t].contains(j)
+        let (term, slope) = penalty(of: isActive ? h[j] : 0, dModel: dModel)
+        if isActive { losses.penalty += term / tokens }
+        toValues[j] += objective.sparsityCoefficient * slope / tokens
+        if isActive { sendToEncoder(toValues[j], j, x) }
+        guard objective.objective == .jumprelu, h[j] > 0 else { continue }
+        let threshold = weights.thresholds[j]
+        guard abs(h[j] - threshold) < objective.bandwidth / 2 else { continue }
+        gradient.thresholds[j] -= threshold / objective.bandwidth * toValues[j]
+        if isL0 { gradient.thresholds[j] -= perL0 / tokens / objective.bandwidth }
+      }
     }
-    let targets = residuals ?? fullResiduals
-    if !dead.isEmpty, auxiliaryCoefficient > 0 {
+    if isL0 {
+      losses.penalty = objective.targetL0.map { pow(losses.l0 / $0 - 1, 2) } ?? losses.l0
+    }
+
+    let targets = constants?.residuals ?? fullResiduals
+    if !dead.isEmpty, objective.auxiliaryCoefficient > 0 {
       let auxiliaryK = max(1, min(dModel / 2, dead.count))
       let residualVariance = Self.variance(targets)
-      for (x, target) in zip(batch, targets) {
-        let h = preActivations(x)
+      for (t, target) in targets.enumerated() {
+        let h = pre[t]
         let active = dead.sorted { (-h[$0], $0) < (-h[$1], $1) }.prefix(auxiliaryK)
           .filter { h[$0] > 0 }
         var reconstruction = [Double](repeating: 0, count: dModel)
@@ -107,14 +148,54 @@ package struct ReferenceStep {
         }
         let difference = (0..<dModel).map { reconstruction[$0] - target[$0] }
         losses.auxiliary += difference.reduce(0) { $0 + $1 * $1 } / residualVariance
-        let returned = difference.map { 2 * auxiliaryCoefficient * $0 / residualVariance }
-        for j in active { send(returned, to: j, value: h[j], x) }
+        let returned = difference.map {
+          2 * objective.auxiliaryCoefficient * $0 / residualVariance
+        }
+        for j in active {
+          var toValue = 0.0
+          for i in 0..<dModel {
+            toValue += weights.decoder[j * dModel + i] * returned[i]
+            gradient.decoder[j * dModel + i] += h[j] * returned[i]
+          }
+          sendToEncoder(toValue, j, batch[t])
+        }
       }
     }
     losses.total =
-      losses.fvu.reduce(0, +) / Double(granularities.count)
-      + auxiliaryCoefficient * losses.auxiliary
-    return (losses, gradient, fullResiduals)
+      zip(losses.fvu, objective.weights).reduce(0) { $0 + $1.0 * $1.1 }
+      + objective.auxiliaryCoefficient * losses.auxiliary
+      + objective.sparsityCoefficient * losses.penalty
+    return (losses, gradient, Constants(residuals: fullResiduals, active: active))
+  }
+
+  /// The active latents of each token, ascending.
+  private func selected(_ pre: [[Double]], _ weights: Weights) -> [[Int]] {
+    switch objective.objective {
+    case .topk:
+      return pre.map { h in
+        h.indices.sorted { (-h[$0], $0) < (-h[$1], $1) }.prefix(objective.k)
+          .filter { h[$0] > 0 }.sorted()
+      }
+    case .batchtopk:
+      let all = pre.flatMap(\.self).sorted(by: >).prefix(objective.k * pre.count)
+      let least = all.last { $0 > 0 } ?? 0
+      return pre.map { h in h.indices.filter { h[$0] > 0 && h[$0] >= least } }
+    case .jumprelu:
+      return pre.map { h in h.indices.filter { h[$0] > max(weights.thresholds[$0], 0) } }
+    case .relu: return pre.map { h in h.indices.filter { h[$0] > 0 } }
+    }
+  }
+
+  /// What a value adds to its token's penalty, and the derivative.
+  private func penalty(of value: Double, dModel: Int) -> (term: Double, slope: Double) {
+    if objective.objective == .relu {
+      let scale = 1 / Double(dModel).squareRoot()
+      return (scale * value, scale)
+    }
+    guard objective.objective == .jumprelu, objective.penalty == .tanh, objective.targetL0 == nil
+    else { return (0, 0) }
+    let level = tanh(objective.tanhScale * value)
+    return (level, objective.tanhScale * (1 - level * level))
   }
 
   /// Σ‖x − x̄‖²

@@ -3,7 +3,7 @@ public import SparseAutoencoder
 internal import StrictJSON
 internal import Tensors
 
-/// Trains a Matryoshka TopK dictionary; everything it makes is in the run's folder: `config.json`,
+/// Trains a nested dictionary; everything it makes is in the run's folder: `config.json`,
 /// `metrics.jsonl`, `checkpoints/`, and at the end `dictionary/`, which SAELens loads.
 public final class Trainer {
   /// What is known after a step.
@@ -20,6 +20,8 @@ public final class Trainer {
     public var fvu: Double
     /// FVU of held-out activations at full size, as of the last validation; nil before the first.
     public var heldOutFVU: Double?
+    /// Mean number of active latents a token of the batch.
+    public var l0: Double
     /// Latents that have not been active for `deadAfterTokens` tokens.
     public var deadLatents: Int
     /// Tokens a second, over the last seconds.
@@ -63,6 +65,7 @@ public final class Trainer {
       throw TrainingError(
         "\(run) holds a run already: continue it with --resume, or choose another --out")
     }
+    let configuration = try Self.resolved(configuration)
     (training, heldOut) = try Self.split(configuration)
     state = try Self.initialState(configuration, training: training, heldOut: heldOut)
     self.configuration = configuration
@@ -85,6 +88,7 @@ public final class Trainer {
     var damaged: String?
     let checkpoint = try Checkpoint.latest(
       run: run, latents: configuration.latents, dModel: training.dModel,
+      hasThresholds: configuration.objective == .jumprelu,
       onDamaged: { damaged = $0 })
     damagedCheckpoint = damaged
     state =
@@ -108,12 +112,19 @@ public final class Trainer {
     let statistics = try ActivationStatistics(training)
     // Better now than at the first validation.
     if let heldOut { _ = try ActivationStatistics.measure(heldOut) }
-    let weights = DictionaryWeights(latents: latents, dModel: dModel)
+    let hasThresholds = configuration.objective == .jumprelu
+    let weights = DictionaryWeights(
+      latents: latents, dModel: dModel, hasThresholds: hasThresholds)
     weights.initialize(
       decoderBias: statistics.mean.map { Float(Double($0) * statistics.scale) },
       seed: configuration.seed)
+    if let thresholds = weights.thresholds {
+      thresholds.pointer.update(
+        repeating: Float(configuration.initialThreshold), count: latents)
+    }
     return Checkpoint(
-      step: 0, weights: weights, optimizer: AdamOptimizer(latents: latents, dModel: dModel),
+      step: 0, weights: weights,
+      optimizer: AdamOptimizer(latents: latents, dModel: dModel, hasThresholds: hasThresholds),
       tokensSinceActive: [Int](repeating: 0, count: latents), statistics: statistics)
   }
 
@@ -132,37 +143,47 @@ public final class Trainer {
   ) throws -> Outcome {
     defer { lock = nil }
     let log = try MetricsLog(run: run, keepingStepsUpTo: state.step)
-    var sampler = try BatchSampler(
-      training, scale: state.statistics.scale, seed: configuration.seed)
-    let batch = FloatStorage(count: configuration.batchTokens * training.dModel)
+    let batches = BatchPrefetcher(
+      try BatchSampler(training, scale: state.statistics.scale, seed: configuration.seed),
+      batchTokens: configuration.batchTokens, step: state.step, steps: configuration.steps)
     let nested = NestedStep(
-      weights: state.weights, granularities: configuration.granularities, k: configuration.k,
-      auxiliaryCoefficient: configuration.auxiliaryCoefficient,
+      weights: state.weights,
       activationDeviation: state.statistics.deviation.map { $0 * Float(state.statistics.scale) })
     var clock = RateClock(tokens: state.step * configuration.batchTokens)
     var lastCheckpoint = state.step
+    var divergence = DivergenceWatch(stepsMax: configuration.divergenceSteps)
 
     while state.step < configuration.steps {
-      let indices = sampler.read(step: state.step, into: batch)
+      let batch = batches.next()
       let dead = state.tokensSinceActive.indices.filter {
         state.tokensSinceActive[$0] >= configuration.deadAfterTokens
       }
+      let objective = configuration.objective(atStep: state.step)
       let losses: NestedStep.Losses
-      do throws(EncodingError) { losses = try nested.run(batch: batch, dead: dead) } catch {
-        throw failure(error, indices: indices)
+      do throws(EncodingError) {
+        losses = try nested.run(batch: batch.activations, dead: dead, objective: objective)
+      } catch {
+        throw failure(error, indices: batch.indices)
       }
-      guard losses.total.isFinite else {
+      guard divergence.isSound(losses.total) else {
         throw TrainingError(
-          "the loss is \(losses.total) at step \(state.step): training diverged; the last "
-            + "checkpoint is of step \(lastCheckpoint). A lower --learning-rate may help")
+          "training diverged: \(divergence.reason(losses.total)) at step \(state.step); the last "
+            + "good checkpoint is of step \(lastCheckpoint). A lower --learning-rate may help")
       }
       let learningRate = configuration.learningRate(atStep: state.step)
-      let gradientNorm = state.optimizer.step(
-        state.weights, gradient: nested.gradient, learningRate: learningRate,
-        weightDecay: configuration.weightDecay, gradientNormMax: configuration.gradientNormMax)
+      let gradientNorm = nested.update(
+        &state.optimizer,
+        AdamOptimizer.Step(
+          learningRate: learningRate, weightDecay: configuration.weightDecay,
+          gradientNormMax: configuration.gradientNormMax), objective: objective)
+      if let least = losses.leastKept {
+        state.servingThreshold =
+          state.servingThreshold.map { 0.99 * $0 + 0.01 * least } ?? least
+      }
       for latent in state.tokensSinceActive.indices {
         state.tokensSinceActive[latent] =
-          nested.wasActive[latent] ? 0 : state.tokensSinceActive[latent] + configuration.batchTokens
+          nested.wasActive[latent] == 1
+          ? 0 : state.tokensSinceActive[latent] + configuration.batchTokens
       }
       state.step += 1
 
@@ -170,22 +191,27 @@ public final class Trainer {
       let rate = clock.tokensPerSecond(at: tokens)
       try log.append(
         metrics(
-          losses, dead: dead.count, learningRate: learningRate, gradientNorm: gradientNorm,
-          tokensPerSecond: rate))
+          losses, objective, dead: dead.count, learningRate: learningRate,
+          gradientNorm: gradientNorm,
+          tokensPerSecond: rate, secondsWaited: batch.secondsWaited))
       let isCheckpoint = state.step % configuration.checkpointEverySteps == 0
-      if isCheckpoint || state.step == configuration.steps {
-        try state.write(run: run)
+      // Not of a state that may have to be given up.
+      if isCheckpoint && !divergence.isSuspect || state.step == configuration.steps {
+        try state.write(run: run, kept: configuration.checkpointsKept)
         lastCheckpoint = state.step
         try validate(log)
       }
       onProgress(
         Progress(
           step: state.step, steps: configuration.steps, tokens: tokens, loss: losses.total,
-          fvu: losses.fvu.last ?? 0, heldOutFVU: heldOutFVU, deadLatents: dead.count,
+          fvu: losses.fvu.last ?? 0, heldOutFVU: heldOutFVU, l0: losses.l0,
+          deadLatents: dead.count,
           tokensPerSecond: rate,
           secondsLeft: Double(configuration.steps * configuration.batchTokens - tokens) / rate))
       if shouldStop(), state.step < configuration.steps {
-        if lastCheckpoint != state.step { try state.write(run: run) }
+        if lastCheckpoint != state.step {
+          try state.write(run: run, kept: configuration.checkpointsKept)
+        }
         return .interrupted(step: state.step)
       }
     }
@@ -194,7 +220,7 @@ public final class Trainer {
   }
 
   /// The dictionary as of now, acting on raw activations: the scale of training is folded away.
-  /// Rows keep their norms; b_enc and b_dec are divided by the scale.
+  /// Rows keep their norms; b_enc, b_dec and thresholds are divided by the scale.
   func rawDictionary() -> SparseAutoencoder {
     let scale = Float(state.statistics.scale)
     let weights = state.weights
@@ -203,7 +229,7 @@ public final class Trainer {
       encoderBias: FloatStorage(weights.encoderBias.values.map { $0 / scale }),
       decoderWeights: FloatStorage(weights.decoder.values),
       decoderBias: FloatStorage(weights.decoderBias.values.map { $0 / scale }),
-      selectionRule: .topk(k: configuration.k))
+      selectionRule: selectionRule)
     parts.activationMean = state.statistics.mean
     parts.activationDeviation = state.statistics.deviation
     parts.provenance.languageModel = configuration.languageModel
@@ -211,6 +237,20 @@ public final class Trainer {
     parts.provenance.tokens = state.step * configuration.batchTokens
     parts.provenance.activationScale = state.statistics.scale
     return SparseAutoencoder(parts)
+  }
+
+  /// How the dictionary is served, on raw activations. BatchTopK's is a threshold that is the running
+  /// mean (0.99) of the least value kept (Bussmann et al.).
+  private var selectionRule: SelectionRule {
+    let scale = Float(state.statistics.scale)
+    switch configuration.objective {
+    case .topk: return .topk(k: configuration.k)
+    case .batchtopk:
+      let threshold = Float(state.servingThreshold ?? 0) / scale
+      return .threshold([Float](repeating: threshold, count: configuration.latents))
+    case .jumprelu: return .threshold((state.weights.thresholds?.array ?? []).map { $0 / scale })
+    case .relu: return .relu
+    }
   }
 
   private func export() throws -> SparseAutoencoder {
@@ -243,13 +283,16 @@ public final class Trainer {
   }
 
   private func metrics(
-    _ losses: NestedStep.Losses, dead: Int, learningRate: Double, gradientNorm: Double,
-    tokensPerSecond: Double
+    _ losses: NestedStep.Losses, _ objective: StepObjective, dead: Int, learningRate: Double,
+    gradientNorm: Double, tokensPerSecond: Double, secondsWaited: Double
   ) -> [JSONValue.Member] {
-    let fvu = zip(configuration.granularities, losses.fvu).map {
+    let pairs = Array(zip(objective.granularities, losses.fvu))
+    // Drawn ones are others at each step: a list, not so many keys.
+    let drawn = configuration.sampledGranularities == nil ? [] : pairs.dropLast()
+    let fvu = pairs.dropFirst(drawn.count).map {
       JSONValue.Member(String($0), JSONValue($1))
     }
-    return [
+    var members: [JSONValue.Member] = [
       .init("step", JSONValue(state.step)),
       .init("tokens", JSONValue(state.step * configuration.batchTokens)),
       .init("loss", JSONValue(losses.total)), .init("fvu", .object(fvu)),
@@ -257,7 +300,20 @@ public final class Trainer {
       .init("dead_latents", JSONValue(dead)), .init("learning_rate", JSONValue(learningRate)),
       .init("gradient_norm", JSONValue(gradientNorm)),
       .init("tokens_per_second", JSONValue(tokensPerSecond)),
+      .init("seconds_waited_for_data", JSONValue(secondsWaited)),
     ]
+    if !drawn.isEmpty {
+      members.append(
+        .init("drawn_fvu", .array(drawn.map { [JSONValue($0), JSONValue($1)] })))
+    }
+    if !objective.objective.hasK {
+      members.append(.init("penalty", JSONValue(losses.penalty)))
+      members.append(.init("sparsity_coefficient", JSONValue(objective.sparsityCoefficient)))
+    }
+    if let threshold = state.servingThreshold {
+      members.append(.init("serving_threshold", JSONValue(threshold)))
+    }
+    return members
   }
 
   /// A token of the batch that cannot be encoded: the file's fault, or a sign of divergence.
@@ -275,6 +331,22 @@ public final class Trainer {
     }
   }
 
+  /// What a configuration leaves to the activations, set: a tenth of the sequences held out; where they
+  /// come from.
+  private static func resolved(
+    _ configuration: TrainingConfiguration
+  ) throws -> TrainingConfiguration {
+    var result = configuration
+    result.activations = configuration.activations.map(Folder.absolute)
+    let dataset = try ActivationDataset(paths: configuration.activations)
+    if result.languageModel.isEmpty { result.languageModel = dataset.origin?.languageModel ?? "" }
+    if result.hook.isEmpty { result.hook = dataset.origin?.hook ?? "" }
+    let count = configuration.sequences?.count ?? dataset.sequenceCount
+    result.heldOutSequences =
+      configuration.heldOutSequences ?? (count > 1 ? max(1, count / 10) : 0)
+    return result
+  }
+
   /// The activations that a configuration trains on, and those that it holds out.
   ///
   /// - Throws: `TrainingError` or `TensorFileError` where they cannot be opened or are too few.
@@ -286,7 +358,7 @@ public final class Trainer {
       dataset = try dataset.selecting(sequences: sequences)
     }
     let count = dataset.sequenceCount
-    let heldOut = configuration.heldOutSequences
+    let heldOut = configuration.heldOutSequences ?? 0
     guard heldOut < count else {
       throw TrainingError(
         "\(heldOut) sequences are to be held out, but there are only \(count) to train on")

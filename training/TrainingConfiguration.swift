@@ -1,39 +1,68 @@
-internal import Glibc
-internal import StrictJSON
-internal import Tensors
-
 /// Everything that decides what a training run makes; saved with the run.
 public struct TrainingConfiguration: Sendable, Equatable {
   /// Files and folders of activations.
   public var activations: [String]
   /// Sequences to use, nil for all.
   public var sequences: Range<Int>?
-  /// The last so many sequences are kept from training, to validate and calibrate on.
-  public var heldOutSequences: Int
+  /// The last so many sequences are kept from training, to validate and calibrate on; nil: a tenth.
+  public var heldOutSequences: Int?
   /// Dictionary size N.
   public var latents: Int
-  /// Prefixes whose reconstruction is trained, ascending; the last is N.
+  /// How codes are kept sparse.
+  public var objective = TrainingObjective.topk
+  /// Prefixes that the dictionary is made for, ascending; the last is N. Their reconstructions are
+  /// trained, unless `sampledGranularities` is set.
   public var granularities: [Int]
-  /// Active latents a token, in the full dictionary.
+  /// Weights of the granularities' losses, divided by their sum; nil: all the same.
+  public var granularityWeights: [Double]?
+  /// Instead of the same prefixes at every step, N and so many less one drawn uniformly from 1 … N
+  /// (Progressive Coding for SAEs, sampled granularities).
+  public var sampledGranularities: Int?
+  /// Active latents a token, in the full dictionary; without meaning for JumpReLU and ReLU.
   public var k: Int
+  /// Weight of the penalty by which JumpReLU and ReLU become sparse; see `StepObjective`.
+  public var sparsityCoefficient = 1e-3
+  /// What JumpReLU penalises.
+  public var sparsityPenalty = SparsityPenalty.l0
+  /// The mean L0 that JumpReLU is drawn to, by the penalty (L0 / target − 1)²; nil: the penalty is L0
+  /// itself.
+  public var targetL0: Double?
+  /// The coefficient grows linearly over so many steps; nil: a tenth of the run.
+  public var sparsityWarmUpSteps: Int?
+  /// Width ε of JumpReLU's straight-through estimates, where activations have norm √d_model; the
+  /// default, and those of the two below, are SAELens's.
+  public var bandwidth = 0.05
+  /// JumpReLU's thresholds at the start.
+  public var initialThreshold = 0.01
+  /// Of the tanh penalty.
+  public var tanhScale = 4.0
   /// Tokens to train on, counting each time that one is seen.
   public var tokens: Int
   /// Tokens a step.
   public var batchTokens: Int
   /// Adam's learning rate after warm-up.
   public var learningRate: Double
+  /// Linear warm-up over so many steps; nil: 5 % of them, at most 1,000.
+  public var warmUpSteps: Int?
+  /// Linear decay to zero over the last so many steps; nil: the last fifth.
+  public var decaySteps: Int?
   /// Decoupled weight decay (AdamW); 0 is Adam.
   public var weightDecay = 0.0
   /// Gradients are scaled so that their norm is at most this; 0 leaves them.
   public var gradientNormMax = 1.0
-  /// Weight of the auxiliary loss that revives dead latents.
-  public var auxiliaryCoefficient = 1.0 / 32
+  /// Weight of the auxiliary loss that revives dead latents; for TopK and BatchTopK 1/32, for the
+  /// others 0, as in their papers.
+  public var auxiliaryCoefficient: Double
   /// A latent is dead once it has not been active for so many tokens.
   public var deadAfterTokens: Int
   /// Seed of the initial weights and of the order of tokens.
   public var seed: UInt64 = 0
   /// Steps from one checkpoint to the next.
   public var checkpointEverySteps: Int
+  /// How many of the newest checkpoints stay.
+  public var checkpointsKept = 2
+  /// Training that looks diverged, by the loss of so many steps in a row, stops.
+  public var divergenceSteps = 50
   /// Provenance, written into the dictionary; "" if unknown.
   public var languageModel = ""
   /// Provenance: where in the language model, "" if unknown.
@@ -43,12 +72,15 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// that the field uses (learning rate 2·10⁻⁴ / √(N / 2¹⁴); dead after 10 million tokens, in a
   /// shorter run after a tenth of its tokens).
   public init(
-    activations: [String], latents: Int, granularities: [Int], k: Int, tokens: Int,
-    heldOutSequences: Int, batchTokens: Int = 2048
+    activations: [String], latents: Int, granularities: [Int]? = nil, k: Int, tokens: Int,
+    heldOutSequences: Int? = nil, batchTokens: Int = 2048, objective: TrainingObjective = .topk
   ) {
+    self.objective = objective
+    auxiliaryCoefficient = objective.hasK ? 1.0 / 32 : 0
     self.activations = activations
     self.latents = latents
-    self.granularities = granularities
+    self.granularities =
+      granularities ?? [16, 8, 4, 2, 1].map { latents / $0 }.filter { $0 > 0 }
     self.k = k
     self.tokens = tokens
     self.heldOutSequences = heldOutSequences
@@ -61,14 +93,43 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// Number of steps of the run; the last batch is whole.
   public var steps: Int { (tokens + batchTokens - 1) / batchTokens }
 
-  /// The learning rate at a step, counted from 0: linear warm-up over 5 % of the steps, at most
-  /// 1,000; then constant; linear decay to zero over the last fifth.
+  /// The learning rate at a step, counted from 0: linear warm-up, then constant, then linear decay to
+  /// zero.
   public func learningRate(atStep step: Int) -> Double {
-    let warmUp = max(1, min(1000, steps / 20))
-    let decayStart = steps - steps / 5
+    let warmUp = max(1, warmUpSteps ?? min(1000, steps / 20))
+    let decayStart = max(0, steps - (decaySteps ?? steps / 5))
     var factor = min(1, Double(step + 1) / Double(warmUp))
     if step >= decayStart { factor *= Double(steps - step) / Double(max(steps - decayStart, 1)) }
     return learningRate * factor
+  }
+
+  /// The objective of a step, counted from 0.
+  package func objective(atStep step: Int) -> StepObjective {
+    var result = StepObjective(granularities: trainedGranularities(atStep: step))
+    result.objective = objective
+    if let granularityWeights, sampledGranularities == nil {
+      let sum = granularityWeights.reduce(0, +)
+      result.granularityWeights = granularityWeights.map { $0 / sum }
+    }
+    result.k = k
+    result.auxiliaryCoefficient = auxiliaryCoefficient
+    let warmUp = sparsityWarmUpSteps ?? steps / 10
+    let share = warmUp > 0 ? min(1, Double(step + 1) / Double(warmUp)) : 1
+    result.sparsityCoefficient = objective.hasK ? 0 : sparsityCoefficient * share
+    result.penalty = sparsityPenalty
+    result.targetL0 = targetL0
+    result.bandwidth = bandwidth
+    result.tanhScale = tanhScale
+    return result
+  }
+
+  /// A function of seed and step alone, so that a resumed run draws what the uninterrupted one would
+  /// have. Of equal draws one is left.
+  private func trainedGranularities(atStep step: Int) -> [Int] {
+    guard let sampledGranularities else { return granularities }
+    var generator = Xoshiro(seed: (seed &+ 0x5851_F42D) &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(step))
+    let drawn = (1..<sampledGranularities).map { _ in 1 + generator.below(latents) }
+    return Set(drawn + [latents]).sorted()
   }
 
   /// - Throws: `TrainingError` naming the option that is out of bounds.
@@ -85,7 +146,48 @@ public struct TrainingConfiguration: Sendable, Equatable {
       granularities[0] >= 1 && granularities[granularities.count - 1] == latents,
       "granularities must begin at 1 or more and end at latents, \(latents)")
     try require(granularities.count <= 64, "granularities: at most 64 are supported")
-    try require((1...latents).contains(k), "k is \(k), it must be in 1 … \(latents), latents")
+    if objective.hasK {
+      try require((1...latents).contains(k), "k is \(k), it must be in 1 … \(latents), latents")
+    }
+    if let granularityWeights {
+      try require(
+        sampledGranularities == nil,
+        "granularity weights belong to fixed granularities; leave out one of the two options")
+      try require(
+        granularityWeights.count == granularities.count,
+        "there are \(granularityWeights.count) granularity weights and \(granularities.count) "
+          + "granularities")
+      try require(
+        granularityWeights.allSatisfy { $0 >= 0 && $0.isFinite }
+          && granularityWeights.reduce(0, +) > 0,
+        "granularity weights must be at least 0, and one more than 0")
+    }
+    if let sampledGranularities {
+      try require(
+        (1...64).contains(sampledGranularities),
+        "sampled granularities is \(sampledGranularities), it must be in 1 … 64")
+    }
+    for (name, value) in [
+      ("sparsity coefficient", sparsityCoefficient), ("initial threshold", initialThreshold),
+    ] {
+      try require(value >= 0 && value.isFinite, "\(name) is \(value), it must be at least 0")
+    }
+    for (name, value) in [
+      ("bandwidth", bandwidth), ("tanh scale", tanhScale), ("target L0", targetL0 ?? 1),
+    ] {
+      try require(value > 0 && value.isFinite, "\(name) is \(value), it must be more than 0")
+    }
+    for (name, value) in [
+      ("warm-up", warmUpSteps), ("decay", decaySteps), ("sparsity warm-up", sparsityWarmUpSteps),
+    ] {
+      try require(
+        (0...1 << 40).contains(value ?? 0), "\(name) is \(value ?? 0) steps, at least 0 are needed")
+    }
+    try require(
+      (1...1 << 20).contains(checkpointsKept),
+      "checkpoints kept is \(checkpointsKept), at least 1 is needed")
+    try require(
+      divergenceSteps >= 1, "divergence steps is \(divergenceSteps), at least 1 is needed")
     try require((1...1 << 48).contains(tokens), "tokens is \(tokens), it must be in 1 … 2^48")
     try require(
       (1...1 << 20).contains(batchTokens), "batch is \(batchTokens), it must be in 1 … 2^20")
@@ -100,84 +202,9 @@ public struct TrainingConfiguration: Sendable, Equatable {
       auxiliaryCoefficient >= 0 && auxiliaryCoefficient.isFinite,
       "auxiliary coefficient \(auxiliaryCoefficient) is negative")
     try require(
-      (0...1 << 40).contains(heldOutSequences),
-      "held-out sequences is \(heldOutSequences), it must be in 0 … 2^40")
+      (0...1 << 40).contains(heldOutSequences ?? 0),
+      "held-out sequences is \(heldOutSequences ?? 0), it must be in 0 … 2^40")
     try require(checkpointEverySteps >= 1, "checkpoint interval is \(checkpointEverySteps) steps")
     try require(deadAfterTokens >= 1, "dead after \(deadAfterTokens) tokens, at least 1 is needed")
-  }
-
-  static let fileName = "config.json"
-
-  /// Writes `config.json` into a run's folder.
-  func write(to run: String) throws(TensorFileError) {
-    var members: [JSONValue.Member] = [
-      .init("format", 1),
-      .init("activations", .array(activations.map { .string($0) })),
-      .init("held_out_sequences", JSONValue(heldOutSequences)),
-      .init("latents", JSONValue(latents)),
-      .init("granularities", .array(granularities.map { JSONValue($0) })),
-      .init("k", JSONValue(k)),
-      .init("tokens", JSONValue(tokens)),
-      .init("batch_tokens", JSONValue(batchTokens)),
-      .init("learning_rate", JSONValue(learningRate)),
-      .init("weight_decay", JSONValue(weightDecay)),
-      .init("gradient_norm_max", JSONValue(gradientNormMax)),
-      .init("auxiliary_coefficient", JSONValue(auxiliaryCoefficient)),
-      .init("dead_after_tokens", JSONValue(deadAfterTokens)),
-      .init("seed", .integer(Int64(bitPattern: seed))),
-      .init("checkpoint_every_steps", JSONValue(checkpointEverySteps)),
-      .init("language_model", .string(languageModel)),
-      .init("hook", .string(hook)),
-    ]
-    if let sequences {
-      members.append(
-        .init(
-          "sequences", [JSONValue(sequences.lowerBound), JSONValue(sequences.upperBound - 1)]))
-    }
-    let text = StrictJSON.text(.object(members), indented: true) + "\n"
-    try DurableFile.replace("\(run)/\(Self.fileName)", with: text)
-  }
-
-  /// Reads `config.json` of a run.
-  ///
-  /// - Throws: `TrainingError` or `TensorFileError`, naming the key that is missing or wrong.
-  public init(run: String) throws {
-    let path = "\(run)/\(Self.fileName)"
-    let file = try FileBytes.read(path, byteCountMax: 1 << 20)
-    let root: JSONValue
-    do throws(StrictJSONError) { root = try StrictJSON.parse(file.bytes) } catch {
-      throw TrainingError("\(path): is not valid JSON: \(error)")
-    }
-    func required<T>(_ key: String, _ value: (JSONValue) -> T?) throws(TrainingError) -> T {
-      guard let json = root[key], let result = value(json) else {
-        throw TrainingError("\(path): \(key) is missing or of the wrong kind")
-      }
-      return result
-    }
-    guard try required("format", \.integer) == 1 else {
-      throw TrainingError("\(path): has another format than 1, which this Granule reads")
-    }
-    activations = try required("activations") { $0.elements?.compactMap(\.string) }
-    heldOutSequences = try required("held_out_sequences", \.integer)
-    latents = try required("latents", \.integer)
-    granularities = try required("granularities") { $0.elements?.compactMap(\.integer) }
-    k = try required("k", \.integer)
-    tokens = try required("tokens", \.integer)
-    batchTokens = try required("batch_tokens", \.integer)
-    learningRate = try required("learning_rate", \.number)
-    weightDecay = try required("weight_decay", \.number)
-    gradientNormMax = try required("gradient_norm_max", \.number)
-    auxiliaryCoefficient = try required("auxiliary_coefficient", \.number)
-    deadAfterTokens = try required("dead_after_tokens", \.integer)
-    seed = UInt64(bitPattern: Int64(try required("seed", \.integer)))
-    checkpointEverySteps = try required("checkpoint_every_steps", \.integer)
-    languageModel = try required("language_model", \.string)
-    hook = try required("hook", \.string)
-    if let range = root["sequences"]?.elements?.compactMap(\.integer), range.count == 2,
-      0 <= range[0], range[0] <= range[1], range[1] < 1 << 40
-    {
-      sequences = range[0]..<range[1] + 1
-    }
-    try validate()
   }
 }

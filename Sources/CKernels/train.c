@@ -29,36 +29,186 @@ void granule_weighted_rows_sum(
   }
 }
 
-GRANULE_VERSIONS
-void granule_remove_parallel(float *gradient, const float *row, size_t count) {
-  float parallel = granule_dot(gradient, row, count);
-  for (size_t i = 0; i < count; i++) gradient[i] = __builtin_fmaf(-parallel, row[i], gradient[i]);
+// The same order of summation as granule_dot, without a call for each latent.
+static inline __attribute__((always_inline)) float inner_product(
+    const float *a, const float *b, size_t count) {
+  float16x sums[4] = {{0}, {0}, {0}, {0}};
+  size_t i = 0;
+  for (; i + 64 <= count; i += 64)
+    for (int v = 0; v < 4; v++)
+      sums[v] = fma16(load16(a + i + 16 * v), load16(b + i + 16 * v), sums[v]);
+  for (int v = 0; i < count; v++) {
+    size_t left = count - i < 16 ? count - i : 16;
+    sums[v] = fma16(load16_partial(a + i, left), load16_partial(b + i, left), sums[v]);
+    i += left;
+  }
+  return sum16((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 GRANULE_VERSIONS
-void granule_normalize(float *row, size_t count) {
-  float squared_norm = granule_dot(row, row, count);
+void granule_latent_products(
+    const float *decoder, size_t d_model, const uint32_t *indices, size_t active,
+    const uint32_t *blocks, const float *rows, float *products) {
+  for (size_t i = 0; i < active; i++) {
+    size_t latent = indices[i];
+    products[i] =
+        inner_product(decoder + latent * d_model, rows + (size_t)blocks[latent] * d_model, d_model);
+  }
+}
+
+GRANULE_VERSIONS
+void granule_cut_row(const float *row, size_t d_model, float *strips, size_t stride) {
+  size_t i = 0;
+  // Past the caches: a strip is read again when all others have been written.
+  for (; i + granule_strip_columns <= d_model; i += granule_strip_columns, strips += stride) {
+    __builtin_nontemporal_store(load16(row + i), (float16x *)strips);
+    __builtin_nontemporal_store(load16(row + i + 16), (float16x *)(strips + 16));
+  }
+  if (i < d_model) {
+    memset(strips, 0, granule_strip_columns * sizeof(float));
+    memcpy(strips, row + i, (d_model - i) * sizeof(float));
+  }
+  // Others must see what was stored past the caches.
+  __builtin_ia32_sfence();
+}
+
+// The four sums of a latent stay in registers while rows of the strip, which is in the second-level
+// cache, pass by.
+static inline __attribute__((always_inline)) void add_entries(
+    const granule_entry *entries, size_t count, const float *inputs, const float *returned,
+    float16x sums[4]) {
+  for (size_t i = 0; i < count; i++) {
+    size_t row = (size_t)entries[i].token * granule_strip_columns;
+    float16x gradient = splat16(entries[i].gradient), value = splat16(entries[i].value);
+    sums[0] = fma16(gradient, load16(inputs + row), sums[0]);
+    sums[1] = fma16(gradient, load16(inputs + row + 16), sums[1]);
+    sums[2] = fma16(value, load16(returned + row), sums[2]);
+    sums[3] = fma16(value, load16(returned + row + 16), sums[3]);
+  }
+}
+
+static inline __attribute__((always_inline)) void store_strip(
+    float *row, size_t columns, const float16x sums[2]) {
+  if (columns == granule_strip_columns && (uintptr_t)row % 64 == 0) {
+    // Past the caches, which need not read what is overwritten whole.
+    __builtin_nontemporal_store(sums[0], (float16x *)row);
+    __builtin_nontemporal_store(sums[1], (float16x *)(row + 16));
+    return;
+  }
+  float both[granule_strip_columns];
+  store16(both, sums[0]);
+  store16(both + 16, sums[1]);
+  memcpy(row, both, columns * sizeof(float));
+}
+
+GRANULE_VERSIONS
+void granule_strip_gradients(
+    const granule_gradients *problem, size_t strip, size_t first, size_t end) {
+  size_t d_model = problem->d_model;
+  size_t strips = (d_model + granule_strip_columns - 1) / granule_strip_columns;
+  size_t offset = strip * granule_strip_columns, slab = problem->slab_stride;
+  size_t columns =
+      d_model - offset < granule_strip_columns ? d_model - offset : granule_strip_columns;
+  size_t start = strip * (slab / strips);
+  const float *inputs = problem->inputs + start, *returned = problem->returned + start;
+  for (size_t latent = first; latent < end; latent++) {
+    float16x sums[4] = {{0}, {0}, {0}, {0}};
+    size_t count = 0;
+    for (size_t part = 0; part < 2; part++) {
+      const granule_entries *entries = problem->entries + part;
+      if (!entries->entries) continue;
+      size_t begin = entries->offsets[latent], active = entries->offsets[latent + 1] - begin;
+      size_t block = part == 0 ? problem->blocks[latent] : problem->auxiliary_block;
+      add_entries(entries->entries + begin, active, inputs, returned + block * slab, sums);
+      count += active;
+    }
+    if (count == 0 && problem->is_zero[latent]) {
+      problem->squared_norms[strip * problem->latents + latent] = 0;
+      continue;
+    }
+    store_strip(problem->encoder + latent * d_model + offset, columns, sums);
+    store_strip(problem->decoder + latent * d_model + offset, columns, sums + 2);
+    float16x squares = sums[0] * sums[0];
+    for (int v = 1; v < 4; v++) squares = fma16(sums[v], sums[v], squares);
+    problem->squared_norms[strip * problem->latents + latent] = sum16(squares);
+  }
+  // Others must see what was stored past the caches.
+  __builtin_ia32_sfence();
+}
+
+GRANULE_VERSIONS
+void granule_strip_sum(const float *strip, size_t tokens, float *sum) {
+  float16x sums[2] = {{0}, {0}};
+  for (size_t token = 0; token < tokens; token++) {
+    sums[0] += load16(strip + token * granule_strip_columns);
+    sums[1] += load16(strip + token * granule_strip_columns + 16);
+  }
+  store16(sum, sums[0]);
+  store16(sum + 16, sums[1]);
+}
+
+GRANULE_VERSIONS
+void granule_column_moments(
+    const float *rows, size_t count, size_t columns, const float *shift, double *sums,
+    double *squares) {
+  for (size_t row = 0; row < count; row++)
+    for (size_t i = 0; i < columns; i++) {
+      double value = rows[row * columns + i] - shift[i];
+      sums[i] += value;
+      squares[i] = __builtin_fma(value, value, squares[i]);
+    }
+}
+
+static inline __attribute__((always_inline)) void normalize(float *row, size_t count) {
+  float squared_norm = inner_product(row, row, count);
   if (squared_norm == 0) return;
   float factor = 1 / __builtin_sqrtf(squared_norm);
   for (size_t i = 0; i < count; i++) row[i] *= factor;
 }
 
 GRANULE_VERSIONS
-void granule_adam(
+void granule_normalize(float *row, size_t count) { normalize(row, count); }
+
+// parallel: what is subtracted from the gradient, times the parameters; has_gradients: else zeros.
+static inline __attribute__((always_inline)) void adam(
     float *restrict parameters, float *restrict first_moments, float *restrict second_moments,
-    const float *restrict gradients, size_t count, const granule_adam_step *step) {
-  float beta1 = step->beta1, beta2 = step->beta2;
-  float step_size = step->learning_rate / step->bias_correction1;
+    const float *restrict gradients, const int has_gradients, const int is_row, float parallel,
+    size_t count, const granule_adam_step *step) {
+  float beta1 = step->beta1, beta2 = step->beta2, scale = step->gradient_scale;
+  float step_size = step->learning_rate / step->bias_correction1, epsilon = step->epsilon;
   float root_correction = 1 / __builtin_sqrtf(step->bias_correction2);
   float shrink = 1 - step->learning_rate * step->weight_decay;
   for (size_t i = 0; i < count; i++) {
-    float gradient = gradients[i] * step->gradient_scale;
+    float gradient = has_gradients ? gradients[i] : 0;
+    if (is_row) gradient = __builtin_fmaf(-parallel, parameters[i], gradient);
+    gradient *= scale;
     float first = __builtin_fmaf(beta1, first_moments[i] - gradient, gradient);
     float squared = gradient * gradient;
     float second = __builtin_fmaf(beta2, second_moments[i] - squared, squared);
     first_moments[i] = first;
     second_moments[i] = second;
-    float denominator = __builtin_fmaf(__builtin_sqrtf(second), root_correction, step->epsilon);
+    float denominator = __builtin_fmaf(__builtin_sqrtf(second), root_correction, epsilon);
     parameters[i] = __builtin_fmaf(-step_size, first / denominator, parameters[i] * shrink);
   }
+}
+
+GRANULE_VERSIONS
+void granule_adam(
+    float *parameters, float *first_moments, float *second_moments, const float *gradients,
+    size_t count, const granule_adam_step *step) {
+  if (gradients)
+    adam(parameters, first_moments, second_moments, gradients, 1, 0, 0, count, step);
+  else
+    adam(parameters, first_moments, second_moments, NULL, 0, 0, 0, count, step);
+}
+
+GRANULE_VERSIONS
+void granule_adam_unit_row(
+    float *row, float *first_moments, float *second_moments, const float *gradients, float parallel,
+    size_t count, const granule_adam_step *step) {
+  if (gradients)
+    adam(row, first_moments, second_moments, gradients, 1, 1, parallel, count, step);
+  else
+    adam(row, first_moments, second_moments, NULL, 0, 0, 0, count, step);
+  normalize(row, count);
 }

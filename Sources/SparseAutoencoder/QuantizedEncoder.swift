@@ -10,7 +10,8 @@ internal import Tensors
 /// rotated, so that no dimension stands out. Without statistics of the activations these come from the
 /// decoder; the answer is the same, the screen less sharp.
 final class QuantizedEncoder: @unchecked Sendable {
-  // Unchecked: written only while it is made, before it is shared.
+  // Unchecked: written only while it is made, before it is shared; a trainer, which packs it again,
+  // does so between calls of `encode`.
 
   let cpu: EncoderCPU
   let dModel: Int
@@ -34,9 +35,15 @@ final class QuantizedEncoder: @unchecked Sendable {
   /// Upper bounds of b_enc[j] + W_enc[j] · centre: [64 · panels]
   private let biases: FloatStorage
   /// The same less max(θ_j, 0), where the rule is `threshold`.
-  private var biasesAboveThresholds: FloatStorage?
+  private let biasesAboveThresholds: FloatStorage?
   private let residualNorms: FloatStorage
   private let norms: FloatStorage
+  /// ‖W_enc[j]‖, slightly more: [64 · panels]
+  let rawNorms: FloatStorage
+  /// What weights are multiplied by: [padded d_model]
+  private let weightScales: FloatStorage
+  /// Bound of the rounding of weights · centre, relative to the weights' norm.
+  private let centerRounding: Float
   private let rotation: Rotation
   private let levels: Int32
 
@@ -57,10 +64,11 @@ final class QuantizedEncoder: @unchecked Sendable {
     levels = cpu == .avx2 ? 63 : 127
     let (center, weightScales) = Self.balance(dictionary, count: paddedDModel)
     self.center = center
+    self.weightScales = weightScales
     inputScales = FloatStorage(weightScales.values.map { $0 == 0 ? 0 : 1 / $0 })
     // Four partial sums, as the kernel has them (Higham, as below), and the sum of those.
     let centerNorm = center.values.reduce(0) { $0 + Double($1) * Double($1) }.squareRoot()
-    let centerRounding = 1.1 * Double(4 * vectors + 4) * 0x1p-24 * centerNorm
+    centerRounding = Float(1.1 * Double(4 * vectors + 4) * 0x1p-24 * centerNorm)
 
     // Every step of the transform rounds once, relative to the norm; each of Hartley's sums of `odd`
     // terms odd / 2 + 3 times, coefficients included, relative to at most √2 times the norm.
@@ -70,39 +78,59 @@ final class QuantizedEncoder: @unchecked Sendable {
     grow = Float(1 + Double(vectors + 32) * 0x1p-22 + 2 * rounding)
 
     let panels = (latents + Self.panelLatents - 1) / Self.panelLatents
-    let panelBytes = Self.panelLatents * paddedDModel
-    let weights = FloatStorage(
-      uninitializedCount: panels * panelBytes / MemoryLayout<Float>.size)
-    self.weights = weights
+    weights = FloatStorage(
+      uninitializedCount: panels * Self.panelLatents * paddedDModel / MemoryLayout<Float>.size)
     let padded = panels * Self.panelLatents
     scales = FloatStorage(count: padded)
     biases = FloatStorage(count: padded)
     residualNorms = FloatStorage(count: padded)
     norms = FloatStorage(count: padded)
 
-    let rawNorms = FloatStorage(count: padded)
-    rotation.withParameters { rotation in
-      let packing = granule_packing(
-        scales: weightScales.pointer, center: center.pointer, d_model: dModel, rotation: rotation,
-        levels: levels, rotation_square: Float(16 * vectors / odd), rounding: Float(rounding),
-        grow: grow, center_rounding: Float(centerRounding))
-      Parallel.forBlocks(panels, size: max(1, min(16, panels / Parallel.threads))) { _, range in
-        var packing = packing
-        let scratch = FloatStorage(uninitializedCount: 16 * paddedDModel)
-        for panel in range {
-          let first = panel * Self.panelLatents
-          let count = min(Self.panelLatents, latents - first)
-          let rows = dictionary.encoderWeights.pointer + first * dModel
-          var bounds = granule_panel_bounds(
-            scales: scales.pointer + first, biases: biases.pointer + first,
-            residual_norms: residualNorms.pointer + first, norms: norms.pointer + first,
-            raw_norms: rawNorms.pointer + first)
-          granule_pack_panel(
-            cpu.kernels, &packing, rows, dictionary.encoderBias.pointer + first, count,
-            scratch.pointer, Self.bytes(weights) + panel * panelBytes, &bounds)
-        }
+    rawNorms = FloatStorage(count: padded)
+    biasesAboveThresholds =
+      dictionary.effectiveThresholds == nil ? nil : FloatStorage(count: padded)
+    Parallel.forBlocks(panels, size: max(1, min(16, panels / Parallel.threads))) { _, range in
+      pack(panels: range, weights: dictionary.encoderWeights, biases: dictionary.encoderBias)
+    }
+    finishPacking(thresholds: dictionary.effectiveThresholds)
+  }
+
+  /// Quantises some panels. Several threads may, each other panels; `finishPacking` follows.
+  ///
+  /// - Parameters:
+  ///   - weights: W_enc, [latents, d_model]
+  ///   - biases: b_enc, [latents]
+  func pack(
+    panels range: Range<Int>, weights encoderWeights: FloatStorage,
+    biases encoderBiases: FloatStorage
+  ) {
+    let scratch = FloatStorage(uninitializedCount: 16 * paddedDModel)
+    let panelBytes = Self.panelLatents * paddedDModel
+    rotation.withParameters { parameters in
+      var packing = granule_packing(
+        scales: weightScales.pointer, center: center.pointer, d_model: dModel,
+        rotation: parameters, levels: levels,
+        rotation_square: Float(16 * rotation.vectors / rotation.odd), rounding: Float(rounding),
+        grow: grow, center_rounding: centerRounding)
+      for panel in range {
+        let first = panel * Self.panelLatents
+        var bounds = granule_panel_bounds(
+          scales: scales.pointer + first, biases: biases.pointer + first,
+          residual_norms: residualNorms.pointer + first, norms: norms.pointer + first,
+          raw_norms: rawNorms.pointer + first)
+        granule_pack_panel(
+          cpu.kernels, &packing, encoderWeights.pointer + first * dModel,
+          encoderBiases.pointer + first, min(Self.panelLatents, latents - first),
+          scratch.pointer, Self.bytes(weights) + panel * panelBytes, &bounds)
       }
     }
+  }
+
+  /// Takes note of what packing found.
+  ///
+  /// - Parameter thresholds: max(θ, 0), [latents], where the rule is `threshold`.
+  func finishPacking(thresholds: FloatStorage?) {
+    rawNormRatio = 0
     for latent in 0..<latents {
       if norms.pointer[latent] > 0 {
         rawNormRatio = max(
@@ -112,13 +140,11 @@ final class QuantizedEncoder: @unchecked Sendable {
         biases.pointer[latent] = .infinity
       }
     }
-    biasesAboveThresholds = dictionary.effectiveThresholds.map { thresholds in
-      let above = FloatStorage(biases.values)
-      for latent in 0..<thresholds.count {
-        let difference = biases.pointer[latent] - thresholds.pointer[latent]
-        above.pointer[latent] = difference + 1e-6 * abs(difference) + 1e-30
-      }
-      return above
+    guard let thresholds, let above = biasesAboveThresholds else { return }
+    above.pointer.update(from: biases.pointer, count: biases.count)
+    for latent in 0..<latents {
+      let difference = biases.pointer[latent] - thresholds.pointer[latent]
+      above.pointer[latent] = difference + 1e-6 * abs(difference) + 1e-30
     }
   }
 
@@ -129,7 +155,7 @@ final class QuantizedEncoder: @unchecked Sendable {
   /// Bytes of memory that it takes.
   var residentBytes: Int {
     let floats =
-      weights.count + scales.count * 4 + (biasesAboveThresholds?.count ?? 0) + 2 * paddedDModel
+      weights.count + scales.count * 5 + (biasesAboveThresholds?.count ?? 0) + 3 * paddedDModel
     return floats * MemoryLayout<Float>.size
   }
 

@@ -43,7 +43,7 @@ public final class SparseAutoencoder: Sendable {
   public let latentsBeforeTruncation: Int
   let encoderCPU: EncoderCPU
   let screeningHistory: ScreeningHistory
-  private let quantizedCache = Mutex<QuantizedEncoder?>(nil)
+  private let quantizedCache: Mutex<QuantizedEncoder?>
   /// max(θ_j, 0), the least pre-activation that is active; nil unless the rule is `threshold`.
   let effectiveThresholds: FloatStorage?
   /// The largest ‖W_enc[j]‖ among the first G latents, at G − 1; rounded up.
@@ -77,6 +77,8 @@ public final class SparseAutoencoder: Sendable {
     package var encoderCPU = EncoderCPU.current
     /// What is known of screening it: to be shared by dictionaries that hardly differ.
     package var screeningHistory = ScreeningHistory()
+    /// What an owner of weights that change keeps up himself; nil: made when first needed.
+    package var preparedEncoder: PreparedEncoder?
     /// See `SparseAutoencoder.latentOrder`.
     public var latentOrder: [Int]?
     /// See `SparseAutoencoder.provenance`.
@@ -121,6 +123,7 @@ public final class SparseAutoencoder: Sendable {
     encoderCPU = parts.encoderCPU
     screeningHistory = parts.screeningHistory
     provenance = parts.provenance
+    quantizedCache = Mutex(parts.preparedEncoder?.quantized)
     self.latentsBeforeTruncation = latentsBeforeTruncation
     if case .threshold(let thresholds) = parts.selectionRule {
       precondition(thresholds.count == latents)
@@ -132,11 +135,13 @@ public final class SparseAutoencoder: Sendable {
     var biasMax: [Float] = []
     normMax.reserveCapacity(latents)
     biasMax.reserveCapacity(latents)
+    let knownNorms = parts.preparedEncoder?.quantized.rawNorms
     for latent in 0..<latents {
       let row = parts.encoderWeights.pointer + latent * dModel
-      let squaredNorm = granule_dot(row, row, dModel)
       // 1.01 covers the rounding of the sum, the floor what underflows in it.
-      normMax.append(max(normMax.last ?? 0, 1.01 * (squaredNorm + 1e-30).squareRoot()))
+      let norm =
+        knownNorms?.pointer[latent] ?? 1.01 * (granule_dot(row, row, dModel) + 1e-30).squareRoot()
+      normMax.append(max(normMax.last ?? 0, norm))
       biasMax.append(max(biasMax.last ?? 0, abs(parts.encoderBias.pointer[latent])))
     }
     encoderNormMax = normMax

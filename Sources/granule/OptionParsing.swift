@@ -19,6 +19,30 @@ struct Granularities: ExpressibleByArgument {
   }
 }
 
+/// One of the values of an enumeration on the command line, for those that other rooms define.
+///
+/// - Throws: `ValidationError` that lists them.
+func choice<Value: RawRepresentable<String> & CaseIterable>(_ text: String) throws -> Value {
+  guard let value = Value(rawValue: text) else {
+    throw ValidationError(
+      "\(text) is none of \(Value.allCases.map(\.rawValue).joined(separator: ", "))")
+  }
+  return value
+}
+
+/// Numbers on the command line: `1,0.5,2`.
+struct Numbers: ExpressibleByArgument {
+  let values: [Double]
+
+  init?(argument: String) {
+    let values = argument.split(separator: ",", omittingEmptySubsequences: false).map {
+      Double($0)
+    }
+    guard !values.isEmpty, !values.contains(nil) else { return nil }
+    self.values = values.compactMap { $0 }
+  }
+}
+
 /// A range of sequences on the command line, both ends included: `0-35`, or one: `7`.
 struct SequenceRange: ExpressibleByArgument {
   let range: Range<Int>

@@ -40,7 +40,7 @@ struct CommandLineTests {
   static let commands = [
     "harvest", "train", "evaluate", "inspect", "publish", "serve", "encode", "decode", "status",
     "models",
-    "load", "unload", "resize", "bench encode", "bench model",
+    "load", "unload", "resize", "bench encode", "bench model", "bench train",
   ]
 
   @Test("teaches each command with an example", arguments: commands)

@@ -12,23 +12,72 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
   var k: Int
   var tokens: Int
   var dead: [Int]
+  var kind = TrainingObjective.topk
+  var penalty = SparsityPenalty.l0
+  var targetL0: Double?
+  var granularityWeights: [Double]?
 
-  var testDescription: String { "d \(dModel), G \(granularities), k \(k), dead \(dead.count)" }
+  var testDescription: String {
+    "\(kind) d \(dModel), G \(granularities), k \(k), dead \(dead.count), penalty \(penalty)"
+      + (targetL0.map { " target \($0)" } ?? "")
+  }
   var latents: Int { granularities[granularities.count - 1] }
 
-  static let all = [
+  var objective: StepObjective {
+    var objective = StepObjective(granularities: granularities)
+    objective.objective = kind
+    objective.granularityWeights = granularityWeights
+    objective.k = k
+    objective.auxiliaryCoefficient = 1.0 / 32
+    objective.sparsityCoefficient = 0.03
+    objective.penalty = penalty
+    objective.targetL0 = targetL0
+    objective.bandwidth = 0.7
+    objective.tanhScale = 1.5
+    return objective
+  }
+
+  static let topk = [
     StepProblem(dModel: 5, granularities: [7], k: 2, tokens: 9, dead: []),
     StepProblem(dModel: 6, granularities: [3, 8, 20], k: 4, tokens: 11, dead: []),
     StepProblem(dModel: 8, granularities: [4, 9, 30], k: 5, tokens: 13, dead: [2, 11, 28, 29]),
-    StepProblem(dModel: 17, granularities: [1, 2, 40, 65], k: 9, tokens: 7, dead: Array(40..<60)),
+    StepProblem(
+      dModel: 17, granularities: [1, 2, 40, 65], k: 9, tokens: 7, dead: Array(40..<60),
+      granularityWeights: [0.1, 0.2, 0.3, 0.4]),
+    StepProblem(
+      dModel: 64, granularities: [50, 130], k: 9, tokens: 70, dead: [1, 129],
+      granularityWeights: [1, 0]),
   ]
+  static let all =
+    topk + [
+      StepProblem(
+        dModel: 8, granularities: [4, 9, 30], k: 5, tokens: 13, dead: [2, 11, 28, 29],
+        kind: .batchtopk),
+      StepProblem(dModel: 33, granularities: [70], k: 3, tokens: 40, dead: [], kind: .batchtopk),
+      StepProblem(
+        dModel: 8, granularities: [4, 9, 30], k: 1, tokens: 13, dead: [2, 11], kind: .jumprelu),
+      StepProblem(
+        dModel: 35, granularities: [20, 70], k: 1, tokens: 19, dead: [], kind: .jumprelu,
+        penalty: .tanh),
+      StepProblem(
+        dModel: 9, granularities: [12, 40], k: 1, tokens: 15, dead: [], kind: .jumprelu,
+        targetL0: 4),
+      StepProblem(
+        dModel: 8, granularities: [4, 9, 30], k: 1, tokens: 13, dead: [2, 29], kind: .relu),
+      StepProblem(dModel: 40, granularities: [100], k: 1, tokens: 33, dead: [], kind: .relu),
+    ]
 
   func weights(seed: UInt64) -> DictionaryWeights {
-    let weights = DictionaryWeights(latents: latents, dModel: dModel)
+    let weights = DictionaryWeights(
+      latents: latents, dModel: dModel, hasThresholds: kind == .jumprelu)
     weights.initialize(decoderBias: [Float](repeating: 0.25, count: dModel), seed: seed)
     var generator = SeededGenerator(seed: seed)
     for i in 0..<weights.encoder.count { weights.encoder.pointer[i] += 0.1 * generator.normal() }
-    for i in 0..<latents { weights.encoderBias.pointer[i] = 0.1 * generator.normal() }
+    for i in 0..<latents {
+      weights.encoderBias.pointer[i] = 0.1 * generator.normal()
+      // Some so low that what is near them is not positive.
+      weights.thresholds?.pointer[i] = Float(i % 4) * 0.4
+    }
     return weights
   }
 
@@ -44,11 +93,12 @@ extension ReferenceStep.Weights {
       encoder: weights.encoder.values.map(Double.init),
       encoderBias: weights.encoderBias.values.map(Double.init),
       decoder: weights.decoder.values.map(Double.init),
-      decoderBias: weights.decoderBias.values.map(Double.init))
+      decoderBias: weights.decoderBias.values.map(Double.init),
+      thresholds: weights.thresholds?.values.map(Double.init) ?? [])
   }
 
   static var parts: [WritableKeyPath<Self, [Double]>] {
-    [\.encoder, \.encoderBias, \.decoder, \.decoderBias]
+    [\.encoder, \.encoderBias, \.decoder, \.decoderBias, \.thresholds]
   }
 }
 
@@ -61,19 +111,21 @@ struct NestedStepTests {
   @Test(
     "in its plain form has the gradient that finite differences give", arguments: StepProblem.all)
   func finiteDifferences(problem: StepProblem) {
-    let reference = ReferenceStep(
-      granularities: problem.granularities, k: problem.k, auxiliaryCoefficient: 1.0 / 32)
+    let reference = ReferenceStep(problem.objective)
     var weights = ReferenceStep.Weights(problem.weights(seed: 4))
     let batch = rows(problem.batch(seed: 4), dModel: problem.dModel)
-    let (_, gradient, residuals) = reference.run(weights, batch: batch, dead: problem.dead)
+    let (losses, gradient, constants) = reference.run(weights, batch: batch, dead: problem.dead)
+    #expect(losses.l0 > 0)
     let step = 1e-6
-    for part in ReferenceStep.Weights.parts {
-      for index in weights[keyPath: part].indices {
+    // Thresholds have straight-through estimates, no derivatives.
+    for part in ReferenceStep.Weights.parts where part != \.thresholds {
+      let indices = weights[keyPath: part].indices
+      for index in stride(from: 0, to: indices.count, by: max(1, indices.count / 200)) {
         let value = weights[keyPath: part][index]
         func loss(_ shift: Double) -> Double {
           weights[keyPath: part][index] = value + shift
           defer { weights[keyPath: part][index] = value }
-          return reference.run(weights, batch: batch, dead: problem.dead, residuals: residuals)
+          return reference.run(weights, batch: batch, dead: problem.dead, constants: constants)
             .losses.total
         }
         let numeric = (loss(step) - loss(-step)) / (2 * step)
@@ -83,28 +135,92 @@ struct NestedStepTests {
     }
   }
 
+  @Test("in its plain form moves thresholds as the straight-through estimate says")
+  func straightThrough() {
+    // One latent, one dimension: z = h where h > θ, x̂ = z; of three tokens the second is near θ from
+    // below, the third from above.
+    var objective = StepObjective(granularities: [1])
+    objective.objective = .jumprelu
+    objective.sparsityCoefficient = 0.3
+    objective.bandwidth = 0.5
+    let weights = ReferenceStep.Weights(
+      encoder: [1], encoderBias: [0], decoder: [1], decoderBias: [0], thresholds: [1])
+    let batch = [[3.0], [0.9], [1.1]]
+    let mean = 5.0 / 3
+    let variance = batch.reduce(0) { $0 + ($1[0] - mean) * ($1[0] - mean) }
+    let (losses, gradient, _) = ReferenceStep(objective).run(weights, batch: batch, dead: [])
+    #expect(abs(losses.l0 - 2.0 / 3) < 1e-12)
+    // ∂‖x − x̂‖²/∂z: −2 · 0.9 where z is 0, none where x̂ is x; −θ/ε of that; and −1/ε for each of
+    // both tokens' L0, in the mean over three.
+    let reconstruction = -2 * 0.9 / variance * (-1 / 0.5)
+    let sparsity = 2 * 0.3 / 3 * (-1 / 0.5)
+    #expect(abs(gradient.thresholds[0] - (reconstruction + sparsity)) < 1e-12)
+  }
+
   @Test("in its fast form equals the plain one", arguments: StepProblem.all)
   func fastEqualsPlain(problem: StepProblem) throws {
     let weights = problem.weights(seed: 9)
     let batch = problem.batch(seed: 9)
-    let expected = ReferenceStep(
-      granularities: problem.granularities, k: problem.k, auxiliaryCoefficient: 1.0 / 32
-    ).run(
+    let expected = ReferenceStep(problem.objective).run(
       ReferenceStep.Weights(weights), batch: rows(batch, dModel: problem.dModel), dead: problem.dead
     )
-    let fast = NestedStep(
-      weights: weights, granularities: problem.granularities, k: problem.k,
-      auxiliaryCoefficient: 1.0 / 32)
-    let losses = try fast.run(batch: FloatStorage(batch), dead: problem.dead)
+    let fast = NestedStep(weights: weights)
+    // What an earlier batch left must not show.
+    _ = try fast.run(
+      batch: FloatStorage(problem.batch(seed: 77)), dead: Array(problem.dead.prefix(1)),
+      objective: problem.objective)
+    let losses = try fast.run(
+      batch: FloatStorage(batch), dead: problem.dead, objective: problem.objective)
     #expect(abs(losses.total - expected.losses.total) < 1e-5 * expected.losses.total)
     #expect(abs(losses.auxiliary - expected.losses.auxiliary) < 1e-5)
+    #expect(abs(losses.penalty - expected.losses.penalty) < 1e-5 * (1 + expected.losses.penalty))
+    #expect(abs(losses.l0 - expected.losses.l0) < 1e-9)
     for (got, want) in zip(losses.fvu, expected.losses.fvu) { #expect(abs(got - want) < 1e-5) }
-    let gradient = ReferenceStep.Weights(fast.gradient)
+    let gradient = ReferenceStep.Weights(fast.gradient.weights)
     for part in ReferenceStep.Weights.parts {
-      let largest = expected.gradient[keyPath: part].map(abs).max() ?? 0
-      for (got, want) in zip(gradient[keyPath: part], expected.gradient[keyPath: part]) {
-        #expect(abs(got - want) < 2e-5 * largest, "\(part)")
+      expectClose(gradient[keyPath: part], expected.gradient[keyPath: part], 2e-5, "\(part)")
+    }
+    // The norm that clipping takes, without what is along decoder rows.
+    var squaredNorm = 0.0
+    for part in ReferenceStep.Weights.parts {
+      squaredNorm += expected.gradient[keyPath: part].reduce(0) { $0 + $1 * $1 }
+    }
+    for latent in 0..<problem.latents {
+      let row = latent * problem.dModel..<(latent + 1) * problem.dModel
+      let along = zip(
+        expected.gradient.decoder[row], weights.decoder.values[row].map(Double.init)
+      ).reduce(0) { $0 + $1.0 * $1.1 }
+      squaredNorm -= along * along
+    }
+    #expect(abs(fast.gradient.squaredNorm - squaredNorm) < 1e-4 * squaredNorm)
+  }
+
+  @Test("on many threads gives the very bits that one gives", arguments: StepProblem.all)
+  func sameBits(problem: StepProblem) throws {
+    // Threads take blocks as they become free, so that each run deals them out another way.
+    func trained() throws -> [[Float]] {
+      let weights = problem.weights(seed: 3)
+      let step = NestedStep(weights: weights)
+      var optimizer = AdamOptimizer(
+        latents: problem.latents, dModel: problem.dModel, hasThresholds: problem.kind == .jumprelu)
+      for number in 0..<4 {
+        _ = try step.run(
+          batch: FloatStorage(problem.batch(seed: UInt64(number))), dead: problem.dead,
+          objective: problem.objective)
+        _ = step.update(
+          &optimizer,
+          AdamOptimizer.Step(learningRate: 1e-2, weightDecay: 0.1, gradientNormMax: 0.05),
+          objective: problem.objective)
       }
+      return [
+        weights.encoder.array, weights.encoderBias.array, weights.decoder.array,
+        weights.decoderBias.array, weights.thresholds?.array ?? [],
+      ]
+    }
+    let first = try trained()
+    for _ in 0..<5 {
+      let isSame = try trained() == first
+      #expect(isSame)
     }
   }
 
@@ -131,24 +247,26 @@ struct NestedStepTests {
     }
     let batch = try file.tensor("batch").float32()
     let dead = try file.tensor("dead").integers()
-    let step = NestedStep(
-      weights: weights, granularities: try file.tensor("granularities").integers(), k: 6,
-      auxiliaryCoefficient: 1.0 / 32)
-    let losses = try step.run(batch: batch, dead: dead)
+    var objective = StepObjective(granularities: try file.tensor("granularities").integers())
+    objective.k = 6
+    objective.auxiliaryCoefficient = 1.0 / 32
+    let step = NestedStep(weights: weights)
+    let losses = try step.run(batch: batch, dead: dead, objective: objective)
     expectClose(losses.fvu, try values("fvu"), 1e-5, "FVU")
     expectClose([losses.auxiliary], try values("auxiliary"), 1e-5, "auxiliary loss")
-    let gradient = ReferenceStep.Weights(step.gradient)
+    let gradient = ReferenceStep.Weights(step.gradient.weights)
     for (name, part) in zip(named.map(\.0), ReferenceStep.Weights.parts) {
       expectClose(gradient[keyPath: part], try values("gradient.\(name)"), 2e-5, name)
     }
     var optimizer = AdamOptimizer(latents: shape[0], dModel: shape[1])
     var norms: [Double] = []
     for number in 0..<5 {
-      if number > 0 { _ = try step.run(batch: batch, dead: dead) }
+      if number > 0 { _ = try step.run(batch: batch, dead: dead, objective: objective) }
       norms.append(
-        optimizer.step(
-          weights, gradient: step.gradient, learningRate: 1e-2, weightDecay: 0.1,
-          gradientNormMax: 0.05))
+        step.update(
+          &optimizer,
+          AdamOptimizer.Step(learningRate: 1e-2, weightDecay: 0.1, gradientNormMax: 0.05),
+          objective: objective))
     }
     expectClose(norms, try values("gradient_norms"), 1e-4, "gradient norms")
     let trained = ReferenceStep.Weights(weights)
@@ -160,20 +278,18 @@ struct NestedStepTests {
   func expectClose(_ got: [Double], _ expected: [Double], _ relative: Double, _ what: String) {
     #expect(got.count == expected.count)
     let largest = expected.map(abs).max() ?? 0
-    let difference = zip(got, expected).map { abs($0 - $1) }.max() ?? .infinity
+    let difference = zip(got, expected).map { abs($0 - $1) }.max() ?? 0
     #expect(difference <= relative * largest, "\(what): \(difference) of \(largest)")
   }
 
   @Test("names the token that is not finite")
   func notFinite() {
-    let problem = StepProblem.all[1]
+    let problem = StepProblem.topk[1]
     var batch = problem.batch(seed: 1)
     batch[5 * problem.dModel + 2] = .nan
-    let step = NestedStep(
-      weights: problem.weights(seed: 1), granularities: problem.granularities, k: problem.k,
-      auxiliaryCoefficient: 0)
+    let step = NestedStep(weights: problem.weights(seed: 1))
     #expect(throws: EncodingError.notFinite(token: 5, dimension: 2)) {
-      try step.run(batch: FloatStorage(batch), dead: [])
+      try step.run(batch: FloatStorage(batch), dead: [], objective: problem.objective)
     }
   }
 }

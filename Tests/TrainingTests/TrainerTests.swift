@@ -33,10 +33,21 @@ struct TrainerTests {
     try writeNumpy(values, shape: [sequences, positions, dModel], to: activations)
   }
 
-  func configuration() -> TrainingConfiguration {
+  func configuration(_ objective: TrainingObjective = .topk) -> TrainingConfiguration {
     var configuration = TrainingConfiguration(
       activations: [activations], latents: 48, granularities: [6, 20, 48], k: 5, tokens: 4000,
-      heldOutSequences: 2, batchTokens: 100)
+      heldOutSequences: 2, batchTokens: 100, objective: objective)
+    switch objective {
+    case .topk: break
+    case .batchtopk: configuration.sampledGranularities = 3
+    case .jumprelu:
+      configuration.targetL0 = 5
+      configuration.sparsityCoefficient = 0.3
+      configuration.bandwidth = 1
+    case .relu:
+      configuration.sparsityCoefficient = 0.02
+      configuration.granularityWeights = [1, 1, 2]
+    }
     configuration.learningRate = 3e-3
     configuration.deadAfterTokens = 600
     configuration.checkpointEverySteps = 7
@@ -92,10 +103,11 @@ struct TrainerTests {
 
   @Test(
     "that is interrupted at any step and resumed ends with the very bits of one that was not",
-    arguments: [1, 6, 7, 20, 39])
-  func resume(step: Int) throws {
-    _ = try Trainer(configuration(), run: run("whole")).train()
-    let interrupted = try Trainer(configuration(), run: run("part"))
+    arguments: TrainingObjective.allCases, [1, 7, 20, 39])
+  func resume(objective: TrainingObjective, step: Int) throws {
+    let configuration = configuration(objective)
+    _ = try Trainer(configuration, run: run("whole")).train()
+    let interrupted = try Trainer(configuration, run: run("part"))
     var done = 0
     let outcome = try interrupted.train(
       onProgress: { done = $0.step }, shouldStop: { done == step })
@@ -130,6 +142,74 @@ struct TrainerTests {
     #expect(try Trainer(resuming: run("part")).step == 14)
     _ = try Trainer(resuming: run("part")).train()
     #expect(try weights(run("part")) == weights(run("whole")))
+  }
+
+  @Test("learns by each objective, as sparsely as asked", arguments: TrainingObjective.allCases)
+  func objectives(objective: TrainingObjective) throws {
+    var configuration = configuration(objective)
+    configuration.tokens = 30_000
+    configuration.learningRate = 1e-2
+    let trainer = try Trainer(configuration, run: run("a"))
+    guard case .finished(let dictionary) = try trainer.train() else {
+      Issue.record("the run did not finish")
+      return
+    }
+    let last = try #require(dictionary.granularities.last)
+    #expect(try #require(last.fvu) < 0.3)
+    if objective != .relu { #expect(abs(try #require(last.l0) - 5) < 1.5) }
+    if case .threshold(let thresholds) = dictionary.selectionRule {
+      #expect(objective == .batchtopk || objective == .jumprelu)
+      #expect(thresholds.allSatisfy { $0 >= 0 } && thresholds.contains { $0 > 0 })
+    } else {
+      #expect(objective == .topk || objective == .relu)
+    }
+    // The last latents add little where so few are active.
+    let fvu = dictionary.granularities.compactMap(\.fvu)
+    #expect(fvu[0] > fvu[1] && fvu[2] < fvu[1] + 0.03, "\(fvu)")
+  }
+
+  @Test("draws granularities uniformly, the same at the same step, all latents among them")
+  func sampledGranularities() {
+    var configuration = configuration(.batchtopk)
+    configuration.sampledGranularities = 4
+    var drawn: [Int] = []
+    for step in 0..<2000 {
+      let granularities = configuration.objective(atStep: step).granularities
+      #expect(granularities == configuration.objective(atStep: step).granularities)
+      #expect(granularities.last == 48 && granularities[0] >= 1 && granularities.count <= 4)
+      #expect(zip(granularities, granularities.dropFirst()).allSatisfy { $0 < $1 })
+      drawn += granularities.dropLast()
+    }
+    #expect(Set(drawn) == Set(1...47))
+    // Of 47 values, less what coincides: the mean of some 5,700 is off by 0.2.
+    #expect(abs(Double(drawn.reduce(0, +)) / Double(drawn.count) - 24) < 1)
+  }
+
+  @Test("takes up an older checkpoint where a bit of the newest has flipped")
+  func flippedBit() throws {
+    _ = try Trainer(configuration(), run: run("whole")).train()
+    var done = 0
+    _ = try Trainer(configuration(), run: run("part")).train(
+      onProgress: { done = $0.step }, shouldStop: { done == 17 })
+    let state = URL(
+      fileURLWithPath: "\(run("part"))/checkpoints/step-17/state.safetensors")
+    var bytes = try Data(contentsOf: state)
+    bytes[bytes.count - 1000] ^= 4
+    try bytes.write(to: state)
+    let resumed = try Trainer(resuming: run("part"))
+    #expect(resumed.step == 14)
+    #expect(resumed.damagedCheckpoint?.contains("state.sha256") == true)
+    _ = try resumed.train()
+    #expect(try weights(run("part")) == weights(run("whole")))
+  }
+
+  @Test("keeps as many checkpoints as it is told")
+  func retention() throws {
+    var configuration = configuration()
+    configuration.checkpointsKept = 3
+    _ = try Trainer(configuration, run: run("a")).train()
+    let left = try FileManager.default.contentsOfDirectory(atPath: "\(run("a"))/checkpoints")
+    #expect(left.sorted() == ["step-28", "step-35", "step-40"])
   }
 
   @Test("takes up an older checkpoint where the newest is damaged, and says so")

@@ -18,7 +18,9 @@ import Testing
     try #require(
       generate.terminationStatus == 0,
       "proto/generate failed: install protoc-c (Debian package protobuf-c-compiler)")
-    for file in ["granule.pb-c.c", "include/granule.pb-c.h"] {
+    for file in [
+      "granule.pb-c.c", "include/granule.pb-c.h", "event.pb-c.c", "include/event.pb-c.h",
+    ] {
       let committed = try lines(proto.appending(path: "generated").appending(path: file))
       let generated = try lines(fresh.appending(path: file))
       #expect(

@@ -217,8 +217,60 @@ void granule_suffix_residuals(
 void granule_weighted_rows_sum(
     const float *rows, size_t d_model, const uint32_t *row_indices, const float *weights,
     size_t count, float *sum);
-/// gradient := gradient − ⟨gradient, row⟩ · row, for a row of unit norm.
-void granule_remove_parallel(float *gradient, const float *row, size_t count);
+/// products[i] = decoder[indices[i]] · rows[blocks[indices[i]]], each summed as by granule_dot.
+/// decoder: [N, d_model]; indices, products: [active]; blocks: [N]; rows: [*, d_model].
+void granule_latent_products(
+    const float *decoder, size_t d_model, const uint32_t *indices, size_t active,
+    const uint32_t *blocks, const float *rows, float *products);
+
+/// Gradients are summed a strip of columns at a time: a batch's strip stays in the second-level cache
+/// while the latents' entries visit its rows in any order.
+enum { granule_strip_columns = 32 };
+/// Writes row's strip s to strips + s · stride; the last is padded with zeros. row: [d_model];
+/// strips: aligned to 64 bytes, stride a multiple of strip_columns.
+void granule_cut_row(const float *row, size_t d_model, float *strips, size_t stride);
+/// An active latent of one token: its value and what ∂loss/∂(its pre-activation) is.
+typedef struct {
+  uint32_t token;
+  float value, gradient;
+} granule_entry;
+/// Entries in order of latents: latent j's are at offsets[j] ..< offsets[j + 1]; NULL: none.
+typedef struct {
+  const granule_entry *entries;
+  const uint32_t *offsets;
+} granule_entries;
+/// What the gradient of a batch is made of, and where it goes.
+typedef struct {
+  size_t latents, d_model;
+  /// x − b_dec: [strips, tokens or more, strip_columns]
+  const float *inputs;
+  /// What residuals send back to the latents of each block: [blocks, strips, tokens or more, strip_columns]
+  const float *returned;
+  /// Floats of one block, strips · (tokens or more) · strip_columns
+  size_t slab_stride;
+  /// Of the loss's codes, whose block of each latent `blocks` [latents] says, and of the auxiliary
+  /// loss's, whose block is `auxiliary_block`.
+  granule_entries entries[2];
+  const uint32_t *blocks;
+  size_t auxiliary_block;
+  /// [latents]: whether the gradient's rows of a latent are zeros already.
+  const uint8_t *is_zero;
+  /// [latents, d_model]
+  float *encoder, *decoder;
+  /// [strips, latents]: of both rows' strips.
+  float *squared_norms;
+} granule_gradients;
+/// One strip of the gradient of the latents first ..< end: Σ gradient · input for the encoder's row,
+/// Σ value · returned for the decoder's, in order of tokens, the auxiliary loss's last.
+void granule_strip_gradients(
+    const granule_gradients *problem, size_t strip, size_t first, size_t end);
+/// sum := Σ of a strip's rows, in order. strip: [tokens, strip_columns]; sum: [strip_columns].
+void granule_strip_sum(const float *strip, size_t tokens, float *sum);
+/// Adds Σ (row − shift) and Σ (row − shift)² of each column to sums and squares.
+/// rows: [count, columns]; shift, sums, squares: [columns].
+void granule_column_moments(
+    const float *rows, size_t count, size_t columns, const float *shift, double *sums,
+    double *squares);
 /// row := row / ‖row‖; a row of zeros stays.
 void granule_normalize(float *row, size_t count);
 
@@ -233,9 +285,14 @@ typedef struct {
   /// Gradients are multiplied by it: the share that clipping leaves.
   float gradient_scale;
 } granule_adam_step;
-/// One Adam step, as torch.optim.AdamW takes it. All: [count].
+/// One Adam step, as torch.optim.AdamW takes it. All: [count]; gradients NULL: zeros.
 void granule_adam(
     float *parameters, float *first_moments, float *second_moments, const float *gradients,
+    size_t count, const granule_adam_step *step);
+/// The same of a row that is to stay a unit vector: parallel · row is subtracted from the gradient
+/// before the step, and the row is normalised after it. All: [count]; gradients NULL: zeros.
+void granule_adam_unit_row(
+    float *row, float *first_moments, float *second_moments, const float *gradients, float parallel,
     size_t count, const granule_adam_step *step);
 
 // ---- softmax.c

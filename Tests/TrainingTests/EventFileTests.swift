@@ -1,0 +1,35 @@
+import Foundation
+import StrictJSON
+import TestSupport
+import Testing
+import Training
+
+@Suite("TensorBoard's event files")
+struct EventFileTests {
+  @Test("have the checksum that RFC 3720 gives")
+  func checksum() {
+    #expect(EventFile.crc32c(Array("123456789".utf8)) == 0xe306_9283)
+    #expect(EventFile.crc32c([UInt8](repeating: 0, count: 32)) == 0x8a91_36aa)
+    #expect(EventFile.crc32c([]) == 0)
+  }
+
+  @Test("are the very bytes that TensorBoard's own writer makes")
+  func bytes() throws {
+    let folder = try TemporaryFolder()
+    let path = "\(folder.path)/events"
+    let file = try EventFile(path: path, seconds: 1.5)
+    try file.append(
+      .object([
+        .init("step", 7), .init("loss", 0.25), .init("zero", 0.0),
+        .init("fvu", ["16": 0.5]), .init("name", "x"), .init("time", 2.5),
+      ]))
+    try file.append(.object([.init("step", 8), .init("time", 2.5)]))
+    // make_event_file.py beside the fixture
+    var fixture = #filePath
+    fixture.removeLast("EventFileTests.swift".count)
+    let expected = try Data(
+      contentsOf: URL(fileURLWithPath: fixture + "Fixtures/event_file.tfevents"))
+    let isSame = try Data(contentsOf: URL(fileURLWithPath: path)) == expected
+    #expect(isSame)
+  }
+}

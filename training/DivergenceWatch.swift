@@ -1,0 +1,47 @@
+/// Notices a loss that will not come back.
+package struct DivergenceWatch {
+  /// A loss of more than so many times the running median is suspect.
+  static let factor = 10.0
+  /// Steps that the median is of.
+  private static let window = 101
+
+  /// Suspect losses in a row that are too many.
+  let stepsMax: Int
+  private var recent: [Double] = []
+  private var next = 0
+  private var suspects = 0
+
+  /// Whether the last loss may be the begin of an end.
+  package var isSuspect: Bool { suspects > 0 }
+
+  package init(stepsMax: Int) { self.stepsMax = stepsMax }
+
+  /// Takes a step's loss; false where training has diverged.
+  package mutating func isSound(_ loss: Double) -> Bool {
+    guard loss.isFinite else { return false }
+    if let median, loss > Self.factor * median {
+      suspects += 1
+      // They do not count, or they would become the median themselves.
+      return suspects < stepsMax
+    }
+    suspects = 0
+    if recent.count < Self.window {
+      recent.append(loss)
+    } else {
+      recent[next] = loss
+      next = (next + 1) % Self.window
+    }
+    return true
+  }
+
+  /// Why `isSound` said no.
+  package func reason(_ loss: Double) -> String {
+    guard loss.isFinite, let median else { return "the loss is \(loss)" }
+    return "the loss, \(loss), is more than \(Int(Self.factor)) times the running median \(median) "
+      + "for \(stepsMax) steps"
+  }
+
+  private var median: Double? {
+    recent.isEmpty ? nil : recent.sorted()[recent.count / 2]
+  }
+}
