@@ -231,6 +231,32 @@ public final class SparseAutoencoder: Sendable {
     return SparseAutoencoder(parts, latentsBeforeTruncation: latentsBeforeTruncation)
   }
 
+  /// The same dictionary with its latents in another order: latent j is what `order[j]` was, and
+  /// `latentOrder` says which latent of the dictionary that was ordered first. Full-size codes are
+  /// the same up to that order, but for which of equal pre-activations are kept.
+  ///
+  /// - Precondition: `order` holds each of 0 ..< latents once.
+  public func permuted(_ order: [Int]) -> SparseAutoencoder {
+    precondition(order.count == latents)
+    func rows(_ matrix: FloatStorage) -> FloatStorage {
+      let result = FloatStorage(count: matrix.count)
+      for (latent, source) in order.enumerated() {
+        (result.pointer + latent * dModel).update(
+          from: matrix.pointer + source * dModel, count: dModel)
+      }
+      return result
+    }
+    var parts = parts
+    parts.encoderWeights = rows(encoderWeights)
+    parts.decoderWeights = rows(decoderWeights)
+    parts.encoderBias = FloatStorage(order.map { encoderBias.pointer[$0] })
+    if case .threshold(let thresholds) = selectionRule {
+      parts.selectionRule = .threshold(order.map { thresholds[$0] })
+    }
+    parts.latentOrder = order.map { latentOrder?[$0] ?? $0 }
+    return SparseAutoencoder(parts, latentsBeforeTruncation: latentsBeforeTruncation)
+  }
+
   /// The k that serves granularity G unless the caller says another.
   ///
   /// A dictionary that was calibrated has its own: what it lists at G, between two listed

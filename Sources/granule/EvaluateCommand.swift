@@ -128,7 +128,7 @@ struct EvaluateCommand: AsyncParsableCommand {
     }
     return [
       .init("tokens", JSONValue(evaluation.tokens)),
-      .init("silent_latents", JSONValue(evaluation.silentLatents)), .init("rows", .array(rows)),
+      .init("rows", .array(rows)),
     ]
   }
 
@@ -168,9 +168,6 @@ struct EvaluateCommand: AsyncParsableCommand {
         row.fvuScalarMean.formatted(digits: 4))
     }
     print(table.text)
-    print(
-      "\(evaluation.silentLatents.grouped) of \(dictionary.latents.grouped) latents were active for "
-        + "no token.")
   }
 
   private func show(_ recaptured: RecapturedLoss, _ location: DictionaryLocation) {
