@@ -166,7 +166,7 @@ public final class SparseAutoencoder: Sendable {
     public var quantizedEncoder: Int
     /// W_dec and b_dec.
     public var decoder: Int
-    /// Thresholds, statistics of activations, norms.
+    /// Thresholds, statistics of activations, norms, the order of latents.
     public var others: Int
     /// All of it.
     public var total: Int { encoder + quantizedEncoder + decoder + others }
@@ -180,7 +180,8 @@ public final class SparseAutoencoder: Sendable {
     return ResidentBytes(
       encoder: 4 * (encoderWeights.count + encoderBias.count),
       quantizedEncoder: quantizedCache.withLock { $0?.residentBytes ?? 0 },
-      decoder: 4 * (decoderWeights.count + decoderBias.count), others: 4 * vectors)
+      decoder: 4 * (decoderWeights.count + decoderBias.count),
+      others: 4 * vectors + 8 * (latentOrder?.count ?? 0))
   }
 
   /// The dictionary's parts, sharing its weights, to make another from.
