@@ -72,7 +72,7 @@ struct EvaluationFigures {
       svg: HeatMap(
         title: "Largest decoder cosine by granularity block", columnLabel: "with latents of",
         rowLabel: "mean over latents of", names: names, values: values,
-        range: min(0, known.min() ?? 0)...max(1, known.max() ?? 1)
+        range: min(0, known.min() ?? 0)...max(known.max() ?? 1, 0.01)
       ).svg,
       caption:
         "\(report.name): for the latents that each granularity adds, the mean of the largest "

@@ -58,6 +58,32 @@ struct EvaluationTests {
     #expect(alone.activeTokens == (try evaluate()).latentStatistics.activeTokens)
   }
 
+  @Test("activation mass by index is the plain means of its bins, none across a granularity")
+  func mass() throws {
+    let statistics = try evaluate(samples: 0).latentStatistics
+    let mass = ActivationMass(statistics, granularities: [8, 24], binsPerDecade: 3)
+    #expect(mass.bins.first?.latents.lowerBound == 0 && mass.bins.last?.latents.upperBound == 96)
+    #expect(
+      zip(mass.bins, mass.bins.dropFirst()).allSatisfy {
+        $0.latents.upperBound == $1.latents.lowerBound
+      })
+    #expect(Set(mass.bins.map(\.latents.upperBound)).isSuperset(of: [8, 24]))
+    #expect(mass.bins.count < 15)
+    let (squares, frequencies) = (
+      try fixture.values("mean_squared_activations"), try fixture.values("frequencies")
+    )
+    for bin in mass.bins {
+      let count = Double(bin.latents.count)
+      expectClose(
+        [bin.meanSquaredActivation, bin.frequency],
+        [squares, frequencies].map { $0[bin.latents].reduce(0, +) / count }, within: 1e-5,
+        "bin \(bin.latents)")
+    }
+    let share = squares[..<24].reduce(0, +) / squares.reduce(0, +)
+    expectClose(
+      [mass.share(ofFirst: 24), mass.share(ofFirst: 96)], [share, 1], within: 1e-6, "share")
+  }
+
   @Test("measures similarity on tokens at even distances, and not where it cannot be")
   func samples() throws {
     let dictionary = try fixture.dictionary()
