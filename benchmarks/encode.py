@@ -5,7 +5,7 @@ Each shape's dictionary and activations are drawn by `granule bench encode`, whi
 beside sgemm (sgemv for a batch of 1) with a top-k and compares their active latents; PyTorch encodes
 the same ones, relu(x W^T + b) and torch.topk. The two take turns for several rounds; of each the
 median of its best round counts, so that a machine that is busy for a moment harms none. The sum of
-PyTorch's values must be Granule's: a fast wrong answer is none. Needs numpy and torch.
+PyTorch's values must be Granule's: a fast wrong answer is none. Needs torch and safetensors.
 
     python3 benchmarks/encode.py --quick
     python3 benchmarks/encode.py --shapes 576:16384:64,768:24576:32 --batches 1,16,256,4096
@@ -17,15 +17,14 @@ import json
 import os
 import platform
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from line_plot import line_plot
 
@@ -35,27 +34,11 @@ TURN_SECONDS = 0.05
 PAUSE_SECONDS = 0.05
 
 
-def read_safetensors(path):
-    """The float32 tensors of a file."""
-    with open(path, "rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-    data = np.memmap(path, np.uint8, "r", offset=8 + size)
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        if entry["dtype"] == "F32":
-            start, end = entry["data_offsets"]
-            values = np.array(data[start:end]).view(np.float32).reshape(entry["shape"])
-            tensors[name] = torch.from_numpy(values)
-    return tensors
-
-
 class TorchEncoder:
     """relu((x - b_dec) W^T + b_enc), then the k largest, in blocks whose scores stay in bounds."""
 
     def __init__(self, folder):
-        weights = read_safetensors(os.path.join(folder, "dictionary", "sae_weights.safetensors"))
+        weights = load_file(os.path.join(folder, "dictionary", "sae_weights.safetensors"))
         # Latent-major, as a linear layer has it: the faster of the two.
         self.weights = weights["W_enc"].T.contiguous()
         self.bias, self.center = weights["b_enc"], weights["b_dec"]
@@ -112,8 +95,7 @@ def measure_shape(options, shape):
     with tempfile.TemporaryDirectory(prefix="granule-bench-") as folder:
         first = run_granule(options, shape, granularities, save=folder)
         encoder = TorchEncoder(folder)
-        activations = read_safetensors(
-            os.path.join(folder, "activations.safetensors"))["activations"]
+        activations = load_file(os.path.join(folder, "activations.safetensors"))["activations"]
     for number in range(options.rounds):
         rows = run_granule(options, shape, granularities)
         for key, row in rows.items():
@@ -229,11 +211,11 @@ def main():
             file.write(figure(rows, options.threads))
     if options.json:
         print(json.dumps({
-            "granule": version, "torch": torch.__version__, "numpy": np.__version__,
+            "granule": version, "torch": torch.__version__,
             "cpu": cpu_name(), "threads": options.threads, "data": options.data, "rows": rows}))
         return
     print(f"{cpu_name()}, {options.threads} threads; {options.data} activations\n"
-          f"Granule {version}, PyTorch {torch.__version__}, numpy {np.__version__}\n")
+          f"Granule {version}, PyTorch {torch.__version__}\n")
     print(f"{'d_model':>7} {'latents':>7} {'batch':>6} {'G':>6} {'k':>4} {'Granule ms':>11} "
           f"{'sgemm ms':>9} {'PyTorch ms':>11} {'× sgemm':>8} {'× PyTorch':>10} {'survivors':>9}")
     for row in rows:

@@ -120,38 +120,26 @@ SCORE_PANEL(avx512, GRANULE_AVX512, 4, 6)
 SCORE_PANEL(avx2, GRANULE_AVX2, 2, 3)
 SCORE_PANEL(portable, , 1, 1)
 
+static void (*const rescore_versions[])(
+    const float *, const float *, const float *, size_t, const granule_pair *, size_t, float *) = {
+    rescore_portable, rescore_avx2, rescore_avx512};
+
 void granule_rescore(
     granule_cpu cpu, const float *weights, const float *biases, const float *inputs,
     size_t d_model, const granule_pair *pairs, size_t count, float *values) {
-  switch (cpu) {
-    case granule_cpu_portable:
-      rescore_portable(weights, biases, inputs, d_model, pairs, count, values);
-      break;
-    case granule_cpu_avx2:
-      rescore_avx2(weights, biases, inputs, d_model, pairs, count, values);
-      break;
-    case granule_cpu_avx512:
-      rescore_avx512(weights, biases, inputs, d_model, pairs, count, values);
-      break;
-  }
+  rescore_versions[cpu](weights, biases, inputs, d_model, pairs, count, values);
 }
+
+static void (*const score_panel_versions[])(
+    const float *, const float *, const float *, size_t, size_t, const float *, size_t,
+    granule_screened_token *, size_t) = {score_panel_portable, score_panel_avx2, score_panel_avx512};
 
 void granule_score_panel(
     granule_cpu cpu, const float *weights, const float *biases, const float *floors, size_t first,
     size_t end, const float *inputs, size_t d_model, granule_screened_token *tokens,
     size_t count) {
-  switch (cpu) {
-    case granule_cpu_portable:
-      score_panel_portable(
-          weights, biases, floors, first, end, inputs, d_model, tokens, count);
-      break;
-    case granule_cpu_avx2:
-      score_panel_avx2(weights, biases, floors, first, end, inputs, d_model, tokens, count);
-      break;
-    case granule_cpu_avx512:
-      score_panel_avx512(weights, biases, floors, first, end, inputs, d_model, tokens, count);
-      break;
-  }
+  score_panel_versions[cpu](
+      weights, biases, floors, first, end, inputs, d_model, tokens, count);
 }
 
 GRANULE_VERSIONS

@@ -69,27 +69,28 @@ struct EncodeBlock {
     _ position: Int, _ latents: UnsafeBufferPointer<UInt32>, _ values: UnsafeBufferPointer<Float>
   ) -> Void
 
-  /// Hands the latents that are active for each row to `emit`: exact, whatever the path.
-  func encode(_ path: EncodePath, squaredNorms: UnsafePointer<Float>, emit: Emit) {
-    switch path {
-    case .exact:
-      workspace.counters.tokens += count
-      begin()
-      scoreAll()
-      for position in 0..<count {
-        let isExact = finish(position, emit: emit)
-        precondition(isExact, "thresholds of scored latents are no guesses")
-      }
-    case .screened:
-      begin()
-      reserveQuantized()
-      quantize(0..<count, squaredNorms: squaredNorms, scratch: workspace.transformed)
-      screen(panels: 0..<panels, quantized: workspace.quantized.pointer)
-      for start in stride(from: 0, to: count, by: rescoredTokens) {
-        rescore(0..<gatherPairs(start..<min(start + rescoredTokens, count)))
-      }
-      finishScreened(emit: emit)
+  /// Hands the latents that are active for each row to `emit`, having scored all.
+  func encodeExactly(emit: Emit) {
+    workspace.counters.tokens += count
+    begin()
+    scoreAll()
+    for position in 0..<count {
+      let isExact = finish(position, emit: emit)
+      precondition(isExact, "thresholds of scored latents are no guesses")
     }
+  }
+
+  /// Hands the latents that are active for each row to `emit`, having scored those that the screen
+  /// left: the same answer.
+  func encodeScreened(squaredNorms: UnsafePointer<Float>, emit: Emit) {
+    begin()
+    reserveQuantized()
+    quantize(0..<count, squaredNorms: squaredNorms, scratch: workspace.transformed)
+    screen(panels: 0..<panels, quantized: workspace.quantized.pointer)
+    for start in stride(from: 0, to: count, by: rescoredTokens) {
+      rescore(0..<gatherPairs(start..<min(start + rescoredTokens, count)))
+    }
+    finishScreened(emit: emit)
   }
 
   /// Empty lists.
@@ -149,7 +150,7 @@ struct EncodeBlock {
   ) {
     let encoder = dictionary.quantizedEncoder
     let padded = encoder.paddedDModel
-    let scratch = scratch.reserve(encoder.scratchCount)
+    let scratch = scratch.reserve(padded)
     for position in positions {
       let isUsable = encoder.quantize(
         inputs + position * dModel, squaredNorm: squaredNorms[position], scratch: scratch,
@@ -318,24 +319,21 @@ struct EncodeBlock {
 
   private func encodeAgain(_ failed: [Int], emit: Emit) {
     workspace.counters.fallbacks += failed.count
+    // Counted when they were screened.
     workspace.counters.tokens -= failed.count
-    // The rows move together at the front; the lists are not needed any more.
-    for (next, position) in failed.enumerated() where next != position {
-      (inputs + next * dModel).update(from: inputs + position * dModel, count: dModel)
-    }
     let again = failed.map { row($0) }
-    let largest = again.map(\.granularity).max()!
-    let size = Self.size(.exact, granularity: largest, k: 0, dModel: dModel)
-    let kept = UnsafeMutablePointer<Float>.allocate(capacity: again.count * dModel)
-    defer { kept.deallocate() }
-    kept.update(from: inputs, count: again.count * dModel)
+    let size = Self.size(.exact, granularity: again[0].granularity, k: 0, dModel: dModel)
+    // Blocks take their inputs from the front of the workspace.
+    let waiting = FloatStorage(count: again.count * dModel)
+    for (next, position) in failed.enumerated() {
+      (waiting.pointer + next * dModel).update(from: inputs + position * dModel, count: dModel)
+    }
     for start in stride(from: 0, to: again.count, by: size.tokens) {
       let end = min(start + size.tokens, again.count)
       let block = EncodeBlock(
         dictionary, rows: again[start..<end], capacity: size.capacity, workspace: workspace)
-      workspace.inputs.pointer.update(
-        from: kept + start * dModel, count: (end - start) * dModel)
-      block.encode(.exact, squaredNorms: kept) { emit(failed[start + $0], $1, $2) }
+      inputs.update(from: waiting.pointer + start * dModel, count: (end - start) * dModel)
+      block.encodeExactly { emit(failed[start + $0], $1, $2) }
     }
   }
 

@@ -1,4 +1,5 @@
 internal import CKernels
+internal import Glibc
 internal import Synchronization
 internal import Tensors
 
@@ -34,12 +35,12 @@ struct EncodeCosts: Sendable {
   private static let known = Mutex<[Key: EncodeCosts]>([:])
 
   private static func measure(dModel: Int, cpu: EncoderCPU, count: Int) -> EncodeCosts {
-    let (vectors, odd) = QuantizedEncoder.rotation(dModel: dModel)
-    let padded = 16 * vectors
-    // Rows of zeros take as long as any others; the list beyond the caches stands for a large
+    let rotation = Rotation(dModel: dModel)
+    let padded = 16 * rotation.vectors
+    // Rows of zeros take as long as any others; rows beyond the caches stand for a large
     // dictionary.
-    let rowCount = max(512, min(4096, (64 << 20) / (4 * dModel)) / 64 * 64)
-    let latents = count == 1 ? rowCount : 512
+    let rowCount = max(64, min(4096, (64 << 20) / (4 * dModel)) / 64 * 64)
+    let latents = count == 1 ? rowCount : min(512, rowCount)
     let rows = FloatStorage(count: rowCount * dModel)
     let biases = FloatStorage(count: rowCount)
     let inputs = FloatStorage(count: count * dModel)
@@ -64,15 +65,14 @@ struct EncodeCosts: Sendable {
         token: UInt32($0 * 37 % count), slot: UInt32($0 % 64))
     }
     let center = FloatStorage(count: dModel)
-    let scratch = FloatStorage(count: 2 * padded)
-    let hartley = QuantizedEncoder.hartley(order: odd)
-    var rotation = granule_rotation(vectors: vectors, odd: odd, hartley: hartley.pointer)
+    let scratch = FloatStorage(count: padded)
     var row = granule_quantized_row()
-    // The least of several times is the one that nothing disturbed.
+    // Of several times the least, of the thread's own: others that run meanwhile do not count.
     func nanoseconds(_ body: () -> Void) -> Double {
-      (0..<3).map { _ in
-        let (seconds, attoseconds) = ContinuousClock().measure(body).components
-        return Double(seconds) * 1e9 + Double(attoseconds) * 1e-9
+      (0..<5).map { _ in
+        let start = threadNanoseconds()
+        body()
+        return threadNanoseconds() - start
       }.min()!
     }
     return tokens.withUnsafeMutableBufferPointer { tokens in
@@ -96,14 +96,22 @@ struct EncodeCosts: Sendable {
             tokens.baseAddress, count)
         } / Double(latents * count),
         quantizing: nanoseconds {
-          for token in 0..<count {
-            granule_quantize(
-              cpu.kernels, inputs.pointer + token * dModel, center.pointer, center.pointer, dModel,
-              &rotation, 127, scratch.pointer,
-              UnsafeMutableRawPointer(quantized.pointer).assumingMemoryBound(to: Int8.self)
-                + token * padded, &row)
+          rotation.withParameters { rotation in
+            for token in 0..<count {
+              granule_quantize(
+                cpu.kernels, inputs.pointer + token * dModel, center.pointer, center.pointer,
+                dModel, rotation, 127, scratch.pointer,
+                UnsafeMutableRawPointer(quantized.pointer).assumingMemoryBound(to: Int8.self)
+                  + token * padded, &row)
+            }
           }
         } / Double(count))
     }
+  }
+
+  private static func threadNanoseconds() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+    return Double(time.tv_sec) * 1e9 + Double(time.tv_nsec)
   }
 }

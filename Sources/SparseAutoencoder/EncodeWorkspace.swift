@@ -34,8 +34,6 @@ public final class EncodeWorkspace {
   /// By how many times its typical error, relative to its bound, a guess stays below what it is
   /// guessed from. Whatever it is, answers are the same; too low, tokens are encoded twice.
   package var guessMargin: Float = 2.5
-  /// nil guesses BatchTopK's threshold from a sample; else this much of the largest value in it.
-  package var batchGuessFactor: Float?
   /// nil chooses by measurement.
   package var forcedPath: EncodePath?
 

@@ -1,26 +1,22 @@
 internal import Synchronization
 internal import Tensors
 
-/// Encodes on all cores, with threads that live as long as it does.
+/// Encodes on all cores.
 public final class EncoderPool {
-  private let pool: ThreadPool
   private let workspaces: [EncodeWorkspace]
+  /// nil guesses BatchTopK's threshold from a sample; else this much of the largest value in it.
+  package var batchGuessFactor: Float?
 
-  /// A pool of `threads` threads, the caller's included; nil: one a core.
+  /// A pool of `threads` threads; nil: one a core.
   public init(threads: Int? = nil) {
-    let pool = ThreadPool(threads: threads)
-    self.pool = pool
-    workspaces = (0..<pool.threads).map { _ in EncodeWorkspace() }
+    workspaces = (0..<max(1, threads ?? Parallel.threads)).map { _ in EncodeWorkspace() }
   }
+
+  private var threads: Int { workspaces.count }
 
   /// What the pool has done so far.
   public var counters: EncodeWorkspace.Counters {
     workspaces.reduce(into: EncodeWorkspace.Counters()) { $0.add($1.counters) }
-  }
-
-  /// See `EncodeWorkspace.batchGuessFactor`.
-  package func setBatchGuessFactor(_ factor: Float?) {
-    workspaces[0].batchGuessFactor = factor
   }
 
   /// Fewer tokens than this a thread would each pay for a pass over the encoder's memory: then the
@@ -29,21 +25,20 @@ public final class EncoderPool {
   /// Less work than this, in weights, is done before another thread has woken up.
   private static let weightsMin = 1 << 21
 
-  /// As `SparseAutoencoder.encode`, on all of the pool's threads. One caller at a time.
+  /// As `SparseAutoencoder.encode`, on all threads. One caller at a time.
   public func encode(
     _ dictionary: SparseAutoencoder, _ activations: UnsafeBufferPointer<Float>, tokens: Int,
     granularity: Int, k: Int? = nil
   ) throws(EncodingError) -> SparseCodes {
     let dModel = dictionary.dModel
     precondition(activations.count == tokens * dModel)
-    guard pool.threads > 1, tokens * granularity * dModel >= Self.weightsMin else {
+    guard threads > 1, tokens * granularity * dModel >= Self.weightsMin else {
       return try dictionary.encode(
         activations, tokens: tokens, granularity: granularity, k: k, workspace: workspaces[0])
     }
-    guard tokens >= pool.threads * Self.tokensPerThreadMin else {
+    guard tokens >= threads * Self.tokensPerThreadMin else {
       return try dictionary.encodeSplittingLatents(
-        activations, tokens: tokens, granularity: granularity, k: k, pool: pool,
-        workspaces: workspaces)
+        activations, tokens: tokens, granularity: granularity, k: k, workspaces: workspaces)
     }
     return try encodeSplittingTokens(
       dictionary, activations, tokens: tokens, granularity: granularity, k: k, floor: nil)
@@ -55,10 +50,10 @@ public final class EncoderPool {
   ) throws(EncodingError) -> SparseCodes {
     let dModel = dictionary.dModel
     let answers = Mutex<[Result<SparseCodes, EncodingError>?]>(
-      Array(repeating: nil, count: pool.threads))
-    pool.run { thread in
-      let start = tokens * thread / pool.threads
-      let end = tokens * (thread + 1) / pool.threads
+      Array(repeating: nil, count: threads))
+    Parallel.perform(threads) { thread in
+      let start = tokens * thread / threads
+      let end = tokens * (thread + 1) / threads
       let input = EncodeInput(
         activations: UnsafeBufferPointer(rebasing: activations[start * dModel..<end * dModel]),
         tokens: end - start, granularity: granularity, k: k)
@@ -94,7 +89,7 @@ public final class EncoderPool {
         dictionary, activations, tokens: tokens, granularity: granularity, k: nil, floor: floor)
       let enough = codes.values.count { $0 >= floor } >= wanted
       if enough || floor == 0 { return codes.largest(wanted) }
-      // What was found is part of the answer, so that its least value, or nothing, is low enough.
+      // Lower by steps; where that would take many, to 0, where everything positive is found.
       floor = floor < 1e-3 * (codes.values.max() ?? 0) ? 0 : 0.7 * floor
     }
   }
@@ -123,9 +118,7 @@ public final class EncoderPool {
       // The whole batch says which token it is.
       return 0
     }
-    guard workspaces[0].batchGuessFactor == nil else {
-      return (codes.values.max() ?? 0) * workspaces[0].batchGuessFactor!
-    }
+    if let batchGuessFactor { return (codes.values.max() ?? 0) * batchGuessFactor }
     return 0.97 * codes.largest(k * sampled).threshold
   }
 }

@@ -17,9 +17,9 @@ final class QuantizedEncoder: @unchecked Sendable {
   let latents: Int
   /// d_model, rounded up to whole vectors that the rotation can take.
   let paddedDModel: Int
-  /// Subtracted from the encoder's input: [d_model]
+  /// Subtracted from the encoder's input: [padded d_model]
   let center: FloatStorage
-  /// What the centred input is multiplied by, one over what weights are: [d_model]
+  /// What the centred input is multiplied by, one over what weights are: [padded d_model]
   let inputScales: FloatStorage
   /// ‖W_enc[j]‖ / norms[j], at most: what relates raw norms to those after the transform.
   private var rawNormRatio = 0.0
@@ -29,8 +29,7 @@ final class QuantizedEncoder: @unchecked Sendable {
   private let grow: Float
 
   /// [panels, padded d_model / 4, 64, 4]
-  private let weights: UnsafeMutableRawPointer
-  private let weightBytes: Int
+  private let weights: FloatStorage
   private let scales: FloatStorage
   /// Upper bounds of b_enc[j] + W_enc[j] · centre: [64 · panels]
   private let biases: FloatStorage
@@ -38,9 +37,7 @@ final class QuantizedEncoder: @unchecked Sendable {
   private var biasesAboveThresholds: FloatStorage?
   private let residualNorms: FloatStorage
   private let norms: FloatStorage
-  private let hartley: FloatStorage
-  private let vectors: Int
-  private let odd: Int
+  private let rotation: Rotation
   private let levels: Int32
 
   static let panelLatents = Int(granule_panel_latents)
@@ -52,72 +49,69 @@ final class QuantizedEncoder: @unchecked Sendable {
     self.cpu = cpu
     dModel = dictionary.dModel
     latents = dictionary.latents
-    (vectors, odd) = Self.rotation(dModel: dModel)
+    let rotation = Rotation(dModel: dModel)
+    self.rotation = rotation
+    let (vectors, odd) = (rotation.vectors, rotation.odd)
     paddedDModel = 16 * vectors
     // AVX2 adds two products in 16 bits: with 7 bits on one side they fit.
     levels = cpu == .avx2 ? 63 : 127
-    hartley = Self.hartley(order: odd)
-    let (center, weightScales) = Self.balance(dictionary)
+    let (center, weightScales) = Self.balance(dictionary, count: paddedDModel)
     self.center = center
-    inputScales = FloatStorage(weightScales.values.map { 1 / $0 })
+    inputScales = FloatStorage(weightScales.values.map { $0 == 0 ? 0 : 1 / $0 })
+    // Four partial sums, as the kernel has them (Higham, as below), and the sum of those.
+    let centerNorm = center.values.reduce(0) { $0 + Double($1) * Double($1) }.squareRoot()
+    let centerRounding = 1.1 * Double(4 * vectors + 4) * 0x1p-24 * centerNorm
 
-    // Every step of the transform rounds once, relative to the norm; Hartley's sums of `odd` terms,
-    // whose coefficients are rounded too, in the worst case by this much more.
-    let steps = 3 + 4 + log2(Double(vectors / odd)) + Double(odd + 2) * Double(2 * odd).squareRoot()
+    // Every step of the transform rounds once, relative to the norm; each of Hartley's sums of `odd`
+    // terms odd / 2 + 3 times, coefficients included, relative to at most √2 times the norm.
+    let steps =
+      3 + 4 + log2(Double(vectors / odd)) + Double(odd / 2 + 3) * Double(2 * odd).squareRoot()
     rounding = 1.1 * steps * 0x1p-24
     grow = Float(1 + Double(vectors + 32) * 0x1p-22 + 2 * rounding)
 
     let panels = (latents + Self.panelLatents - 1) / Self.panelLatents
     let panelBytes = Self.panelLatents * paddedDModel
-    weightBytes = panels * panelBytes
-    let hugePage = 2 << 20
-    var raw: UnsafeMutableRawPointer?
-    guard
-      posix_memalign(&raw, weightBytes >= hugePage ? hugePage : 64, weightBytes) == 0, let raw
-    else { fatalError("out of memory: \(weightBytes) bytes asked for") }
-    if weightBytes >= hugePage { madvise(raw, weightBytes, MADV_HUGEPAGE) }
-    weights = raw
+    let weights = FloatStorage(
+      uninitializedCount: panels * panelBytes / MemoryLayout<Float>.size)
+    self.weights = weights
     let padded = panels * Self.panelLatents
     scales = FloatStorage(count: padded)
     biases = FloatStorage(count: padded)
     residualNorms = FloatStorage(count: padded)
     norms = FloatStorage(count: padded)
 
-    var rotation = granule_rotation(vectors: vectors, odd: odd, hartley: hartley.pointer)
-    let ratios = FloatStorage(count: padded)
-    withUnsafePointer(to: &rotation) { rotation in
+    let rawNorms = FloatStorage(count: padded)
+    rotation.withParameters { rotation in
       let packing = granule_packing(
         scales: weightScales.pointer, center: center.pointer, d_model: dModel, rotation: rotation,
         levels: levels, rotation_square: Float(16 * vectors / odd), rounding: Float(rounding),
-        grow: grow)
+        grow: grow, center_rounding: Float(centerRounding))
       Parallel.forBlocks(panels, size: max(1, min(16, panels / Parallel.threads))) { _, range in
         var packing = packing
-        let scratch = FloatStorage(count: 48 * vectors)
+        let scratch = FloatStorage(uninitializedCount: 16 * paddedDModel)
         for panel in range {
           let first = panel * Self.panelLatents
           let count = min(Self.panelLatents, latents - first)
           let rows = dictionary.encoderWeights.pointer + first * dModel
           var bounds = granule_panel_bounds(
             scales: scales.pointer + first, biases: biases.pointer + first,
-            residual_norms: residualNorms.pointer + first, norms: norms.pointer + first)
+            residual_norms: residualNorms.pointer + first, norms: norms.pointer + first,
+            raw_norms: rawNorms.pointer + first)
           granule_pack_panel(
             cpu.kernels, &packing, rows, dictionary.encoderBias.pointer + first, count,
-            scratch.pointer, (raw + panel * panelBytes).assumingMemoryBound(to: UInt8.self), &bounds
-          )
-          for latent in first..<first + count {
-            let row = dictionary.encoderWeights.pointer + latent * dModel
-            let norm = 1.01 * (granule_dot(row, row, dModel) + 1e-30).squareRoot()
-            if norms.pointer[latent] > 0 {
-              ratios.pointer[latent] = norm / norms.pointer[latent]
-            } else if biases.pointer[latent].isFinite, norm > 1e-14 {
-              // Its weights vanished in the transform: nothing is known.
-              biases.pointer[latent] = .infinity
-            }
-          }
+            scratch.pointer, Self.bytes(weights) + panel * panelBytes, &bounds)
         }
       }
     }
-    rawNormRatio = Double(ratios.values.max() ?? 0)
+    for latent in 0..<latents {
+      if norms.pointer[latent] > 0 {
+        rawNormRatio = max(
+          rawNormRatio, Double(rawNorms.pointer[latent]) / Double(norms.pointer[latent]))
+      } else if biases.pointer[latent].isFinite, rawNorms.pointer[latent] > 1.1e-15 {
+        // Its weights vanished in the transform: nothing is known.
+        biases.pointer[latent] = .infinity
+      }
+    }
     biasesAboveThresholds = dictionary.effectiveThresholds.map { thresholds in
       let above = FloatStorage(biases.values)
       for latent in 0..<thresholds.count {
@@ -128,42 +122,43 @@ final class QuantizedEncoder: @unchecked Sendable {
     }
   }
 
-  deinit { free(weights) }
+  private static func bytes(_ weights: FloatStorage) -> UnsafeMutablePointer<UInt8> {
+    UnsafeMutableRawPointer(weights.pointer).assumingMemoryBound(to: UInt8.self)
+  }
 
   /// Bytes of memory that it takes.
   var residentBytes: Int {
     let floats =
-      scales.count * 4 + (biasesAboveThresholds?.count ?? 0) + hartley.count + 2 * dModel
-    return weightBytes + floats * MemoryLayout<Float>.size
+      weights.count + scales.count * 4 + (biasesAboveThresholds?.count ?? 0) + 2 * paddedDModel
+    return floats * MemoryLayout<Float>.size
   }
 
   /// The screen of a selection rule: a latent may be active only where its bound reaches 0.
   var screen: granule_screen {
     granule_screen(
-      weights: weights.assumingMemoryBound(to: UInt8.self), scales: scales.pointer,
+      weights: Self.bytes(weights), scales: scales.pointer,
       biases: (biasesAboveThresholds ?? biases).pointer, residual_norms: residualNorms.pointer,
       norms: norms.pointer, d_padded: paddedDModel, offset: levels + 1)
   }
-
-  /// Floats of scratch memory that `quantize` needs.
-  var scratchCount: Int { 2 * paddedDModel }
 
   /// Quantises one token's encoder input.
   ///
   /// - Parameters:
   ///   - input: [d_model], as the encoder sees it.
   ///   - squaredNorm: of the input.
+  ///   - scratch: [padded d_model]
   ///   - quantized: [padded d_model], receives the token in 8 bits.
   /// - Returns: false where the bounds would not hold, so that the token cannot be screened.
   func quantize(
     _ input: UnsafePointer<Float>, squaredNorm: Float, scratch: UnsafeMutablePointer<Float>,
     quantized: UnsafeMutablePointer<Int8>, token: inout granule_screened_token
   ) -> Bool {
-    var rotation = granule_rotation(vectors: vectors, odd: odd, hartley: hartley.pointer)
     var row = granule_quantized_row()
-    granule_quantize(
-      cpu.kernels, input, center.pointer, inputScales.pointer, dModel, &rotation, 127, scratch,
-      quantized, &row)
+    rotation.withParameters {
+      granule_quantize(
+        cpu.kernels, input, center.pointer, inputScales.pointer, dModel, $0, 127, scratch,
+        quantized, &row)
+    }
     token.scale = row.scale
     token.sum = row.sum
     token.norm = row.norm * grow
@@ -179,37 +174,17 @@ final class QuantizedEncoder: @unchecked Sendable {
     return row.usable != 0 && token.residual_norm < 1e30
   }
 
-  /// The number of vectors of 16 dimensions, and its odd part: padded so that the dense part of the
-  /// rotation, of odd order, stays small.
-  static func rotation(dModel: Int) -> (vectors: Int, odd: Int) {
-    let least = (dModel + 15) / 16
-    func odd(_ vectors: Int) -> Int { vectors >> vectors.trailingZeroBitCount }
-    let vectors = (least...least + least / 16).min { (odd($0), $0) < (odd($1), $1) }!
-    return odd(least) <= 15 ? (least, odd(least)) : (vectors, odd(vectors))
-  }
-
-  /// (cos + sin)(2π i j / n) / √n: orthogonal, symmetric, and flat.
-  static func hartley(order: Int) -> FloatStorage {
-    let matrix = FloatStorage(count: order * order)
-    let factor = 1 / Double(order).squareRoot()
-    for i in 0..<order {
-      for j in 0..<order {
-        let angle = 2 * Double.pi * Double(i * j % order) / Double(order)
-        matrix.pointer[i * order + j] = Float(factor * (cos(angle) + sin(angle)))
-      }
-    }
-    return matrix
-  }
-
   /// The centre of the encoder's inputs, and what weights are multiplied by.
   ///
   /// Quantising costs ‖D⁻¹x‖ on one side and ‖Dw‖ on the other; their product is least where D⁴ is
   /// the ratio of the mean squares of each dimension.
+  ///
+  /// - Parameter count: of the values returned, 0 beyond d_model.
   private static func balance(
-    _ dictionary: SparseAutoencoder
+    _ dictionary: SparseAutoencoder, count: Int
   ) -> (center: FloatStorage, weightScales: FloatStorage) {
     let dModel = dictionary.dModel
-    let center = FloatStorage(count: dModel)
+    let center = FloatStorage(count: count)
     if dictionary.inputNormalization == .none {
       let bias = dictionary.decoderBias.pointer
       for i in 0..<dModel {
@@ -246,8 +221,50 @@ final class QuantizedEncoder: @unchecked Sendable {
     let ratios = zip(activations, weights).map { ($0 / $1).squareRoot().squareRoot() }
     let logarithms = ratios.reduce(0) { $0 + log($1) } / Double(dModel)
     let middle = exp(logarithms)
-    return (
-      center, FloatStorage(ratios.map { Float(min(max($0 / middle, 1e-3), 1e3)) })
-    )
+    let weightScales = FloatStorage(count: count)
+    for i in 0..<dModel { weightScales.pointer[i] = Float(min(max(ratios[i] / middle, 1e-3), 1e3)) }
+    return (center, weightScales)
+  }
+}
+
+/// Spreads what stands in few dimensions over all (docs/encoder.md): Hadamard ⊗ Hartley, for any
+/// d_model.
+struct Rotation {
+  /// Number of vectors of 16 dimensions, and its odd part: padded so that the dense part of the
+  /// rotation, of odd order, stays small.
+  let vectors: Int
+  let odd: Int
+  /// See `granule_rotation`: [odd / 2, odd / 2]
+  private let cosines: [Float]
+  private let sines: [Float]
+
+  init(dModel: Int) {
+    let least = (dModel + 15) / 16
+    func oddPart(_ vectors: Int) -> Int { vectors >> vectors.trailingZeroBitCount }
+    vectors =
+      oddPart(least) <= 15
+      ? least
+      : (least...least + least / 16).min { (oddPart($0), $0) < (oddPart($1), $1) }!
+    odd = oddPart(vectors)
+    let (odd, half) = (odd, odd / 2)
+    func table(_ function: (Double) -> Double) -> [Float] {
+      (0..<half * half).map { place in
+        let step = (place / half + 1) * (place % half + 1) % odd
+        return Float(function(2 * .pi * Double(step) / Double(odd)) / Double(odd).squareRoot())
+      }
+    }
+    cosines = table(cos)
+    sines = table(sin)
+  }
+
+  func withParameters(_ body: (UnsafePointer<granule_rotation>) -> Void) {
+    cosines.withUnsafeBufferPointer { cosines in
+      sines.withUnsafeBufferPointer { sines in
+        var parameters = granule_rotation(
+          vectors: vectors, odd: odd, cosines: cosines.baseAddress, sines: sines.baseAddress,
+          factor: Float(1 / Double(odd).squareRoot()))
+        body(&parameters)
+      }
+    }
   }
 }

@@ -20,7 +20,7 @@ extension SparseAutoencoder {
     var token = granule_screened_token()
     token.threshold = -.infinity
     var quantized = [Int8](repeating: 0, count: encoder.paddedDModel)
-    var scratch = [Float](repeating: 0, count: encoder.scratchCount)
+    var scratch = [Float](repeating: 0, count: encoder.paddedDModel)
     guard
       encoder.quantize(
         input, squaredNorm: squaredNorm, scratch: &scratch, quantized: &quantized, token: &token)

@@ -88,8 +88,7 @@ extension SparseAutoencoder {
       let (granularity, k) = (rows[next].granularity, rows[next].k)
       let path =
         workspace.forcedPath
-        ?? fasterPath(
-          granularity: granularity, k: k, tokens: rows.count - next)
+        ?? fasterPath(granularity: granularity, k: k, tokens: rows.count - next)
       // k may differ within a block: the lists must hold the largest.
       let largestK = encodeInputs.count > 1 ? rows[next...].reduce(0) { max($0, $1.k) } : k
       let size = EncodeBlock.size(path, granularity: granularity, k: largestK, dModel: dModel)
@@ -117,13 +116,16 @@ extension SparseAutoencoder {
     guard !rows.isEmpty else { return }
     let before = workspace.counters
     let block = EncodeBlock(self, rows: rows[...], capacity: capacity, workspace: workspace)
-    block.encode(path, squaredNorms: squaredNorms) { position, latents, values in
+    let emit: EncodeBlock.Emit = { position, latents, values in
       answers.add(rows[position], latents, values)
     }
-    if path == .screened {
-      let spent = workspace.counters.since(before)
+    switch path {
+    case .exact: block.encodeExactly(emit: emit)
+    case .screened:
+      block.encodeScreened(squaredNorms: squaredNorms, emit: emit)
       screeningHistory.learn(
-        spent, quantizedEncoder, granularity: rows[0].granularity, k: rows[0].k)
+        workspace.counters.since(before), quantizedEncoder, granularity: rows[0].granularity,
+        k: rows[0].k)
     }
   }
 
@@ -154,16 +156,15 @@ extension SparseAutoencoder {
   /// As `encode`, each thread taking a share of the latents: for few tokens and many latents.
   func encodeSplittingLatents(
     _ activations: UnsafeBufferPointer<Float>, tokens: Int, granularity: Int, k: Int?,
-    pool: ThreadPool, workspaces: [EncodeWorkspace]
+    workspaces: [EncodeWorkspace]
   ) throws(EncodingError) -> SparseCodes {
     let input = EncodeInput(
       activations: activations, tokens: tokens, granularity: granularity, k: k)
     let k = try checkedK(k, granularity: granularity)
     let workspace = workspaces[0]
+    let threads = workspaces.count
     let path =
-      workspace.forcedPath
-      ?? fasterPath(
-        granularity: granularity, k: k, tokens: tokens)
+      workspace.forcedPath ?? fasterPath(granularity: granularity, k: k, tokens: tokens)
     let size = EncodeBlock.size(.screened, granularity: granularity, k: k, dModel: dModel)
     guard path == .screened, tokens <= size.tokens else {
       return try encode([input], workspace: workspace)[0].get()
@@ -184,21 +185,21 @@ extension SparseAutoencoder {
     let first = blocks[0]
     first.begin()
     first.reserveQuantized()
-    pool.run { thread in
+    Parallel.perform(threads) { thread in
       first.quantize(
-        rows.count * thread / pool.threads..<rows.count * (thread + 1) / pool.threads,
+        rows.count * thread / threads..<rows.count * (thread + 1) / threads,
         squaredNorms: squaredNorms, scratch: workspaces[thread].transformed)
     }
     for block in blocks.dropFirst() { block.begin(like: first) }
-    pool.run { thread in
+    Parallel.perform(threads) { thread in
       blocks[thread].screen(
-        panels: first.panels * thread / pool.threads..<first.panels * (thread + 1) / pool.threads,
+        panels: first.panels * thread / threads..<first.panels * (thread + 1) / threads,
         quantized: workspace.quantized.pointer)
     }
     for block in blocks.dropFirst() { first.append(block) }
     let pairs = first.gatherPairs(0..<rows.count)
-    pool.run { thread in
-      first.rescore(pairs * thread / pool.threads..<pairs * (thread + 1) / pool.threads)
+    Parallel.perform(threads) { thread in
+      first.rescore(pairs * thread / threads..<pairs * (thread + 1) / threads)
     }
     first.finishScreened { position, latents, values in
       answers.add(rows[position], latents, values)

@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// A block of float32 values, aligned to 64 bytes; zeroed at first.
+/// A block of float32 values, aligned to 64 bytes.
 ///
 /// Whoever makes one fills it and then shares it: nothing guards a writer against readers.
 public final class FloatStorage: @unchecked Sendable {
@@ -13,7 +13,13 @@ public final class FloatStorage: @unchecked Sendable {
   public let count: Int
 
   /// Zeros.
-  public init(count: Int) {
+  public convenience init(count: Int) {
+    self.init(uninitializedCount: count)
+    memset(pointer, 0, count * MemoryLayout<Float>.stride)
+  }
+
+  /// Values that are to be written before they are read.
+  package init(uninitializedCount count: Int) {
     precondition(count >= 0)
     self.count = count
     // Whole huge pages for large blocks: a dictionary is streamed through at every encode, and
@@ -26,13 +32,12 @@ public final class FloatStorage: @unchecked Sendable {
     let failure = posix_memalign(&raw, isLarge ? hugePage : 64, rounded)
     guard failure == 0, let raw else { fatalError("out of memory: \(byteCount) bytes asked for") }
     if isLarge { madvise(raw, rounded, MADV_HUGEPAGE) }
-    memset(raw, 0, byteCount)
     pointer = raw.bindMemory(to: Float.self, capacity: max(count, 1))
   }
 
   /// A copy of `values`.
   public convenience init(_ values: some Collection<Float>) {
-    self.init(count: values.count)
+    self.init(uninitializedCount: values.count)
     var next = pointer
     for value in values {
       next.pointee = value

@@ -35,12 +35,17 @@ public enum Parallel {
     }
   }
 
-  private static func perform(_ iterations: Int, _ body: (Int) -> Void) {
+  /// Calls `body` once with each number below `count`, on as many threads as there are.
+  public static func perform(_ count: Int, _ body: (_ number: Int) -> Void) {
+    guard count > 1 else {
+      if count == 1 { body(0) }
+      return
+    }
     withoutActuallyEscaping(body) { body in
       // Safe although the compiler cannot see it: the bodies that are passed here write to ranges of
       // memory that do not overlap, and all have returned before this does.
       nonisolated(unsafe) let body = body
-      DispatchQueue.concurrentPerform(iterations: iterations) { body($0) }
+      DispatchQueue.concurrentPerform(iterations: count) { body($0) }
     }
   }
 }

@@ -19,7 +19,7 @@ struct BatchTopKTests {
       for i in 0..<dModel { activations[token * dModel + i] *= scale }
     }
     let pool = EncoderPool(threads: 2)
-    pool.setBatchGuessFactor(guessFactor)
+    pool.batchGuessFactor = guessFactor
     for (granularity, k) in [(700, 8), (700, 1), (300, 20), (5, 5), (64, 64)] {
       let expected = try ReferenceEncoder(dictionary).encodeBatchTopK(
         activations, granularity: granularity, k: k)
@@ -27,7 +27,8 @@ struct BatchTopKTests {
         try pool.encodeBatchTopK(
           dictionary, $0, tokens: tokens, granularity: granularity, k: k)
       }
-      #expect(codes == expected, "G \(granularity), k \(k)")
+      let isEqual = codes == expected
+      #expect(isEqual, "G \(granularity), k \(k)")
       let least = codes.values.count == k * tokens ? codes.values.min()! : 0
       #expect(threshold == least, "G \(granularity), k \(k)")
     }

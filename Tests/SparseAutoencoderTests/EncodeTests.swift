@@ -45,7 +45,8 @@ struct EncodeTests {
           }
           let expected = try ReferenceEncoder(dictionary).encode(
             activations, granularity: granularity)
-          #expect(codes == expected, "\(rule.name) \(normalization) G \(granularity)")
+          let isEqual = codes == expected
+          #expect(isEqual, "\(rule.name) \(normalization) G \(granularity)")
         }
       }
     }

@@ -1,5 +1,6 @@
 import CKernels
 import Glibc
+@testable import SparseAutoencoder
 import TestSupport
 import Testing
 
@@ -9,14 +10,17 @@ struct QuantizeTests {
   struct PlainRotation {
     var vectors: Int
     var odd: Int
-    var hartley: [Float]
+    var cosines: [Float] = []
+    var sines: [Float] = []
 
     init(vectors: Int, odd: Int) {
       self.vectors = vectors
       self.odd = odd
-      hartley = (0..<odd * odd).map { place in
-        let angle = 2 * Double.pi * Double(place / odd * (place % odd) % odd) / Double(odd)
-        return Float((cos(angle) + sin(angle)) / Double(odd).squareRoot())
+      let half = odd / 2
+      for place in 0..<half * half {
+        let angle = 2 * Double.pi * Double((place / half + 1) * (place % half + 1)) / Double(odd)
+        cosines.append(Float(cos(angle) / Double(odd).squareRoot()))
+        sines.append(Float(sin(angle) / Double(odd).squareRoot()))
       }
     }
 
@@ -50,25 +54,43 @@ struct QuantizeTests {
     var values: [Int8]
   }
 
+  private func withParameters(
+    _ rotation: PlainRotation, _ body: (UnsafePointer<granule_rotation>) -> Void
+  ) {
+    rotation.cosines.withUnsafeBufferPointer { cosines in
+      rotation.sines.withUnsafeBufferPointer { sines in
+        var parameters = granule_rotation(
+          vectors: rotation.vectors, odd: rotation.odd, cosines: cosines.baseAddress,
+          sines: sines.baseAddress, factor: Float(1 / Double(rotation.odd).squareRoot()))
+        body(&parameters)
+      }
+    }
+  }
+
   func quantize(
     _ cpu: granule_cpu, _ row: [Float], center: [Float]?, scales: [Float], levels: Int32,
     _ rotation: PlainRotation
   ) -> Quantized {
-    var scratch = [Float](repeating: .nan, count: 32 * rotation.vectors)
+    var scratch = [Float](repeating: .nan, count: 16 * rotation.vectors)
     var result = Quantized(values: [Int8](repeating: 0, count: 16 * rotation.vectors))
-    rotation.hartley.withUnsafeBufferPointer { hartley in
-      var parameters = granule_rotation(
-        vectors: rotation.vectors, odd: rotation.odd, hartley: hartley.baseAddress)
+    withParameters(rotation) {
       granule_quantize(
-        cpu, row, center, scales, row.count, &parameters, levels, &scratch, &result.values,
-        &result.row)
+        cpu, row, center, scales, row.count, $0, levels, &scratch, &result.values, &result.row)
     }
     return result
   }
 
+  @Test("the rotation of every size has an odd part that the kernels allow")
+  func oddParts() {
+    for dModel in stride(from: 1, through: QuantizedEncoder.dModelMax, by: 16) {
+      let rotation = Rotation(dModel: dModel)
+      #expect(rotation.odd <= granule_odd_max && 16 * rotation.vectors >= dModel)
+    }
+  }
+
   static let shapes: [(dModel: Int, vectors: Int, odd: Int)] = [
     (1, 1, 1), (16, 1, 1), (17, 2, 1), (40, 3, 3), (63, 4, 1), (80, 5, 5), (96, 6, 3), (577, 40, 5),
-    (576, 36, 9), (592, 37, 37), (480, 30, 15),
+    (576, 36, 9), (592, 38, 19), (490, 31, 31), (112, 7, 7), (480, 30, 15),
   ]
 
   /// Rows of every kind, with their names.
@@ -97,7 +119,7 @@ struct QuantizeTests {
     let scales = (0..<dModel).map { _ in abs(generator.magnitude(-2...2)) }
     let center = generator.normals(dModel)
     // As the encoder allows for rounding.
-    let steps = 7 + log2(Double(vectors / odd)) + Double(odd + 2) * Double(2 * odd).squareRoot()
+    let steps = 7 + log2(Double(vectors / odd)) + Double(odd / 2 + 3) * Double(2 * odd).squareRoot()
     let rounding = 1.1 * steps * 0x1p-24
     let grow = 1 + Double(vectors + 32) * 0x1p-22 + 2 * rounding
     for (name, row) in rows(dModel, &generator) {
@@ -150,6 +172,74 @@ struct QuantizeTests {
         #expect(
           other.row.scale == plain.row.scale && other.row.usable == plain.row.usable,
           "\(cpu) d \(dModel) row \(name): scale")
+      }
+    }
+  }
+
+  @Test("panels of latents hold the same rows, with bounds that hold in float64", arguments: shapes)
+  func panels(dModel: Int, vectors: Int, odd: Int) {
+    var generator = SeededGenerator(seed: UInt64(dModel) + 300)
+    let rotation = PlainRotation(vectors: vectors, odd: odd)
+    let scales = (0..<dModel).map { _ in abs(generator.magnitude(-2...2)) }
+    let center = generator.normals(dModel)
+    let centerNorm = norm(center.map(Double.init))
+    let padding = [Float](repeating: 0, count: 16 * vectors - dModel)
+    let centerRounding = Double(4 * vectors + 4) * 0x1p-24 * centerNorm
+    var rows = rows(dModel, &generator).map(\.1)
+    rows.append([Float](repeating: .nan, count: dModel))
+    rows += (rows.count..<64).map { _ in generator.normals(dModel) }
+    let biases = generator.normals(64)
+    let grow: Float = 1.001
+    for cpu in ScreenTests.cpus {
+      for latents in [1, 15, 16, 17, 64] {
+        var panel = [UInt8](repeating: 77, count: 64 * 16 * vectors)
+        var scratch = [Float](repeating: .nan, count: 256 * vectors)
+        var bounds = [Float](repeating: .nan, count: 5 * 64)
+        withParameters(rotation) { parameters in
+          bounds.withUnsafeMutableBufferPointer { bounds in
+            let first = bounds.baseAddress!
+            var parts = granule_panel_bounds(
+              scales: first, biases: first + 64, residual_norms: first + 128, norms: first + 192,
+              raw_norms: first + 256)
+            (scales + padding).withUnsafeBufferPointer { scales in
+              (center + padding).withUnsafeBufferPointer { center in
+                var packing = granule_packing(
+                  scales: scales.baseAddress, center: center.baseAddress, d_model: dModel,
+                  rotation: parameters, levels: 127, rotation_square: 1, rounding: 0, grow: grow,
+                  center_rounding: Float(1.01 * centerRounding))
+                granule_pack_panel(
+                  cpu, &packing, Array(rows.prefix(latents).joined()), biases, latents, &scratch,
+                  &panel, &parts)
+              }
+            }
+          }
+        }
+        for latent in 0..<latents {
+          let what = "\(cpu) d \(dModel) latent \(latent) of \(latents)"
+          let row = rows[latent]
+          let plain = quantize(
+            cpu, row, center: nil, scales: scales, levels: 127, rotation)
+          let isZero = row.allSatisfy { $0 == 0 }
+          guard plain.row.usable != 0 || isZero else {
+            #expect(bounds[64 + latent] == .infinity, "\(what)")
+            continue
+          }
+          let packed = (0..<16 * vectors).map { panel[$0 / 4 * 256 + 4 * latent + $0 % 4] }
+          let isEqual = packed == plain.values.map { UInt8(Int($0) + 128) }
+          #expect(isEqual, "\(what): values")
+          #expect(bounds[latent] == plain.row.scale, "\(what): scale")
+          #expect(bounds[128 + latent] >= plain.row.residual_norm, "\(what): residual norm")
+          #expect(bounds[192 + latent] >= plain.row.norm, "\(what): norm")
+          #expect(Double(bounds[256 + latent]) >= norm(row.map(Double.init)), "\(what): raw norm")
+          let bias = zip(row, center).reduce(Double(biases[latent])) {
+            $0 + Double($1.0) * Double($1.1)
+          }
+          #expect(Double(bounds[64 + latent]) >= bias, "\(what): bias")
+          let slack = 1e-5 * (abs(bias) + 10) + 3 * centerRounding * norm(row.map(Double.init))
+          #expect(Double(bounds[64 + latent]) <= bias + slack, "\(what): bias is tight")
+        }
+        let absent = bounds[64 + latents..<128].allSatisfy { $0 == -.infinity }
+        #expect(absent, "\(cpu) d \(dModel), \(latents) latents: those beyond")
       }
     }
   }

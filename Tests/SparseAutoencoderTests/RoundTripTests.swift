@@ -54,7 +54,8 @@ struct RoundTripTests {
           buffer, tokens: 10, granularity: granularity, workspace: workspace)
         let codes = try part.encode(
           buffer, tokens: 10, granularity: granularity, workspace: workspace)
-        #expect(codes == expected)
+        let isEqual = codes == expected
+        #expect(isEqual)
       }
     }
   }

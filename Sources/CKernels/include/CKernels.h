@@ -53,12 +53,15 @@ float granule_squared_distance(const float *a, const float *b, size_t count);
 
 /// An orthogonal transform times √(16 · vectors / odd), of 16 · vectors dimensions, that spreads what
 /// stands in few dimensions over all: Hadamard of order 16 within vectors, Hadamard of order
-/// vectors / odd (a power of two) and Hartley of order odd across them.
+/// vectors / odd (a power of two) and Hartley of order odd, at most granule_odd_max, across them.
 typedef struct {
   size_t vectors, odd;
-  /// [odd, odd]: (cos + sin)(2π i j / odd) / √odd.
-  const float *hartley;
+  /// [odd / 2, odd / 2]: cos and sin of 2π (i + 1) (j + 1) / odd, times `factor`.
+  const float *cosines, *sines;
+  /// 1 / √odd
+  float factor;
 } granule_rotation;
+enum { granule_odd_max = 31 };
 /// A row in 8 bits: approximately scale · quantized.
 typedef struct {
   float scale;
@@ -72,7 +75,7 @@ typedef struct {
   int32_t usable;
 } granule_quantized_row;
 /// Quantises rotation((row − center) · scales) to −levels … levels.
-/// row, scales, center (or NULL): [d_model]; scratch: [32 · vectors]; quantized: [16 · vectors].
+/// row, scales, center (or NULL): [d_model]; scratch, quantized: [16 · vectors].
 void granule_quantize(
     granule_cpu cpu, const float *row, const float *center, const float *scales, size_t d_model,
     const granule_rotation *rotation, int levels, float *scratch, int8_t *quantized,
@@ -80,7 +83,8 @@ void granule_quantize(
 
 /// How an encoder is quantised.
 typedef struct {
-  /// [d_model]: what weights are multiplied by, and the centre of the activations.
+  /// What weights are multiplied by, and the centre of the activations: [16 · vectors], 0 beyond
+  /// d_model.
   const float *scales, *center;
   size_t d_model;
   const granule_rotation *rotation;
@@ -91,13 +95,17 @@ typedef struct {
   /// Bound of the transform's rounding, relative to a row's norm; slightly more than 1, which covers
   /// that of the norms themselves.
   float rounding, grow;
+  /// Bound of the rounding of weights · center, relative to the weights' norm.
+  float center_rounding;
 } granule_packing;
 /// The parts of a panel's bounds, each [64]; see granule_screen.
 typedef struct {
   float *scales, *biases, *residual_norms, *norms;
+  /// Norms of the weights as they are, slightly more.
+  float *raw_norms;
 } granule_panel_bounds;
 /// Quantises up to 64 latents into a panel. weights: [latents, d_model]; biases: [latents];
-/// scratch: [48 · vectors]; panel: [16 · vectors / 4, 64, 4].
+/// scratch: [16 · vectors, 16]; panel: [16 · vectors / 4, 64, 4].
 void granule_pack_panel(
     granule_cpu cpu, const granule_packing *packing, const float *weights, const float *biases,
     size_t latents, float *scratch, uint8_t *panel, const granule_panel_bounds *bounds);

@@ -8,8 +8,6 @@ struct EncodeBenchmark {
   static let checkedTokens = 64
   /// Short calls are repeated in a turn for so long.
   private static let turnSeconds = 0.05
-  /// Rest before a turn: idle threads, OpenBLAS's foremost, spin a while after their last call.
-  private static let pauseSeconds = 0.05
 
   let dictionary: SparseAutoencoder
   /// [tokens, d_model], at least the largest batch.
@@ -100,10 +98,9 @@ struct EncodeBenchmark {
       valueSum: comparison.valueSum)
   }
 
-  /// Rests, then calls so many times and times each; the first of several wakes threads and caches
-  /// and does not count.
+  /// Calls so many times and times each; the first of several wakes threads and caches and does not
+  /// count.
   private func seconds(calls: Int, _ body: (Int) throws -> Void) rethrows -> [Double] {
-    Thread.sleep(forTimeInterval: Self.pauseSeconds)
     let clock = ContinuousClock()
     var seconds: [Double] = []
     for call in 0..<calls {

@@ -47,7 +47,7 @@ final class DenseEncodeBaseline {
     let latents: UnsafeMutablePointer<UInt32>  // [granularity]
   }
 
-  /// - Parameter threads: of OpenBLAS, and of the selection.
+  /// - Parameter threads: of the products, and of the selection.
   /// - Throws: `CommandError` where the dictionary is not a TopK one without input normalisation.
   init(_ dictionary: SparseAutoencoder, granularity: Int, k: Int, threads: Int) throws {
     guard case .topk = dictionary.selectionRule, dictionary.inputNormalization == .none else {
@@ -66,7 +66,8 @@ final class DenseEncodeBaseline {
         groupMaxima: FloatStorage(count: granularity / Self.groupValues),
         values: FloatStorage(count: granularity), latents: .allocate(capacity: granularity))
     }
-    openblas_set_num_threads(Int32(threads))
+    // Its own threads go on spinning after a call, and would slow whoever is measured next.
+    openblas_set_num_threads(1)
   }
 
   deinit { for scratch in scratch { scratch.latents.deallocate() } }
@@ -115,16 +116,28 @@ final class DenseEncodeBaseline {
       (scores.pointer + token * granularity).update(
         from: dictionary.encoderBias.pointer, count: granularity)
     }
-    let weights = dictionary.encoderWeights.pointer
-    if tokens == 1 {
-      cblas_sgemv(
-        CblasRowMajor, CblasNoTrans, blasint(granularity), blasint(dModel), 1, weights,
-        blasint(dModel), inputs.pointer, 1, 1, scores.pointer, 1)
-    } else {
-      cblas_sgemm(
-        CblasRowMajor, CblasNoTrans, CblasTrans, blasint(tokens), blasint(granularity),
-        blasint(dModel), 1, inputs.pointer, blasint(dModel), weights, blasint(dModel), 1,
-        scores.pointer, blasint(granularity))
+    // A range of tokens for each thread, or of latents where tokens are few.
+    let splitsTokens = tokens >= 32 * threads
+    Parallel.perform(threads) { thread in
+      func part(_ count: Int) -> Range<Int> {
+        count * thread / threads..<count * (thread + 1) / threads
+      }
+      let rows = splitsTokens ? part(tokens) : 0..<tokens
+      let latents = splitsTokens ? 0..<granularity : part(granularity)
+      guard !rows.isEmpty, !latents.isEmpty else { return }
+      let inputs = inputs.pointer + rows.lowerBound * dModel
+      let weights = dictionary.encoderWeights.pointer + latents.lowerBound * dModel
+      let scores = scores.pointer + rows.lowerBound * granularity + latents.lowerBound
+      if rows.count == 1 {
+        cblas_sgemv(
+          CblasRowMajor, CblasNoTrans, blasint(latents.count), blasint(dModel), 1, weights,
+          blasint(dModel), inputs, 1, 1, scores, 1)
+      } else {
+        cblas_sgemm(
+          CblasRowMajor, CblasNoTrans, CblasTrans, blasint(rows.count), blasint(latents.count),
+          blasint(dModel), 1, inputs, blasint(dModel), weights, blasint(dModel), 1, scores,
+          blasint(granularity))
+      }
     }
   }
 
