@@ -82,9 +82,11 @@ struct EvaluationFigures {
   /// Figures that compare several dictionaries.
   func comparison(_ comparison: DictionaryComparison) -> [Figure] {
     let points = comparison.frontier.points
-    var series = points.enumerated().map { number, point in
+    // Colours as in every other figure.
+    var series = reports.enumerated().map { number, report in
       Plot.Series(
-        name: point.name, points: [(point.l0, point.fvu)], style: .markers, number: number)
+        name: report.name, points: points.filter { $0.name == report.name }.map { ($0.l0, $0.fvu) },
+        style: .markers, number: number)
     }
     series.append(
       Plot.Series(
@@ -225,7 +227,10 @@ struct EvaluationFigures {
           title: kind.name.prefix(1).uppercased() + kind.name.dropFirst(),
           x: .init(label: "rank", isLogarithmic: true),
           y: .init(label: kind.label, isLogarithmic: true), series: series
-        ).svg, caption: captions.joined(separator: " ") + " Dashed: the fit.")
+        ).svg,
+        caption: reports.count > 2
+          ? "Dashed: the fits, whose exponents are in the tables."
+          : captions.joined(separator: " ") + " Dashed: the fit.")
     }
   }
 

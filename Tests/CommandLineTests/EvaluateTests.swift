@@ -112,6 +112,21 @@ struct EvaluateTests {
       } == [[16], [16, 64], [16, 64]])
   }
 
+  @Test("ends at Ctrl-C with 130, and leaves the page that was there")
+  func interruption() throws {
+    var generator = SeededGenerator(seed: 20)
+    let rows = generator.normals(500 * Self.dModel)
+    let many = (0..<400_000 * Self.dModel).map { rows[$0 % rows.count] }
+    try writeNumpy(many, shape: [400_000, Self.dModel], to: path("many.npy"))
+    try "before".write(toFile: path("page.html"), atomically: false, encoding: .utf8)
+    let command = try CommandProcess([
+      "evaluate", path("a"), "--activations", path("many.npy"), "--html", path("page.html"),
+    ])
+    #expect(command.nextErrors().contains("400,000 tokens"))
+    #expect(command.end(SIGINT) == 130)
+    #expect(try String(contentsOfFile: path("page.html"), encoding: .utf8) == "before")
+  }
+
   @Test("says what is wrong before anything is measured")
   func refusals() throws {
     let x = ["--activations", path("x.npy")]

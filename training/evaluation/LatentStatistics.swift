@@ -55,7 +55,8 @@ public struct LatentStatistics: Sendable {
   /// E[1{z_j > 0}]: [latents].
   public var frequencies: [Double] { activeTokens.map { Double($0) / Double(max(tokens, 1)) } }
 
-  /// E[z_j²] · ‖W_dec[j]‖², raw scale: [latents]. Decoder rows need not be unit vectors: so weighted,
-  /// the figure is the same for every scale of a latent that reconstructs the same.
+  /// E[z_j²] · ‖W_dec[j]‖²: [latents], in the scale of inputs after any normalisation. Decoder rows
+  /// need not be unit vectors: so weighted, the figure is the same for every scale of a latent that
+  /// reconstructs the same.
   public var meanSquaredActivations: [Double] { squareSums.map { $0 / Double(max(tokens, 1)) } }
 }
