@@ -271,7 +271,14 @@ extension SparseAutoencoder {
       guard tensor.shape == [latents] else {
         throw tensor.fault("has shape \(tensor.shape), [\(latents)] is needed")
       }
-      parts.latentOrder = try tensor.integers()
+      let order = try tensor.integers()
+      if let odd = order.firstIndex(where: { $0 < 0 }) {
+        throw tensor.fault("[\(odd)] is \(order[odd]), an index is needed")
+      }
+      guard Set(order).count == order.count else {
+        throw tensor.fault("names a latent twice, each must be another one")
+      }
+      parts.latentOrder = order
     }
     return parts
   }

@@ -49,6 +49,28 @@ extension SparseAutoencoder {
       with: StrictJSON.text(saeLensConfig, indented: true) + "\n")
   }
 
+  /// Writes the dictionary as `write(to:)` to a folder that is not there yet, whole or not at all.
+  ///
+  /// - Throws: `TensorFileError` where there is something at `folder`, else with the system's reason.
+  public func write(newFolder folder: String) throws(TensorFileError) {
+    try Folder.requireFree(folder)
+    let path = Folder.absolute(folder)
+    let parent = path.split(separator: "/").dropLast().reduce("") { $0 + "/" + $1 }
+    let temporary = "\(parent)/.\(path.split(separator: "/").last ?? "").\(getpid())"
+    try Folder.make(temporary)
+    do throws(TensorFileError) {
+      try write(to: temporary)
+      guard rename(temporary, path) == 0 else {
+        throw TensorFileError(file: folder, fault: String(cString: strerror(errno)))
+      }
+    } catch {
+      for name in DictionaryFiles.names { unlink("\(temporary)/\(name)") }
+      rmdir(temporary)
+      throw error
+    }
+    try DurableFile.flushFolder(parent)
+  }
+
   /// SAELens reads a config without a version as older than 6.0, by other rules.
   private static let saeLensVersion = "6.54.12"
 

@@ -171,7 +171,7 @@ public final class SparseAutoencoder: Sendable {
     public var quantizedEncoder: Int
     /// W_dec and b_dec.
     public var decoder: Int
-    /// Thresholds, statistics of activations, norms.
+    /// Thresholds, statistics of activations, norms, the order of latents.
     public var others: Int
     /// All of it.
     public var total: Int { encoder + quantizedEncoder + decoder + others }
@@ -185,7 +185,8 @@ public final class SparseAutoencoder: Sendable {
     return ResidentBytes(
       encoder: 4 * (encoderWeights.count + encoderBias.count),
       quantizedEncoder: quantizedCache.withLock { $0?.residentBytes ?? 0 },
-      decoder: 4 * (decoderWeights.count + decoderBias.count), others: 4 * vectors)
+      decoder: 4 * (decoderWeights.count + decoderBias.count),
+      others: 4 * vectors + 8 * (latentOrder?.count ?? 0))
   }
 
   /// The dictionary's parts, sharing its weights, to make another from.
@@ -233,6 +234,32 @@ public final class SparseAutoencoder: Sendable {
       parts.selectionRule = .threshold(Array(thresholds[..<count]))
     }
     parts.latentOrder = latentOrder.map { Array($0[..<count]) }
+    return SparseAutoencoder(parts, latentsBeforeTruncation: latentsBeforeTruncation)
+  }
+
+  /// The same dictionary with its latents in another order: latent j is what `order[j]` was, and
+  /// `latentOrder` says which latent of the dictionary that was ordered first. Full-size codes are
+  /// the same up to that order, but for which of equal pre-activations are kept.
+  ///
+  /// - Precondition: `order` holds each of 0 ..< latents once.
+  public func permuted(_ order: [Int]) -> SparseAutoencoder {
+    precondition(order.count == latents)
+    func rows(_ matrix: FloatStorage) -> FloatStorage {
+      let result = FloatStorage(count: matrix.count)
+      for (latent, source) in order.enumerated() {
+        (result.pointer + latent * dModel).update(
+          from: matrix.pointer + source * dModel, count: dModel)
+      }
+      return result
+    }
+    var parts = parts
+    parts.encoderWeights = rows(encoderWeights)
+    parts.decoderWeights = rows(decoderWeights)
+    parts.encoderBias = FloatStorage(order.map { encoderBias.pointer[$0] })
+    if case .threshold(let thresholds) = selectionRule {
+      parts.selectionRule = .threshold(order.map { thresholds[$0] })
+    }
+    parts.latentOrder = order.map { latentOrder?[$0] ?? $0 }
     return SparseAutoencoder(parts, latentsBeforeTruncation: latentsBeforeTruncation)
   }
 

@@ -30,6 +30,17 @@ public enum Folder {
     guard isFolder(path) else { throw TensorFileError(file: path, fault: "is not a folder") }
   }
 
+  /// Makes sure that there is nothing at `path`, before what is long work is done for it.
+  ///
+  /// - Throws: `TensorFileError` where there is something.
+  public static func requireFree(_ path: String) throws(TensorFileError) {
+    var status = stat()
+    guard lstat(path, &status) != 0 else {
+      throw TensorFileError(file: path, fault: "is there already: choose another path")
+    }
+    guard errno == ENOENT else { throw systemError(path) }
+  }
+
   /// The same path from the root, which means the same wherever a later process runs.
   public static func absolute(_ path: String) -> String {
     guard !path.hasPrefix("/"), let current = getcwd(nil, 0) else { return path }

@@ -48,4 +48,18 @@ struct DictionaryLocation {
     let dataset = try ActivationDataset(paths: paths)
     return try sequences.map { try dataset.selecting(sequences: $0) } ?? dataset
   }
+
+  /// What tells paths of dictionaries apart, for tables and legends: without the folders that all
+  /// have in common, and without the name that every run gives its dictionary.
+  static func shortNames(_ paths: [String]) -> [String] {
+    var names = paths.map { path in
+      var parts = path.split(separator: "/").map(String.init)
+      if parts.count > 1, parts.last == Trainer.dictionaryFolderName { parts.removeLast() }
+      return parts.isEmpty ? [path] : parts
+    }
+    while let first = names[0].first, names.allSatisfy({ $0.count > 1 && $0[0] == first }) {
+      for number in names.indices { names[number].removeFirst() }
+    }
+    return names.map { $0.joined(separator: "/") }
+  }
 }

@@ -13,7 +13,8 @@ struct InspectCommand: AsyncParsableCommand {
       Reads a dictionary folder, Granule's or SAELens's, a finished run, or a published version, \
       whose digests are verified. Shows architecture and sizes, the granularities with what was \
       measured there, where the dictionary comes from, and the memory that a server needs for it: \
-      weights in float32, and the encoder's copy in 8 bits that encoding screens with.
+      weights in float32, and the encoder's copy in 8 bits that encoding screens with. Of an ordered \
+      dictionary also each latent's index before it was ordered, all of them with --json.
 
       EXAMPLE
         granule inspect runs/first
@@ -82,6 +83,10 @@ struct InspectCommand: AsyncParsableCommand {
     line("hook", provenance.hook.isEmpty ? "unknown" : provenance.hook)
     line("trained on", provenance.tokens.map { "\($0.grouped) tokens" } ?? "unknown")
     if let order = provenance.orderedBy { line("ordered by", order) }
+    if let order = dictionary.latentOrder {
+      let first = order.prefix(8).map(String.init).joined(separator: ", ")
+      line("latent order", first + (order.count > 8 ? " … (indices before ordering)" : ""))
+    }
     if let scale = provenance.activationScale {
       line("scale", "\(scale.formatted(digits: 6)), folded into the weights")
     }
@@ -95,14 +100,7 @@ struct InspectCommand: AsyncParsableCommand {
     if dictionary.granularities.isEmpty {
       print("No granularities are listed.\n")
     } else {
-      var table = TextTable("granularity", "k", "L0", "FVU")
-      for granularity in dictionary.granularities {
-        table.add(
-          granularity.latents.grouped, granularity.k > 0 ? "\(granularity.k)" : "–",
-          granularity.l0.map { Double($0).formatted(digits: 1) } ?? "–",
-          granularity.fvu.map { Double($0).formatted(digits: 4) } ?? "–")
-      }
-      print(table.text)
+      print(dictionary.granularityTable.text)
     }
 
     let bytes = dictionary.residentBytes
@@ -122,7 +120,6 @@ struct InspectCommand: AsyncParsableCommand {
     _ dictionary: SparseAutoencoder, companions: [Tensor], sha256: String?
   ) -> JSONValue {
     func known(_ text: String) -> JSONValue { text.isEmpty ? .null : .string(text) }
-    func known(_ number: Float?) -> JSONValue { number.map { JSONValue(Double($0)) } ?? .null }
     let provenance = dictionary.provenance
     let bytes = dictionary.residentBytes
     var rule: [JSONValue.Member] = [.init("name", .string(dictionary.selectionRule.name))]
@@ -132,19 +129,14 @@ struct InspectCommand: AsyncParsableCommand {
       "latents": JSONValue(dictionary.latents), "selection_rule": .object(rule),
       "input_normalization": .string(dictionary.inputNormalization.rawValue),
       "subtracts_decoder_bias": .bool(dictionary.subtractsDecoderBias),
-      "granularities": .array(
-        dictionary.granularities.map {
-          [
-            "latents": JSONValue($0.latents), "k": JSONValue($0.k), "l0": known($0.l0),
-            "fvu": known($0.fvu),
-          ]
-        }),
+      "granularities": dictionary.granularitiesJSON,
       "provenance": [
         "language_model": known(provenance.languageModel), "hook": known(provenance.hook),
         "tokens": provenance.tokens.map { JSONValue($0) } ?? .null,
         "ordered_by": provenance.orderedBy.map { .string($0) } ?? .null,
         "activation_scale": provenance.activationScale.map { JSONValue($0) } ?? .null,
       ],
+      "latent_order": dictionary.latentOrder.map { .array($0.map { JSONValue($0) }) } ?? .null,
       "sha256": sha256.map { .string($0) } ?? .null,
       "companion_tensors": .array(
         companions.map {

@@ -44,15 +44,11 @@ struct PublishCommand: AsyncParsableCommand {
     var temporary: String?
     defer { if let temporary { try? FileManager.default.removeItem(atPath: temporary) } }
     if let granularity {
-      let whole = try SparseAutoencoder(folder: folder)
-      guard (1...whole.latents).contains(granularity) else {
-        throw CommandError(
-          "--granularity is \(granularity), the dictionary has \(whole.latents) latents")
-      }
+      let part = try SparseAutoencoder.prefix(ofFolder: folder, granularity: granularity)
       folder = NSTemporaryDirectory() + "/granule-publish-\(UUID().uuidString)"
       temporary = folder
       try Folder.make(folder)
-      try whole.standalone(granularity: granularity).write(to: folder)
+      try part.write(to: folder)
     }
     let version = try ModelRepository(path: repository).publish(
       folder: folder, name: name, keep: keep)

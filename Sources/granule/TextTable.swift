@@ -7,10 +7,25 @@ struct TextTable {
 
   init(_ titles: String...) { self.titles = titles }
 
+  /// With titles that are only known when it is made.
+  init(columns titles: [String]) { self.titles = titles }
+
   /// Adds a row, a cell for each title.
-  mutating func add(_ cells: String...) {
+  mutating func add(_ cells: String...) { add(cells: cells) }
+
+  /// Adds a row, a cell for each title.
+  mutating func add(cells: [String]) {
     precondition(cells.count == titles.count)
     rows.append(cells)
+  }
+
+  /// The table as HTML.
+  var html: String {
+    func row(_ cells: [String], _ tag: String) -> String {
+      "<tr>" + cells.map { "<\(tag)>\(SVG.escaped($0))</\(tag)>" }.joined() + "</tr>"
+    }
+    return "<table><thead>\(row(titles, "th"))</thead><tbody>\n"
+      + rows.map { row($0, "td") }.joined(separator: "\n") + "\n</tbody></table>"
   }
 
   /// The whole table, with a line's end after each row.

@@ -33,7 +33,7 @@ struct GranularityPlot {
       <rect width="100%" height="100%" rx="8" fill="#ffffff"/>
       <text x="\(plot.left)" y="34" font-size="18" font-weight="600" fill="#111827">Fidelity and \
       cost by granularity</text>
-      <text x="\(plot.left)" y="56" fill="#6b7280">\(Self.escaped(subtitle))</text>
+      <text x="\(plot.left)" y="56" fill="#6b7280">\(SVG.escaped(subtitle))</text>
       """
     ]
     for percent in stride(from: 0, through: 100, by: 25) {
@@ -108,8 +108,4 @@ struct GranularityPlot {
   }
 
   private static func rounded(_ value: Double) -> Double { (value * 10).rounded() / 10 }
-
-  private static func escaped(_ text: String) -> String {
-    text.replacingOccurrences(of: "&", with: "&amp;").replacingOccurrences(of: "<", with: "&lt;")
-  }
 }

@@ -84,7 +84,7 @@ public struct RecapturedLoss: Sendable {
 
     // The mean must be known before anything is replaced by it; activations are computed again
     // rather than kept, so that memory does not grow with the text.
-    var moments = Evaluation.Moments(dModel: shape.dModel)
+    var moments = Moments(dModel: shape.dModel)
     var (replaced, predicted) = (0, 0)
     for batch in batches {
       let stream = model.residual(of: batch, before: layer)
@@ -125,11 +125,11 @@ public struct RecapturedLoss: Sendable {
       }
       meanLoss += try loss(replacements)
       for (number, row) in plan.enumerated() {
-        let outcome = Evaluation.reconstruct(
-          dictionary, chunk, granularity: row.granularity, k: row.k, workspaces: workspaces,
-          reconstructions: replacements)
         do throws(EncodingError) {
-          for part in try outcome.get() {
+          for part in try EvaluationChunks.reconstruct(
+            dictionary, chunk, granularity: row.granularity, k: row.k, workspaces: workspaces,
+            reconstructions: replacements)
+          {
             sums[number].squaredError += part.squaredError
             sums[number].active += part.codes.indices.count
           }
@@ -154,6 +154,11 @@ public struct RecapturedLoss: Sendable {
     }
     predictedTokens = predicted
     replacedTokens = replaced
+  }
+
+  /// As `Evaluation.rows(_:)`.
+  public func rows(_ sparsity: Evaluation.Sparsity) -> [Row] {
+    Evaluation.rows(rows, sparsity, granularity: \.granularity, sparsity: \.sparsity)
   }
 
   private static func batches(

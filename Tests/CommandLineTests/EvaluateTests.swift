@@ -1,0 +1,148 @@
+import Foundation
+import SparseAutoencoder
+import StrictJSON
+import TestSupport
+import Testing
+
+#if canImport(FoundationXML)
+  import FoundationXML
+#endif
+
+@Suite("evaluate", .serialized)
+struct EvaluateTests {
+  let folder: TemporaryFolder
+  static let dModel = TinyLlama.dModel
+
+  init() throws {
+    folder = try TemporaryFolder()
+    var generator = SeededGenerator(seed: 19)
+    try writeNumpy(
+      generator.normals(300 * Self.dModel), shape: [300, Self.dModel], to: path("x.npy"))
+    for (name, latents, k) in [("a", 32, 2), ("b", 64, 4), ("c", 64, 8)] {
+      try FileManager.default.createDirectory(
+        atPath: path(name), withIntermediateDirectories: false)
+      try SparseAutoencoder.random(
+        dModel: Self.dModel, latents: latents, rule: .topk(k: k), seed: UInt64(latents + k)
+      ) { parts in
+        parts.granularities = [8, 16, 32, 64].filter { $0 <= latents }.map {
+          Granularity(latents: $0, k: max(1, k - 4 + Int(log2(Double($0))) / 2))
+        }
+        parts.provenance.hook = "blocks.1.hook_resid_pre"
+      }.write(to: path(name))
+    }
+  }
+
+  func path(_ name: String) -> String { "\(folder.path)/\(name)" }
+
+  func json(_ arguments: [String]) throws -> JSONValue {
+    let (code, output, errors) = try CommandProcess.run(["evaluate"] + arguments + ["--json"])
+    #expect(code == 0, "\(errors)")
+    return try StrictJSON.parse(output)
+  }
+
+  /// Figures must be well-formed, and hold no number that is none.
+  func checkFigures(_ html: String, least: Int) throws {
+    let figures = html.components(separatedBy: "<svg").dropFirst().map {
+      "<svg" + $0.components(separatedBy: "</svg>")[0] + "</svg>"
+    }
+    #expect(figures.count >= least)
+    for figure in figures {
+      #expect(XMLParser(data: Data(figure.utf8)).parse())
+      #expect(!figure.contains("nan") && !figure.contains("inf"))
+    }
+    // From the network comes nothing: no address but the name space of SVG.
+    let addresses = html.components(separatedBy: "http").dropFirst()
+    #expect(addresses.allSatisfy { $0.hasPrefix("://www.w3.org/2000/svg") })
+  }
+
+  @Test("shows everything of one dictionary, recaptured loss at the block that it names included")
+  func one() throws {
+    try Data(TinyLlama.gguf(seed: 2).bytes()).write(to: URL(fileURLWithPath: path("model.gguf")))
+    try TinyLlama.text(characters: 3000, seed: 2)
+      .write(toFile: path("text.txt"), atomically: false, encoding: .utf8)
+    let arguments = [
+      path("b"), "--activations", path("x.npy"), "--model", path("model.gguf"), "--text",
+      path("text.txt"), "--context", "32", "--tokens", "500", "--html", path("page.html"),
+    ]
+    let found = try json(arguments)
+    let rows = try #require(found["rows"]?.elements)
+    #expect(rows.filter { $0["sparsity"] == "as-trained" }.count == 4)
+    #expect(rows.allSatisfy { $0["rsa"]?.number != nil && $0["dead_latents"]?.integer != nil })
+    #expect(found["recaptured"]?["rows"]?.elements?.count == rows.count)
+    let correlations = try #require(found["metric_correlations"]?.elements)
+    #expect(correlations[0]["metrics"]?.elements?.contains("loss_recovered_against_mean") == true)
+    #expect(found["decoder_cosines"]?.elements?.count == 4)
+    #expect(
+      found["power_laws"]?.elements?.map { $0["of"] }
+        == ["decoder_covariance_eigenvalues", "mean_squared_activation", "frequency"])
+    let bins = try #require(found["activation_mass"]?["bins"]?.elements)
+    #expect(bins.first?["first"] == 0 && bins.last?["last"] == 63)
+    let html = try String(contentsOfFile: path("page.html"), encoding: .utf8)
+    try checkFigures(html, least: 12)
+
+    let (code, text, errors) = try CommandProcess.run(["evaluate"] + arguments)
+    #expect(code == 0, "\(errors)")
+    for expected in [
+      "RSA", "before block 1", "loss recovered", "max cosine earlier", "power law", "page.html",
+    ] {
+      #expect(text.contains(expected), "\(expected) is missing in:\n\(text)")
+    }
+  }
+
+  @Test("compares several: the frontier, and scaling laws")
+  func several() throws {
+    let paths = ["a", "b", "c"].map(path)
+    let found = try json(paths + ["--activations", path("x.npy"), "--html", path("page.html")])
+    let dictionaries = try #require(found["dictionaries"]?.elements)
+    #expect(dictionaries.map { $0["dictionary"] } == ["a", "b", "c"])
+    #expect(dictionaries.map { $0["latents"] } == [32, 64, 64])
+    let frontier = try #require(found["frontier"]?.elements)
+    #expect(frontier.count == 3 && frontier.contains { $0["on_frontier"] == true })
+    let laws = try #require(found["scaling_laws"]?.elements)
+    #expect(laws.contains { $0["sparsity"] == "as-trained" && $0["has_floor"] == false })
+    #expect(laws.allSatisfy { $0["points"] == 11 && $0["r_squared"]?.number != nil })
+    try checkFigures(
+      try String(contentsOfFile: path("page.html"), encoding: .utf8), least: 12)
+    // Granularities that only some have are measured where they are.
+    let chosen = try json(
+      paths + ["--activations", path("x.npy"), "--granularities", "16,64", "--without-decoder"])
+    #expect(
+      chosen["dictionaries"]?.elements?.map { dictionary in
+        Set(dictionary["rows"]?.elements?.compactMap { $0["granularity"]?.integer } ?? [])
+      } == [[16], [16, 64], [16, 64]])
+  }
+
+  @Test("ends at Ctrl-C with 130, and leaves the page that was there")
+  func interruption() throws {
+    var generator = SeededGenerator(seed: 20)
+    let rows = generator.normals(500 * Self.dModel)
+    let many = (0..<400_000 * Self.dModel).map { rows[$0 % rows.count] }
+    try writeNumpy(many, shape: [400_000, Self.dModel], to: path("many.npy"))
+    try "before".write(toFile: path("page.html"), atomically: false, encoding: .utf8)
+    let command = try CommandProcess([
+      "evaluate", path("a"), "--activations", path("many.npy"), "--html", path("page.html"),
+    ])
+    #expect(command.nextErrors().contains("400,000 tokens"))
+    #expect(command.end(SIGINT) == 130)
+    #expect(try String(contentsOfFile: path("page.html"), encoding: .utf8) == "before")
+  }
+
+  @Test("says what is wrong before anything is measured")
+  func refusals() throws {
+    let x = ["--activations", path("x.npy")]
+    for (arguments, code, fault) in [
+      ([path("a")], 1, "--activations"),
+      ([path("a")] + x + ["--granularities", "33"], 1, "32 latents"),
+      ([path("a"), path("b")] + x + ["--granularities", "128"], 1, "32 latents"),
+      ([path("a")] + x + ["--html", "/nowhere/page.html"], 1, "--html"),
+      ([path("a")] + x + ["--html", folder.path], 1, "--html"),
+      ([path("a")] + x + ["--rsa-samples", "-1"], 64, "--rsa-samples"),
+      ([path("a")] + x + ["--fit-range", "0.5,0.1"], 64, "--fit-range"),
+      ([path("a")] + x + ["--text", "t"], 64, "--model"),
+      ([], 64, "dictionary"),
+    ] {
+      let (got, _, errors) = try CommandProcess.run(["evaluate"] + arguments)
+      #expect(Int(got) == code && errors.contains(fault), "\(arguments): \(errors)")
+    }
+  }
+}
