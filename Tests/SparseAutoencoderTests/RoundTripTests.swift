@@ -37,6 +37,32 @@ struct RoundTripTests {
     }
   }
 
+  @Test("is refused with an order that names a latent twice, or none")
+  func orders() throws {
+    let folder = try TemporaryFolder()
+    for (order, fault) in [([2, 1, 2], "twice"), ([0, -1, 2], "[1] is -1")] {
+      try SparseAutoencoder.random(dModel: 4, latents: 3, rule: .relu, seed: 1) {
+        $0.latentOrder = order
+      }.write(to: folder.path)
+      let error = #expect(throws: TensorFileError.self) {
+        try SparseAutoencoder(folder: folder.path)
+      }
+      #expect(error?.tensor == "latent_order" && error?.fault.contains(fault) == true)
+    }
+  }
+
+  @Test("a new folder is written whole, and one that is there is left alone")
+  func newFolder() throws {
+    let folder = try TemporaryFolder()
+    let dictionary = SparseAutoencoder.random(dModel: 4, latents: 3, rule: .relu, seed: 1)
+    let path = "\(folder.path)/deep/er"
+    try dictionary.write(newFolder: path)
+    #expect(try SparseAutoencoder(folder: path).latents == 3)
+    #expect(throws: TensorFileError.self) { try dictionary.write(newFolder: path) }
+    let names = try FileManager.default.contentsOfDirectory(atPath: "\(folder.path)/deep")
+    #expect(names == ["er"])
+  }
+
   @Test("as a standalone prefix answers as the whole does at that granularity")
   func standalone() throws {
     let folder = try TemporaryFolder()

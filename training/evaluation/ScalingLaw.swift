@@ -71,7 +71,8 @@ public struct ScalingLaw: Sendable {
   }
 
   /// The law with a floor, fitted by Levenberg and Marquardt's method from several beginnings; nil
-  /// where there are fewer than two points more than coefficients, or no floor makes the fit better.
+  /// where there are fewer than two points more than coefficients, or no floor that they can tell makes
+  /// the fit better.
   public func withFloor() -> ScalingLaw? {
     let kept = terms.indices.filter { terms[$0].coefficient != nil }
     guard points.count >= kept.count + 4, let least = points.map(\.loss).min() else { return nil }
@@ -85,7 +86,9 @@ public struct ScalingLaw: Sendable {
     let variance = fit.logLoss.reduce(0) { $0 + ($1 - mean) * ($1 - mean) }
     guard variance > 0 else { return nil }
     let improved = 1 - best.residual / variance
-    guard improved > rSquared ?? 1 else { return nil }
+    // A floor that only one value of K feels fits anything: its two coefficients are one then.
+    let isTold = best.standardErrors.allSatisfy { $0 != nil }
+    guard isTold, improved > rSquared ?? 1 else { return nil }
     var fitted = terms
     for (position, term) in kept.enumerated() {
       fitted[term].coefficient = best.parameters[position]
