@@ -74,7 +74,8 @@ final class ResidentModels: Sendable {
 
   /// Starts the loader's thread.
   func start() throws(EventLoopError) {
-    let worker = try WorkerThread(name: "loader") { self.runTasks() }
+    // Loading takes its time, requests do not wait for it.
+    let worker = try WorkerThread(name: "loader", niceness: 10) { self.runTasks() }
     thread.change { $0 = worker }
   }
 

@@ -26,10 +26,12 @@ final class ResidentVersion: Sendable {
     self.latents = other.latents
   }
 
-  /// Runs one token through, so that the first request finds everything in place.
+  /// Runs one token through, so that the first request finds everything in place; on this thread
+  /// alone, so that requests are computed meanwhile.
   ///
   /// - Throws: an error where the dictionary cannot encode even zeros.
   func warm() throws {
+    dictionary.prepareEncoder(onAllCores: false)
     let zeros = [Float](repeating: 0, count: dictionary.dModel)
     _ = try zeros.withUnsafeBufferPointer {
       try dictionary.encode(

@@ -6,19 +6,30 @@ public final class WorkerThread: Sendable {
   private let handle = Mutex<pthread_t?>(nil)
 
   private final class Start {
+    let niceness: Int32
     let body: @Sendable () -> Void
-    init(body: @escaping @Sendable () -> Void) { self.body = body }
+    init(niceness: Int32, body: @escaping @Sendable () -> Void) {
+      self.niceness = niceness
+      self.body = body
+    }
   }
 
   /// Starts a thread that runs `body`; `name` is for the error.
-  public init(name: String, _ body: @escaping @Sendable () -> Void) throws(EventLoopError) {
-    let start = Unmanaged.passRetained(Start(body: body))
+  ///
+  /// - Parameter niceness: above 0 the thread gives way to others, as setpriority(2) has it.
+  public init(
+    name: String, niceness: Int32 = 0, _ body: @escaping @Sendable () -> Void
+  ) throws(EventLoopError) {
+    let start = Unmanaged.passRetained(Start(niceness: niceness, body: body))
     var thread = pthread_t()
     let code = pthread_create(
       &thread, nil,
       { context in
         guard let context else { return nil }
-        Unmanaged<Start>.fromOpaque(context).takeRetainedValue().body()
+        let start = Unmanaged<Start>.fromOpaque(context).takeRetainedValue()
+        // Of this thread alone, on Linux. Where it is refused, the thread is as urgent as others.
+        if start.niceness > 0 { setpriority(__priority_which_t(0), 0, start.niceness) }
+        start.body()
         return nil
       }, start.toOpaque())
     guard code == 0 else {

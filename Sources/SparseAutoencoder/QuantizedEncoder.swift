@@ -51,8 +51,8 @@ final class QuantizedEncoder: @unchecked Sendable {
   /// Beyond, sums of products would overflow 32 bits.
   static let dModelMax = 1 << 16
 
-  /// Quantises on all cores.
-  init(_ dictionary: SparseAutoencoder, cpu: EncoderCPU) {
+  /// Quantises on the calling thread alone, or on all cores.
+  init(_ dictionary: SparseAutoencoder, cpu: EncoderCPU, threads: Int = Parallel.threads) {
     self.cpu = cpu
     dModel = dictionary.dModel
     latents = dictionary.latents
@@ -89,7 +89,8 @@ final class QuantizedEncoder: @unchecked Sendable {
     rawNorms = FloatStorage(count: padded)
     biasesAboveThresholds =
       dictionary.effectiveThresholds == nil ? nil : FloatStorage(count: padded)
-    Parallel.forBlocks(panels, size: max(1, min(16, panels / Parallel.threads))) { _, range in
+    let block = threads == 1 ? panels : max(1, min(16, panels / Parallel.threads))
+    Parallel.forBlocks(panels, size: block) { _, range in
       pack(panels: range, weights: dictionary.encoderWeights, biases: dictionary.encoderBias)
     }
     finishPacking(thresholds: dictionary.effectiveThresholds)

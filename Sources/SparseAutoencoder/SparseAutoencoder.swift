@@ -149,18 +149,23 @@ public final class SparseAutoencoder: Sendable {
   }
 
   /// The encoder in 8 bits, made by the first who asks.
-  var quantizedEncoder: QuantizedEncoder {
+  var quantizedEncoder: QuantizedEncoder { quantizedEncoder(threads: Parallel.threads) }
+
+  private func quantizedEncoder(threads: Int) -> QuantizedEncoder {
     quantizedCache.withLock { cached in
       if let cached { return cached }
-      let made = QuantizedEncoder(self, cpu: encoderCPU)
+      let made = QuantizedEncoder(self, cpu: encoderCPU, threads: threads)
       cached = made
       return made
     }
   }
 
-  /// Does now, on all cores, what the first call of `encode` would do: quantises the encoder.
-  public func prepareEncoder() {
-    if dModel <= QuantizedEncoder.dModelMax { _ = quantizedEncoder }
+  /// Does now what the first call of `encode` would do: quantises the encoder.
+  ///
+  /// - Parameter onAllCores: false leaves the others to whoever computes meanwhile.
+  public func prepareEncoder(onAllCores: Bool = true) {
+    guard dModel <= QuantizedEncoder.dModelMax else { return }
+    _ = quantizedEncoder(threads: onAllCores ? Parallel.threads : 1)
   }
 
   /// Bytes of memory, by part.
