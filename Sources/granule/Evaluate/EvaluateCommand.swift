@@ -291,8 +291,17 @@ struct EvaluateCommand: AsyncParsableCommand {
       "\(report.name)"
         + (report.layer.map { ", spliced in before block \($0)" } ?? "")
         + (report.activationPaths.isEmpty
-          ? "" : ", activations \(report.activationPaths.joined(separator: ", "))") + "\n")
+          ? "" : ", activations \(Self.summary(of: report.activationPaths))") + "\n")
     Self.show(EvaluationTables.of(report))
+  }
+
+  /// The folder that several files are in stands for them.
+  private static func summary(of paths: [String]) -> String {
+    let folders = Set(paths.map { URL(filePath: $0).deletingLastPathComponent().path })
+    guard paths.count > 1, let folder = folders.first, folders.count == 1 else {
+      return paths.joined(separator: ", ")
+    }
+    return "\(folder) (\(paths.count) files)"
   }
 
   private static func show(_ entries: [EvaluationTables.Entry]) {
