@@ -10,6 +10,8 @@ struct ComputeBatch {
   let pieces: [Piece]
   /// How many granularities less a request is given that allows it.
   let pressure: Int
+  /// How many threads may share the work, the caller's included.
+  let threads: Int
 
   /// Computes every piece with the calling thread's workspace, and gives each stage that is complete
   /// to `answered`.
@@ -40,8 +42,8 @@ struct ComputeBatch {
     }
     guard let version = rows.first?.piece.item.version else { return }
     let activations = workspace.float32(zip(rows, types).map { ($0.bytes, $1) })
-    // One pass over the encoder, whatever the granularities.
-    let codes = version.dictionary.encode(
+    let codes = workspace.encoders.encode(
+      version.dictionary,
       zip(rows, activations).map { row, activations in
         var input = EncodeInput(
           activations: activations, tokens: row.piece.tokens.count,
@@ -49,7 +51,7 @@ struct ComputeBatch {
         input.progress = row.piece.item.encodeProgress
         input.firstToken = row.piece.tokens.lowerBound
         return input
-      }, workspace: workspace.encoding)
+      }, threads: threads)
     for (place, (piece, stage, _)) in rows.enumerated() {
       switch codes[place] {
       case .success(let codes):
@@ -81,8 +83,11 @@ extension EncodeRequest {
 
 /// A compute thread's own memory.
 final class Workspace {
-  let encoding = EncodeWorkspace()
+  let encoders: EncoderPool
   private var converted = FloatStorage(count: 0)
+
+  /// Memory of a thread that up to `threads` may help.
+  init(threads: Int) { encoders = EncoderPool(threads: threads) }
 
   /// Each request's rows as float32, valid until the next call: the rows themselves where they are
   /// that already.

@@ -41,10 +41,13 @@ final class ComputeWorkers: Sendable {
     var statistics = Statistics()
   }
   private enum Order {
-    case compute([ComputeJob.Piece], pressure: Int, expired: [ComputeJob])
+    case compute(ComputeBatch, expired: [ComputeJob])
     case stop
   }
   typealias Deliver = @Sendable (Answer) -> Void
+
+  /// Each worker keeps memory for so many.
+  private static let threadsPerBatchMax = 8
 
   private let monitor: Monitor<State>
   private let threads: [WorkerThread]
@@ -73,13 +76,13 @@ final class ComputeWorkers: Sendable {
   // MARK: On the workers' threads
 
   private static func work(_ monitor: Monitor<State>, workers: Int, deliver: Deliver) {
-    let workspace = Workspace()
+    let workspace = Workspace(threads: min(workers, Self.threadsPerBatchMax))
     while true {
       let order = monitor.wait { state in Self.nextOrder(&state, workers: workers) }
-      guard case .compute(let pieces, let pressure, let expired) = order else { return }
+      guard case .compute(let batch, let expired) = order else { return }
       for job in expired { deliver(Self.expiry(of: job)) }
       let begin = ContinuousClock.now
-      ComputeBatch(pieces: pieces, pressure: pressure).run(workspace) { job, answer in
+      batch.run(workspace) { job, answer in
         // Before the next stage can be answered by another worker.
         deliver(
           Answer(
@@ -90,7 +93,7 @@ final class ComputeWorkers: Sendable {
       }
       monitor.change { state in
         state.busy -= 1
-        if !pieces.isEmpty { state.estimate.record(begin.duration(to: .now)) }
+        if !batch.pieces.isEmpty { state.estimate.record(begin.duration(to: .now)) }
       }
     }
   }
@@ -100,7 +103,8 @@ final class ComputeWorkers: Sendable {
     let now = ContinuousClock.now
     let expired = state.scheduler.removeExpired(now: now)
     state.statistics.expired += UInt64(expired.count)
-    let pieces = state.scheduler.nextBatch(idleWorkers: workers - state.busy - 1)
+    let idleWorkers = workers - state.busy - 1
+    let pieces = state.scheduler.nextBatch(idleWorkers: idleWorkers)
     guard !pieces.isEmpty || !expired.isEmpty else { return nil }
     for piece in pieces where piece.index == 0 {
       state.gauge.record(wait: piece.since.duration(to: now), now: now)
@@ -108,7 +112,11 @@ final class ComputeWorkers: Sendable {
     }
     if !pieces.isEmpty { state.statistics.batches += 1 }
     state.busy += 1
-    return .compute(pieces, pressure: state.gauge.level, expired: expired)
+    // While others have nothing to do, a batch may use their cores.
+    let threads =
+      state.scheduler.waitingTokens == 0 ? min(1 + idleWorkers, threadsPerBatchMax) : 1
+    return .compute(
+      ComputeBatch(pieces: pieces, pressure: state.gauge.level, threads: threads), expired: expired)
   }
 
   /// Queues the next stage of a job, unless nobody wants it any more.

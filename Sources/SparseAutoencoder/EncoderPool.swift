@@ -22,6 +22,8 @@ public final class EncoderPool {
   /// Fewer tokens than this a thread would each pay for a pass over the encoder's memory: then the
   /// latents are split, not the tokens.
   private static let tokensPerThreadMin = 256
+  /// More tokens than this are worth a thread's pass of their own: a server splits them.
+  private static let sharedTokensMax = 64
   /// Less work than this, in weights, is done before another thread has woken up.
   private static let weightsMin = 1 << 21
 
@@ -42,6 +44,28 @@ public final class EncoderPool {
     }
     return try encodeSplittingTokens(
       dictionary, activations, tokens: tokens, granularity: granularity, k: k, floor: nil)
+  }
+
+  /// As `SparseAutoencoder.encode`, several inputs in one pass over the encoder, on the calling thread;
+  /// what is one input of few tokens is shared with up to `threads - 1` others.
+  package func encode(
+    _ dictionary: SparseAutoencoder, _ inputs: [EncodeInput], threads: Int
+  ) -> [Result<SparseCodes, EncodingError>] {
+    guard threads > 1, inputs.count == 1, inputs[0].progress == nil,
+      inputs[0].tokens <= Self.sharedTokensMax,
+      inputs[0].tokens * inputs[0].granularity * dictionary.dModel >= Self.weightsMin
+    else { return dictionary.encode(inputs, workspace: workspaces[0]) }
+    let input = inputs[0]
+    do throws(EncodingError) {
+      return [
+        .success(
+          try dictionary.encodeSplittingLatents(
+            input.activations, tokens: input.tokens, granularity: input.granularity, k: input.k,
+            workspaces: Array(workspaces.prefix(threads))))
+      ]
+    } catch {
+      return [.failure(error)]
+    }
   }
 
   private func encodeSplittingTokens(

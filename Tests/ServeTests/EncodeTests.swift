@@ -90,6 +90,30 @@ private let rules: [String: SparseAutoencoder] = [
     #expect(try await client.encode(bfloat16).sparseCodes() == expected)
   }
 
+  @Test("few tokens of a large dictionary, which idle workers share, have the codes of one thread")
+  func shared() async throws {
+    let dictionary = SparseAutoencoder.random(
+      dModel: 96, latents: 4096, rule: .topk(k: 12), seed: 3)
+    let test = try TestServer(["large": dictionary]) { $0.workers = 3 }
+    let client = try await test.client()
+    for tokens in [1, 7, 16, 64] {
+      let activations = Activations(tokens: tokens, dModel: 96, seed: UInt64(tokens))
+      for granularity in [4096, 3001] {
+        let response = try await client.encode(activations.request("large", granularity))
+        #expect(try response.sparseCodes() == activations.codes(dictionary, granularity))
+      }
+    }
+    var bad = Activations(tokens: 16, dModel: 96, seed: 1).values
+    bad[5 * 96] = .infinity
+    let request = EncodeRequest(
+      model: "large",
+      activations: PackedTensor(
+        type: .float32, shape: [16, 96], data: SharedBytes(copying: bad)))
+    let error = await #expect(throws: ServerError.self) { try await client.encode(request) }
+    #expect(error?.code == .invalidArgument)
+    #expect(error?.message.contains("token 5") == true)
+  }
+
   @Test("many requests in flight, large and small, from several clients, are each answered right")
   func manyInFlight() async throws {
     let test = try TestServer(rules)
