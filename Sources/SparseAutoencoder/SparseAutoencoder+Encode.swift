@@ -163,6 +163,9 @@ extension SparseAutoencoder {
     return (rows, squaredNorms)
   }
 
+  /// Fewer rows to quantise, or pairs of token and latent to score, take some ten microseconds.
+  private static let (rowsPerThread, pairsPerThread) = (64, 512)
+
   /// As `encode`, each thread taking a share of the latents: for few tokens and many latents.
   func encodeSplittingLatents(
     _ activations: UnsafeBufferPointer<Float>, tokens: Int, granularity: Int, k: Int?,
@@ -195,9 +198,11 @@ extension SparseAutoencoder {
     let first = blocks[0]
     first.begin()
     first.reserveQuantized()
-    Parallel.perform(threads) { thread in
+    // Other threads take longer to wake up than a little work takes.
+    let quantizing = rows.count < Self.rowsPerThread ? 1 : threads
+    Parallel.perform(quantizing) { thread in
       first.quantize(
-        rows.count * thread / threads..<rows.count * (thread + 1) / threads,
+        rows.count * thread / quantizing..<rows.count * (thread + 1) / quantizing,
         squaredNorms: squaredNorms, scratch: workspaces[thread].transformed)
     }
     for block in blocks.dropFirst() { block.begin(like: first) }
@@ -208,8 +213,9 @@ extension SparseAutoencoder {
     }
     for block in blocks.dropFirst() { first.append(block) }
     let pairs = first.gatherPairs(0..<rows.count)
-    Parallel.perform(threads) { thread in
-      first.rescore(pairs * thread / threads..<pairs * (thread + 1) / threads)
+    let scoring = pairs < Self.pairsPerThread ? 1 : threads
+    Parallel.perform(scoring) { thread in
+      first.rescore(pairs * thread / scoring..<pairs * (thread + 1) / scoring)
     }
     first.finishScreened { position, latents, values in
       answers.add(rows[position], latents, values)
