@@ -32,6 +32,7 @@ let package = Package(
     .systemLibrary(
       name: "CMicroHTTPD", pkgConfig: "libmicrohttpd",
       providers: [.apt(["libmicrohttpd-dev"])]),
+    .systemLibrary(name: "CLibZip", pkgConfig: "libzip", providers: [.apt(["libzip-dev"])]),
     // glibc's allocator, beyond what Swift's own module of glibc has.
     .systemLibrary(name: "CMalloc"),
 
@@ -57,6 +58,10 @@ let package = Package(
     .target(name: "Tensors", dependencies: ["CKernels", "StrictJSON"], swiftSettings: strict),
     .target(
       name: "SparseAutoencoder", dependencies: ["Tensors", "CKernels", "StrictJSON"],
+      swiftSettings: strict),
+    .target(
+      name: "Interchange",
+      dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CLibZip"],
       swiftSettings: strict),
     .target(
       name: "ModelRepository",
@@ -93,8 +98,8 @@ let package = Package(
     .executableTarget(
       name: "granule",
       dependencies: [
-        "Serve", "Training", "Client", "LanguageModel", "ModelRepository", "SparseAutoencoder",
-        "Tensors", "CKernels", "COpenBLAS", "StrictJSON", "Wire", "EventLoop", argumentParser,
+        "Serve", "Training", "Client", "Interchange", "LanguageModel", "ModelRepository",
+        "SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS", "StrictJSON", "Wire", "EventLoop", argumentParser,
         logging,
       ],
       swiftSettings: strict),
