@@ -99,7 +99,8 @@ let package = Package(
       name: "granule",
       dependencies: [
         "Serve", "Training", "Client", "Interchange", "LanguageModel", "ModelRepository",
-        "SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS", "StrictJSON", "Wire", "EventLoop", argumentParser,
+        "SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS", "StrictJSON", "Wire", "EventLoop",
+        argumentParser,
         logging,
       ],
       swiftSettings: strict),
@@ -114,6 +115,10 @@ let package = Package(
       name: "SparseAutoencoderTests",
       dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CKernels", "TestSupport"],
       swiftSettings: strict),
+    .testTarget(
+      name: "InterchangeTests",
+      dependencies: ["Interchange", "SparseAutoencoder", "Tensors", "StrictJSON", "TestSupport"],
+      exclude: ["Fixtures"], swiftSettings: strict),
     .testTarget(
       name: "ModelRepositoryTests",
       dependencies: ["ModelRepository", "SparseAutoencoder", "Tensors", "TestSupport"],
@@ -144,8 +149,8 @@ let package = Package(
     .target(
       name: "FuzzTargets",
       dependencies: [
-        "LanguageModel", "ModelRepository", "SparseAutoencoder", "StrictJSON", "Tensors",
-        "TestSupport", "Training", "Wire",
+        "Interchange", "LanguageModel", "ModelRepository", "SparseAutoencoder", "StrictJSON",
+        "Tensors", "TestSupport", "Training", "Wire",
       ],
       path: "Tests/FuzzTargets", swiftSettings: strict),
     .testTarget(

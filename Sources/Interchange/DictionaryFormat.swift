@@ -45,13 +45,18 @@ public enum DictionaryFormat: String, Sendable, CaseIterable {
     if found.count > 1 {
       throw TensorFileError(
         file: path,
-        fault: "has \(found.compactMap(\.weightsName).joined(separator: " and ")): name one of the files"
+        fault:
+          "has \(found.compactMap(\.weightsName).joined(separator: " and ")): name one of the files"
       )
     }
-    if let format = found.first, let name = format.weightsName { return (format, "\(path)/\(name)") }
+    if let format = found.first, let name = format.weightsName {
+      return (format, "\(path)/\(name)")
+    }
     // A name of its own: the one file of a kind that says what it is.
     let others = names.filter { $0.hasSuffix(".pt") || $0.hasSuffix(".npz") }
-    if others.count == 1 { return (try recognizeFile("\(path)/\(others[0])"), "\(path)/\(others[0])") }
+    if others.count == 1 {
+      return (try recognizeFile("\(path)/\(others[0])"), "\(path)/\(others[0])")
+    }
     let folders = names.filter { name in
       Folder.isFolder("\(path)/\(name)")
         && allCases.contains { format in

@@ -39,6 +39,7 @@ public struct DictionaryImport {
   /// - Parameter format: nil recognises it.
   /// - Throws: `TensorFileError` where nothing is found or recognised.
   public init(_ path: String, format: DictionaryFormat? = nil) throws(TensorFileError) {
+    let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
     guard let format else {
       (self.format, weights) = try DictionaryFormat.recognize(path)
       return
@@ -102,11 +103,13 @@ public struct DictionaryImport {
     if sortsLatents {
       guard let squares = imported.meanSquares else {
         throw TensorFileError(
-          file: weights, fault: "has no mean squares of its latents to sort them by: granule order "
+          file: weights,
+          fault: "has no mean squares of its latents to sort them by: granule order "
             + "measures them on activations")
       }
       dictionary = sorted(dictionary, by: squares)
-      imported.note("latents_mean_square", "latents are sorted by it, times their decoder rows' norms²")
+      imported.note(
+        "latents_mean_square", "latents are sorted by it, times their decoder rows' norms²")
     }
     imported.note(
       "granularities",

@@ -24,7 +24,8 @@ extension DictionaryImport {
     guard file.others["ae"] == nil else {
       throw TensorFileError(
         file: weights,
-        fault: "is a checkpoint of an unfinished run (\(file.others.keys.sorted().joined(separator: ", "))), "
+        fault:
+          "is a checkpoint of an unfinished run (\(file.others.keys.sorted().joined(separator: ", "))), "
           + "which does not say whether its biases are those of raw activations: finish the run and "
           + "import its ae.pt")
     }
@@ -129,7 +130,8 @@ extension DictionaryImport {
       imported.note("dict_class", "\(name), the \(k) largest")
       imported.note("threshold", "is not used, as the library does not by default")
     case .batchTopK, .matryoshka:
-      imported.note("dict_class", "\(name), those above the threshold that training calibrated")
+      let threshold = try tensors.calibratedThreshold("threshold")
+      imported.note("dict_class", "\(name), those above \(threshold), which training calibrated")
     case .jumpReLU:
       let thresholds = read["threshold"]!.array
       imported.parts.selectionRule = .threshold(thresholds)

@@ -35,7 +35,9 @@ extension DictionaryImport {
     case "ReLU": rule = .relu
     case "TopK":
       let state = Dictionary(
-        (file.others["activation_state_dict"]?.members ?? []).map { ($0.key.string ?? "", $0.value) },
+        (file.others["activation_state_dict"]?.members ?? []).map {
+          ($0.key.string ?? "", $0.value)
+        },
         uniquingKeysWith: { first, _ in first })
       guard let k = state["k"]?.integer else { throw fault("its activation_state_dict has no k") }
       guard (1...latents).contains(k) else {

@@ -1,11 +1,11 @@
 /// Why a pickle is not one that is read here.
-struct PickleError: Error {
-  let description: String
+package struct PickleError: Error {
+  package let description: String
 }
 
 /// A Python object that a pickle describes.
-struct PickledValue {
-  enum Kind {
+package struct PickledValue {
+  package enum Kind {
     case none
     case bool(Bool)
     case integer(Int)
@@ -21,13 +21,15 @@ struct PickledValue {
   }
 
   /// A list, which grows in place while it is read.
-  final class Items { fileprivate(set) var values: [PickledValue] = [] }
+  package final class Items { package fileprivate(set) var values: [PickledValue] = [] }
   /// A dictionary, which grows in place while it is read: keys and values as they were set.
-  final class Members { fileprivate(set) var pairs: [(key: PickledValue, value: PickledValue)] = [] }
+  package final class Members {
+    package fileprivate(set) var pairs: [(key: PickledValue, value: PickledValue)] = []
+  }
 
-  let kind: Kind
+  package let kind: Kind
   /// Levels of containers below.
-  fileprivate let depth: Int
+  package let depth: Int
 
   fileprivate init(_ kind: Kind, depth: Int = 0) {
     self.kind = kind
@@ -35,16 +37,16 @@ struct PickledValue {
   }
 
   /// An object of the caller's.
-  init(object: Any) { self.init(.object(object)) }
+  package init(object: Any) { self.init(.object(object)) }
 
-  var integer: Int? { if case .integer(let value) = kind { value } else { nil } }
-  var bool: Bool? { if case .bool(let value) = kind { value } else { nil } }
-  var string: String? { if case .string(let value) = kind { value } else { nil } }
-  var global: String? { if case .global(let name) = kind { name } else { nil } }
-  var tuple: [PickledValue]? { if case .tuple(let values) = kind { values } else { nil } }
-  var object: Any? { if case .object(let value) = kind { value } else { nil } }
+  package var integer: Int? { if case .integer(let value) = kind { value } else { nil } }
+  package var bool: Bool? { if case .bool(let value) = kind { value } else { nil } }
+  package var string: String? { if case .string(let value) = kind { value } else { nil } }
+  package var global: String? { if case .global(let name) = kind { name } else { nil } }
+  package var tuple: [PickledValue]? { if case .tuple(let values) = kind { values } else { nil } }
+  package var object: Any? { if case .object(let value) = kind { value } else { nil } }
   /// Keys and values of a dictionary, else nil.
-  var members: [(key: PickledValue, value: PickledValue)]? {
+  package var members: [(key: PickledValue, value: PickledValue)]? {
     if case .dictionary(let members) = kind { members.pairs } else { nil }
   }
 
@@ -61,9 +63,9 @@ struct PickledValue {
 /// bounded by the pickle's length, nesting by `depthMax`.
 ///
 /// The opcodes are those of Python's pickletools, protocols 2 to 4.
-struct PickleReader {
+package struct PickleReader {
   /// How deeply containers may be nested: beyond any state dict, far below what a stack holds.
-  static let depthMax = 32
+  package static let depthMax = 32
 
   /// The globals that may be named, as `module name`.
   let knownGlobals: Set<String>
@@ -71,6 +73,17 @@ struct PickleReader {
   let persistent: (PickledValue) throws(PickleError) -> PickledValue
   /// The result of calling a global with arguments.
   let call: (String, [PickledValue]) throws(PickleError) -> PickledValue
+
+  /// A reader that knows these globals and no others.
+  package init(
+    knownGlobals: Set<String>,
+    persistent: @escaping (PickledValue) throws(PickleError) -> PickledValue,
+    call: @escaping (String, [PickledValue]) throws(PickleError) -> PickledValue
+  ) {
+    self.knownGlobals = knownGlobals
+    self.persistent = persistent
+    self.call = call
+  }
 
   private enum Item {
     case value(PickledValue)
@@ -86,7 +99,7 @@ struct PickleReader {
   /// Reads one pickle.
   ///
   /// - Throws: `PickleError` with the offset and the fault.
-  func read(_ bytes: [UInt8]) throws(PickleError) -> PickledValue {
+  package func read(_ bytes: [UInt8]) throws(PickleError) -> PickledValue {
     var at = 0
     var stack: [Item] = []
     var memo: [Int: Remembered] = [:]
@@ -146,7 +159,9 @@ struct PickleReader {
       push(try container(.tuple(values), 1, of: values))
     }
     func remember(_ key: Int) throws(PickleError) {
-      guard case .value(let value)? = stack.last else { throw fault("there is nothing to remember") }
+      guard case .value(let value)? = stack.last else {
+        throw fault("there is nothing to remember")
+      }
       memo[key] = value.isContainer ? .container : .value(value)
     }
     func recall(_ key: Int) throws(PickleError) {

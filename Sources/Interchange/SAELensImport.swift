@@ -54,7 +54,10 @@ extension ImportedParts {
     }
     let architecture = text("architecture") ?? "standard"
     switch parts.selectionRule {
-    case .topk(let k): note("architecture", "\(architecture), the \(k) largest")
+    case .topk(let k):
+      // Before 6.0 it was an activation function.
+      let name = architecture == "topk" ? architecture : "\(architecture) with activation topk"
+      note("architecture", "\(name), the \(k) largest")
     case .relu: note("architecture", "\(architecture), all positive")
     case .threshold(let thresholds):
       note("architecture", "\(architecture), \(Self.description(ofThresholds: thresholds))")
@@ -64,11 +67,19 @@ extension ImportedParts {
     }
     note(
       "apply_b_dec_to_input",
-      parts.subtractsDecoderBias ? "b_dec is subtracted from inputs" : "b_dec is added to outputs only")
-    if let normalization = text("normalize_activations"), !["none", "false"].contains(normalization) {
+      parts.subtractsDecoderBias
+        ? "b_dec is subtracted from inputs" : "b_dec is added to outputs only")
+    if let normalization = text("normalize_activations"),
+      !["none", "false"].contains(normalization)
+    {
       switch parts.inputNormalization {
-      case .none where scale != nil: 
+      case .none where scale != nil:
         if isStored { note("activation_scaler.json", "scale \(scale!), folded into the weights") }
+      case .none where normalization == "covariance_whitening":
+        note(
+          "normalize_activations",
+          "\(normalization): nothing is applied, as by SAELens, since the matrix is not in the folder"
+        )
       case .none:
         note(
           "normalize_activations",

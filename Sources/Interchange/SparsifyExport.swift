@@ -23,7 +23,8 @@ extension SparseAutoencoder {
     guard inputNormalization == .none else {
       throw TensorFileError(
         file: folder,
-        fault: "cannot be written for sparsify: it does not normalise inputs, the dictionary does by "
+        fault:
+          "cannot be written for sparsify: it does not normalise inputs, the dictionary does by "
           + inputNormalization.rawValue)
     }
     try Folder.create(folder) { (temporary) throws(TensorFileError) in

@@ -9,7 +9,8 @@ extension DictionaryImport {
     let activation = try configuration.value("activation", "a string", \.string) ?? "topk"
     guard activation == "topk" else {
       let reason = activation == "groupmax" ? ": it takes the largest of each group of latents" : ""
-      throw configuration.fault("activation \(activation) is not supported\(reason); supported is topk")
+      throw configuration.fault(
+        "activation \(activation) is not supported\(reason); supported is topk")
     }
     for key in ["transcode", "skip_connection"] where try configuration.flag(key) {
       throw configuration.fault(

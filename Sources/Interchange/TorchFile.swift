@@ -3,7 +3,7 @@ internal import Tensors
 
 /// A state dict that torch.save wrote (torch 1.6 and later): a zip with a pickle that describes the
 /// tensors and an entry for each storage. The pickle is read as data; nothing in it is run.
-struct TorchFile {
+package struct TorchFile {
   /// The tensors, under their keys.
   let tensors: TensorCollection
   /// Values that are no tensors: strings, numbers, dictionaries.
@@ -34,8 +34,7 @@ struct TorchFile {
       call: { (name, arguments) throws(PickleError) in
         switch name {
         case "torch._utils _rebuild_tensor_v2": PickledValue(object: try View(arguments))
-        case "torch._utils _rebuild_parameter":
-          try View.ofParameter(arguments)
+        case "torch._utils _rebuild_parameter": try View.ofParameter(arguments)
         default: throw PickleError(description: "its pickle calls \(name), which makes no tensor")
         }
       })
@@ -68,7 +67,8 @@ struct TorchFile {
     "ShortStorage": .int16, "CharStorage": .int8, "ByteStorage": .uint8, "BoolStorage": .bool,
   ]
 
-  private static let globals = Set(
+  /// What a state dict's pickle may name, as `module name`.
+  package static let globals = Set(
     types.keys.map { "torch \($0)" } + [
       "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
       "collections OrderedDict",

@@ -64,7 +64,8 @@ extension SparseAutoencoder {
     case .gated: vectors.merge(["b_gate": latents, "b_mag": latents, "r_mag": latents]) { $1 }
     }
     if config.isOlderThanSix, file["scaling_factor"] != nil { vectors["scaling_factor"] = latents }
-    let known = Array(vectors.keys) + ["W_enc", "W_dec"] + (config.isCheckpoint ? ["topk_threshold"] : [])
+    let known =
+      Array(vectors.keys) + ["W_enc", "W_dec"] + (config.isCheckpoint ? ["topk_threshold"] : [])
     for tensor in file.tensors where !known.contains(tensor.name) {
       throw tensor.fault(
         "is unexpected; architecture \(config.architecture.rawValue) has "
@@ -79,7 +80,7 @@ extension SparseAutoencoder {
       let odd = factors.values.firstIndex(where: { $0 != 1 })
     {
       throw try file.tensor("scaling_factor").fault(
-        "[\(odd)] is \(factors.pointer[odd]); only scaling factors of 1 are supported")
+        "[\(odd)] is \(factors.values[odd]); only scaling factors of 1 are supported")
     }
     let rule: SelectionRule =
       switch config.architecture {
@@ -142,7 +143,7 @@ extension SparseAutoencoder {
   /// The one threshold of a BatchTopK dictionary, a scalar that training calibrates.
   private static func calibratedThreshold(_ tensor: Tensor) throws(TensorFileError) -> Float {
     guard tensor.count == 1 else { throw tensor.fault("has shape \(tensor.shape), [] is needed") }
-    let threshold = try tensor.float32().pointer[0]
+    let threshold = try tensor.float32().array[0]
     guard threshold.isFinite, threshold > 0 else {
       throw tensor.fault(
         "is \(threshold): it was never calibrated; train on, so that it becomes positive")

@@ -73,7 +73,8 @@ extension SparseAutoencoder.Parts {
     guard inputNormalization == .none else {
       throw TensorFileError(
         file: tensor.file,
-        fault: "has inputs normalised by \(inputNormalization.rawValue): a scale beside has no effect"
+        fault:
+          "has inputs normalised by \(inputNormalization.rawValue): a scale beside has no effect"
       )
     }
     for latent in 0..<encoderBias.count {

@@ -18,7 +18,9 @@ public struct NumpyFile: Sendable {
     guard header.order == .rowMajor else {
       throw fault("is in column-major (fortran) order, row-major is needed")
     }
-    guard !header.isBigEndian else { throw fault("has big-endian elements, '\(header.typeName)': little-endian is needed") }
+    guard !header.isBigEndian else {
+      throw fault("has big-endian elements, '\(header.typeName)': little-endian is needed")
+    }
     tensor = Tensor(
       name: "", type: header.type, shape: header.shape, file: file,
       byteRange: header.byteCount..<bytes.count)

@@ -66,7 +66,9 @@ struct ImportCommand: AsyncParsableCommand {
     source.activationScale = activationScale
     source.sortsLatents = sortLatents
     Interruption.install()
-    var bar = ProgressBar(isQuiet: json)
+    let bytes = try source.byteCount()
+    // Small files are there at once.
+    var bar = ProgressBar(isQuiet: json || bytes < 64 << 20)
     func progress(_ what: String, from start: Double, bytes: Int) -> TransferProgress {
       TransferProgress(
         total: bytes, onProgress: { bar.update(fraction: start + $0 / 2, "\(what) \(path)") },
@@ -74,8 +76,7 @@ struct ImportCommand: AsyncParsableCommand {
     }
     let imported: DictionaryImport.Result
     do {
-      imported = try source.read(
-        progress: progress("reading", from: 0, bytes: try source.byteCount()))
+      imported = try source.read(progress: progress("reading", from: 0, bytes: bytes))
       try imported.dictionary.write(
         newFolder: out,
         progress: progress(
