@@ -97,13 +97,12 @@ extension DictionaryImport {
     let latents = try tensors.length(of: names.encoderBias)
     let dModel = try tensors.length(of: names.decoderBias)
     // What is small is checked before much is read.
-    var rule = SelectionRule.relu
+    var k = 0
+    var threshold: Float = 0
     var granularities: [Granularity] = []
     switch dictionaryClass {
-    case .topK: rule = .topk(k: try tensors.integer("k", in: 1...latents))
-    case .batchTopK, .matryoshka:
-      let threshold = try tensors.calibratedThreshold("threshold")
-      rule = .threshold([Float](repeating: threshold, count: latents))
+    case .topK: k = try tensors.integer("k", in: 1...latents)
+    case .batchTopK, .matryoshka: threshold = try tensors.calibratedThreshold("threshold")
     case .autoEncoder, .gated, .jumpReLU: break
     }
     if dictionaryClass == .matryoshka { granularities = try groups(tensors, latents: latents) }
@@ -112,7 +111,6 @@ extension DictionaryImport {
       tensors, names, dModel: dModel, latents: latents,
       vectors: [String: Int](uniqueKeysWithValues: vectors.map { ($0, latents) }),
       progress: progress)
-    imported.parts.selectionRule = rule
     imported.parts.granularities = granularities
     let name = dictionaryClass.rawValue
     imported.note("b_dec", "subtracted from inputs")
@@ -126,11 +124,11 @@ extension DictionaryImport {
         bias: read["gate_bias"]!, magnitude: read["r_mag"]!, tensor: tensors.tensor("r_mag"))
       imported.note("dict_class", "\(name), its gate folded into thresholds and encoder")
     case .topK:
-      let k = try tensors.integer("k", in: 1...latents)
+      imported.parts.selectionRule = .topk(k: k)
       imported.note("dict_class", "\(name), the \(k) largest")
       imported.note("threshold", "is not used, as the library does not by default")
     case .batchTopK, .matryoshka:
-      let threshold = try tensors.calibratedThreshold("threshold")
+      imported.parts.selectionRule = .threshold([Float](repeating: threshold, count: latents))
       imported.note("dict_class", "\(name), those above \(threshold), which training calibrated")
     case .jumpReLU:
       let thresholds = read["threshold"]!.array

@@ -122,6 +122,10 @@ public struct StoredTensor {
   private func values(
     outer: Int, inner: Int, transposed: Bool, progress: TransferProgress?
   ) throws(TensorFileError) -> FloatStorage {
+    let (byteCount, overflow) = (outer * inner).multipliedReportingOverflow(by: 4)
+    guard !overflow, Memory.canBeHad(byteCount) else {
+      throw fault("has shape \(shape), which needs more memory than can be had")
+    }
     let result = FloatStorage(uninitializedCount: outer * inner)
     guard result.count > 0 else { return result }
     // Whole rows where they fit into a piece, else parts of one.

@@ -85,13 +85,16 @@ struct ImportTests {
     #expect(!FileManager.default.fileExists(atPath: path("refused")))
   }
 
-  static let malformed = try! FileManager.default.contentsOfDirectory(
-    atPath: "\(fixtures)/malformed"
-  ).filter { $0 != "README" && $0 != "00_good_control" }.sorted()
-
   @Test(
-    "of what is malformed ends with 1 and writes nothing, in little memory", arguments: malformed)
-  func malformed(name: String) throws {
+    "of what is malformed ends with 1 and writes nothing, in little memory")
+  func malformed() throws {
+    let all = try FileManager.default.contentsOfDirectory(atPath: fixture("malformed"))
+    let malformed = all.filter { $0 != "README" && $0 != "00_good_control" }.sorted()
+    #expect(malformed.count == 53)
+    for name in malformed { try expectRefusal(name) }
+  }
+
+  func expectRefusal(_ name: String) throws {
     // A quarter of what the bomb inflates to is more than any of them needs beyond the program's
     // own; the shell bounds data, which is what is allocated.
     let shell = Process()

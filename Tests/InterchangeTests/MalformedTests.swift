@@ -1,4 +1,5 @@
 import Interchange
+import SparseAutoencoder
 import Tensors
 import Testing
 
