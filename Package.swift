@@ -138,7 +138,7 @@ let package = Package(
       name: "CommandLineTests",
       dependencies: [
         "granule", "Client", "EventLoop", "ModelRepository", "SparseAutoencoder", "StrictJSON",
-        "TestSupport", "Wire",
+        "Tensors", "TestSupport", "Wire",
       ],
       swiftSettings: strict),
     .target(

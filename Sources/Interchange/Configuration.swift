@@ -7,8 +7,8 @@ struct Configuration {
   let root: JSONValue
 
   private static let byteCountMax = 16 << 20
-  /// Beyond any dictionary, and small enough that products of two sizes fit 63 bits.
-  static let sizeMax = 1 << 30
+  /// Beyond any dictionary, and small enough that bytes of products of two sizes fit 63 bits.
+  static let sizeMax = 1 << 28
 
   /// - Throws: `TensorFileError` where the file is missing, no JSON or no object.
   init(_ path: String) throws(TensorFileError) {

@@ -31,8 +31,9 @@ struct TensorCollection {
   /// - Throws: `TensorFileError` where it is no vector, or empty.
   func length(of name: String) throws(TensorFileError) -> Int {
     let tensor = try tensor(name)
-    guard tensor.shape.count == 1, tensor.shape[0] > 0 else {
-      throw tensor.fault("has shape \(tensor.shape), one dimension of at least 1 is needed")
+    guard tensor.shape.count == 1, (1...Configuration.sizeMax).contains(tensor.shape[0]) else {
+      throw tensor.fault(
+        "has shape \(tensor.shape), one dimension of 1 … \(Configuration.sizeMax) is needed")
     }
     return tensor.shape[0]
   }

@@ -208,7 +208,8 @@ package struct TorchFile {
       var expected = 1
       for (length, stride) in zip(shape, strides).reversed() {
         if length != 1 && stride != expected { return false }
-        expected *= length
+        // An empty tensor may have lengths of any size.
+        expected = expected &* length
       }
       return true
     }

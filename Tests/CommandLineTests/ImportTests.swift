@@ -1,6 +1,7 @@
 import Foundation
 import SparseAutoencoder
 import StrictJSON
+import Tensors
 import TestSupport
 import Testing
 

@@ -1,5 +1,6 @@
 internal import Foundation
 internal import Interchange
+internal import SparseAutoencoder
 internal import Tensors
 
 extension FuzzTarget {
