@@ -106,6 +106,10 @@ extension SparseAutoencoder {
     if config.rescalesByDecoderNorm {
       try parts.foldDecoderNorms(tensor: file.tensor("W_dec").stored)
     }
+    parts.subtractsDecoderBias = config.subtractsDecoderBias
+    parts.inputNormalization = config.normalization
+    parts.granularities = config.granularities
+    parts.provenance = config.provenance
     if let activationScale {
       try parts.foldActivationScale(activationScale, tensor: file.tensor("W_dec").stored)
     } else if config.isCheckpoint && config.wasScaled {
@@ -114,10 +118,6 @@ extension SparseAutoencoder {
         fault: "is a training checkpoint whose activations were scaled (normalize_activations "
           + "expected_average_only_in) by a factor that is not known here: use granule import")
     }
-    parts.subtractsDecoderBias = config.subtractsDecoderBias
-    parts.inputNormalization = config.normalization
-    parts.granularities = config.granularities
-    parts.provenance = config.provenance
     if let tensor = companion?["activation_deviation"] {
       parts.activationDeviation = try tensor.stored.vector(count: dModel).array
     }

@@ -57,7 +57,8 @@ struct ImportTests {
       let rows = try json(
         "evaluate", path(name), "--activations", path("x.npy"), "--granularities", "8,16,64",
         "--rsa-samples", "0")["rows"]
-      return try #require(rows?.elements).compactMap { $0["fvu"]?.number }
+      return try #require(rows?.elements).filter { $0["sparsity"] == "as-trained" }
+        .compactMap { $0["fvu"]?.number }
     }
     let (before, after) = (try errors("plain"), try errors("ordered"))
     #expect(before.count == 3 && after.count == 3)
