@@ -47,9 +47,25 @@ struct ImportTests {
 
   @Test("becomes a progressive coder: ordered, evaluated, exported")
   func wholeWay() throws {
-    _ = try json("import", fixture("sparsify_tiny/expansion_only"), "--out", path("plain"))
-    var generator = SeededGenerator(seed: 1)
-    try writeNumpy(generator.normals(500 * 16), shape: [500, 16], to: path("x.npy"))
+    // A dictionary whose encoder is its decoder, and activations of its last eight latents alone.
+    let tied = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .topk(k: 2), seed: 1) {
+      $0.encoderWeights = $0.decoderWeights
+      $0.encoderBias = FloatStorage(count: 64)
+    }
+    try tied.write(newFolder: path("tied"))
+    _ = try json("export", path("tied"), "--to", "sparsify", "--out", path("foreign"))
+    _ = try json("import", path("foreign"), "--out", path("plain"))
+    var generator = SeededGenerator(seed: 2)
+    var rows: [Float] = []
+    for token in 0..<500 {
+      let latent = 56 + token % 8
+      let value = 4 + generator.normal().magnitude
+      for i in 0..<16 {
+        rows.append(
+          tied.decoderBias.array[i] + value * tied.decoderWeights.values[latent * 16 + i])
+      }
+    }
+    try writeNumpy(rows, shape: [500, 16], to: path("x.npy"))
     _ = try json(
       "order", path("plain"), "--activations", path("x.npy"), "--granularities", "8,16,64", "--out",
       path("ordered"))
