@@ -16,7 +16,7 @@ RUN swift build -c release --product granule --static-swift-stdlib
 FROM debian:bookworm-slim
 RUN apt-get update -qq \
   && apt-get install -y -qq --no-install-recommends \
-    libuv1 libprotobuf-c1 libopenblas0-pthread libjansson4 libssl3 libmicrohttpd12 \
+    libuv1 libprotobuf-c1 libopenblas0-pthread libjansson4 libssl3 libmicrohttpd12 libzip4 \
   && rm -rf /var/lib/apt/lists/* \
   && adduser --system --group --no-create-home granule
 COPY --from=build /granule/.build/release/granule /usr/local/bin/

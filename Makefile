@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that is needed; both install what they lack and can be run
 # again at any time.
-.PHONY: help demo test check-deep check-threads check-memory build lint dependencies clean
+.PHONY: help demo test check-deep check-threads check-memory check-peers build lint dependencies clean
 
 help:
 	@echo "make demo    train a dictionary on a real model's activations, publish, serve, encode, swap"
@@ -14,6 +14,9 @@ help:
 	@echo "             run the server's tests under the thread sanitizer"
 	@echo "make check-memory"
 	@echo "             run every test under the address sanitizer"
+	@echo "make check-peers"
+	@echo "             have SAELens and sparsify load what granule exports, and compute the same"
+	@echo "             (GRANULE_PYTHON=PATH of a Python that has them; else they are installed)"
 	@echo "make build   build .build/release/granule"
 	@echo "make lint    check the sources' format and the generated protobuf code"
 	@echo "make clean   remove what was built"
@@ -42,6 +45,9 @@ check-threads: dependencies
 
 check-memory: dependencies
 	scripts/check-memory
+
+check-peers: build
+	scripts/check-peers
 
 lint: dependencies
 	swift format lint --strict --recursive Package.swift Sources serve training Tests

@@ -32,6 +32,7 @@ let package = Package(
     .systemLibrary(
       name: "CMicroHTTPD", pkgConfig: "libmicrohttpd",
       providers: [.apt(["libmicrohttpd-dev"])]),
+    .systemLibrary(name: "CLibZip", pkgConfig: "libzip", providers: [.apt(["libzip-dev"])]),
     // glibc's allocator, beyond what Swift's own module of glibc has.
     .systemLibrary(name: "CMalloc"),
 
@@ -57,6 +58,10 @@ let package = Package(
     .target(name: "Tensors", dependencies: ["CKernels", "StrictJSON"], swiftSettings: strict),
     .target(
       name: "SparseAutoencoder", dependencies: ["Tensors", "CKernels", "StrictJSON"],
+      swiftSettings: strict),
+    .target(
+      name: "Interchange",
+      dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CLibZip"],
       swiftSettings: strict),
     .target(
       name: "ModelRepository",
@@ -93,8 +98,9 @@ let package = Package(
     .executableTarget(
       name: "granule",
       dependencies: [
-        "Serve", "Training", "Client", "LanguageModel", "ModelRepository", "SparseAutoencoder",
-        "Tensors", "CKernels", "COpenBLAS", "StrictJSON", "Wire", "EventLoop", argumentParser,
+        "Serve", "Training", "Client", "Interchange", "LanguageModel", "ModelRepository",
+        "SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS", "StrictJSON", "Wire", "EventLoop",
+        argumentParser,
         logging,
       ],
       swiftSettings: strict),
@@ -109,6 +115,10 @@ let package = Package(
       name: "SparseAutoencoderTests",
       dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CKernels", "TestSupport"],
       swiftSettings: strict),
+    .testTarget(
+      name: "InterchangeTests",
+      dependencies: ["Interchange", "SparseAutoencoder", "Tensors", "StrictJSON", "TestSupport"],
+      exclude: ["Fixtures"], swiftSettings: strict),
     .testTarget(
       name: "ModelRepositoryTests",
       dependencies: ["ModelRepository", "SparseAutoencoder", "Tensors", "TestSupport"],
@@ -128,7 +138,7 @@ let package = Package(
       name: "CommandLineTests",
       dependencies: [
         "granule", "Client", "EventLoop", "ModelRepository", "SparseAutoencoder", "StrictJSON",
-        "TestSupport", "Wire",
+        "Tensors", "TestSupport", "Wire",
       ],
       swiftSettings: strict),
     .target(
@@ -139,8 +149,8 @@ let package = Package(
     .target(
       name: "FuzzTargets",
       dependencies: [
-        "LanguageModel", "ModelRepository", "SparseAutoencoder", "StrictJSON", "Tensors",
-        "TestSupport", "Training", "Wire",
+        "Interchange", "LanguageModel", "ModelRepository", "SparseAutoencoder", "StrictJSON",
+        "Tensors", "TestSupport", "Training", "Wire",
       ],
       path: "Tests/FuzzTargets", swiftSettings: strict),
     .testTarget(

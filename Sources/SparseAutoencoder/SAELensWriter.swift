@@ -10,11 +10,13 @@ extension SparseAutoencoder {
   /// SAELens's standard, topk and jumprelu stand for the rules relu, topk and threshold; what it
   /// has no place for is under `metadata.granule`, which it keeps.
   ///
-  /// - Throws: `TensorFileError` with the system's reason; files written before it stay.
-  public func write(to folder: String) throws(TensorFileError) {
+  /// - Throws: `TensorFileError` with the system's reason, or where `progress` ends it; files
+  ///   written before it stay.
+  public func write(
+    to folder: String, progress: TransferProgress? = nil
+  ) throws(TensorFileError) {
     var weights: [SafetensorsWriter.Entry] = [
-      .init(
-        "W_enc", [dModel, latents], transposed(encoderWeights, rows: latents, columns: dModel)),
+      .init("W_enc", [dModel, latents], transposing: encoderWeights),
       .init("b_enc", [latents], encoderBias),
       .init("W_dec", [latents, dModel], decoderWeights),
       .init("b_dec", [dModel], decoderBias),
@@ -23,7 +25,8 @@ extension SparseAutoencoder {
       weights.append(.init("threshold", [latents], FloatStorage(thresholds)))
     }
     try SafetensorsWriter.write(
-      weights, metadata: ["format": "pt"], to: "\(folder)/\(DictionaryFiles.weightsName)")
+      weights, metadata: ["format": "pt"], to: "\(folder)/\(DictionaryFiles.weightsName)",
+      progress: progress)
 
     let order = latentOrder?.map { Int64($0) }
     var companion: [SafetensorsWriter.Entry] = []
@@ -51,24 +54,14 @@ extension SparseAutoencoder {
 
   /// Writes the dictionary as `write(to:)` to a folder that is not there yet, whole or not at all.
   ///
-  /// - Throws: `TensorFileError` where there is something at `folder`, else with the system's reason.
-  public func write(newFolder folder: String) throws(TensorFileError) {
-    try Folder.requireFree(folder)
-    let path = Folder.absolute(folder)
-    let parent = path.split(separator: "/").dropLast().reduce("") { $0 + "/" + $1 }
-    let temporary = "\(parent)/.\(path.split(separator: "/").last ?? "").\(getpid())"
-    try Folder.make(temporary)
-    do throws(TensorFileError) {
-      try write(to: temporary)
-      guard rename(temporary, path) == 0 else {
-        throw TensorFileError(file: folder, fault: String(cString: strerror(errno)))
-      }
-    } catch {
-      for name in DictionaryFiles.names { unlink("\(temporary)/\(name)") }
-      rmdir(temporary)
-      throw error
+  /// - Throws: `TensorFileError` where there is something at `folder`, else with the system's
+  ///   reason, or where `progress` ends it.
+  public func write(
+    newFolder folder: String, progress: TransferProgress? = nil
+  ) throws(TensorFileError) {
+    try Folder.create(folder) { (temporary) throws(TensorFileError) in
+      try write(to: temporary, progress: progress)
     }
-    try DurableFile.flushFolder(parent)
   }
 
   /// SAELens reads a config without a version as older than 6.0, by other rules.

@@ -10,27 +10,43 @@ public enum DurableFile {
   public static func write(
     _ chunks: [UnsafeRawBufferPointer], to path: String
   ) throws(TensorFileError) {
+    try write(to: path) { (writeChunk) throws(TensorFileError) in
+      for chunk in chunks { try writeChunk(chunk) }
+    }
+  }
+
+  /// Writes the chunks that `body` hands on, one after the other, as `write(_:to:)`.
+  ///
+  /// - Throws: `TensorFileError` with the system's reason, or what `body` throws.
+  static func write(
+    to path: String,
+    _ body: (
+      _ writeChunk: (UnsafeRawBufferPointer) throws(TensorFileError) -> Void
+    ) throws(TensorFileError) -> Void
+  ) throws(TensorFileError) {
     try requireReplaceable(path)
     let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
     guard descriptor >= 0 else { throw systemError(path, "cannot be created") }
-    var failure: TensorFileError?
-    outer: for chunk in chunks {
-      var done = 0
-      while done < chunk.count {
-        let wrote = Glibc.write(descriptor, chunk.baseAddress! + done, chunk.count - done)
-        if wrote < 0 && errno == EINTR { continue }
-        guard wrote > 0 else {
-          failure = systemError(path, "cannot be written")
-          break outer
+    do throws(TensorFileError) {
+      do throws(TensorFileError) {
+        try body { (chunk) throws(TensorFileError) in
+          var done = 0
+          while done < chunk.count {
+            let wrote = Glibc.write(descriptor, chunk.baseAddress! + done, chunk.count - done)
+            if wrote < 0 && errno == EINTR { continue }
+            guard wrote > 0 else { throw systemError(path, "cannot be written") }
+            done += wrote
+          }
         }
-        done += wrote
+        guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be flushed") }
+      } catch {
+        close(descriptor)
+        throw error
       }
-    }
-    if failure == nil, fsync(descriptor) != 0 { failure = systemError(path, "cannot be flushed") }
-    if close(descriptor) != 0, failure == nil { failure = systemError(path, "cannot be closed") }
-    if let failure {
+      guard close(descriptor) == 0 else { throw systemError(path, "cannot be closed") }
+    } catch {
       unlink(path)
-      throw failure
+      throw error
     }
   }
 

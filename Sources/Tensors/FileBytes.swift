@@ -41,6 +41,16 @@ public final class FileBytes: Sendable {
       path: path, bytes: UnsafeRawBufferPointer(start: start, count: count), isMapped: true)
   }
 
+  /// Gives back the memory of a part that was read and is not soon read again, where the file is
+  /// mapped; its bytes can still be read.
+  func forget(_ range: Range<Int>) {
+    guard isMapped, let start = bytes.baseAddress else { return }
+    let page = sysconf(Int32(_SC_PAGESIZE))
+    let first = range.lowerBound / page * page
+    madvise(
+      UnsafeMutableRawPointer(mutating: start + first), range.upperBound - first, MADV_DONTNEED)
+  }
+
   /// Reads a whole file into memory of our own, which nobody else can change.
   ///
   /// - Throws: `TensorFileError` where the file cannot be read, is longer than `byteCountMax`, or

@@ -30,6 +30,32 @@ public enum Folder {
     guard isFolder(path) else { throw TensorFileError(file: path, fault: "is not a folder") }
   }
 
+  /// Makes a folder that is not there yet, with the files that `fill` writes, whole or not at all:
+  /// it is filled under another name beside, and renamed.
+  ///
+  /// - Parameter fill: writes files, no folders, into the folder that it is given.
+  /// - Throws: `TensorFileError` where there is something at `path`, else with the system's reason,
+  ///   or what `fill` throws.
+  public static func create(
+    _ path: String, _ fill: (_ temporary: String) throws(TensorFileError) -> Void
+  ) throws(TensorFileError) {
+    try requireFree(path)
+    let target = absolute(path)
+    let components = target.split(separator: "/")
+    let parent = components.dropLast().reduce("") { $0 + "/" + $1 }
+    let temporary = "\(parent)/.\(components.last ?? "").\(getpid())"
+    try make(temporary)
+    do throws(TensorFileError) {
+      try fill(temporary)
+      guard rename(temporary, target) == 0 else { throw systemError(path) }
+    } catch {
+      for name in (try? entries(of: temporary)) ?? [] { unlink("\(temporary)/\(name)") }
+      rmdir(temporary)
+      throw error
+    }
+    try DurableFile.flushFolder(parent)
+  }
+
   /// Makes sure that there is nothing at `path`, before what is long work is done for it.
   ///
   /// - Throws: `TensorFileError` where there is something.

@@ -7,8 +7,15 @@ public enum SafetensorsWriter {
     let name: String
     let type: ElementType
     let shape: [Int]
-    let bytes: UnsafeRawBufferPointer
-    private let owner: FloatStorage?
+    fileprivate let content: Content
+    var byteCount: Int { shape.reduce(type.byteCount, *) }
+
+    fileprivate enum Content {
+      case bytes(UnsafeRawBufferPointer)
+      case values(FloatStorage)
+      /// Of a row-major matrix, [shape[1], shape[0]].
+      case transposed(FloatStorage)
+    }
 
     /// An entry whose bytes the caller keeps alive until it is written.
     ///
@@ -20,8 +27,7 @@ public enum SafetensorsWriter {
       self.name = name
       self.type = type
       self.shape = shape
-      self.bytes = bytes
-      owner = nil
+      content = .bytes(bytes)
     }
 
     /// A float32 tensor, which the entry keeps alive.
@@ -30,17 +36,29 @@ public enum SafetensorsWriter {
       self.name = name
       type = .float32
       self.shape = shape
-      bytes = UnsafeRawBufferPointer(values.values)
-      owner = values
+      content = .values(values)
+    }
+
+    /// The transpose of a float32 matrix, which the entry keeps alive; it is made piece by piece as
+    /// it is written.
+    ///
+    /// - Parameter shape: that of the transpose; `matrix` is row-major, [shape[1], shape[0]].
+    public init(_ name: String, _ shape: [Int], transposing matrix: FloatStorage) {
+      precondition(shape.count == 2 && matrix.count == shape.reduce(1, *), "\(name) \(shape)")
+      self.name = name
+      type = .float32
+      self.shape = shape
+      content = .transposed(matrix)
     }
   }
 
   /// Writes `entries` to a new file at `path`, replacing any, and flushes it to the disk.
   ///
-  /// - Throws: `TensorFileError` with the system's reason (disk full, no permission); then no file
-  ///   is left.
+  /// - Throws: `TensorFileError` with the system's reason (disk full, no permission), or where
+  ///   `progress` ends it; then no file is left.
   public static func write(
-    _ entries: [Entry], metadata: [String: String] = [:], to path: String
+    _ entries: [Entry], metadata: [String: String] = [:], to path: String,
+    progress: TransferProgress? = nil
   ) throws(TensorFileError) {
     var members: [JSONValue.Member] = []
     if !metadata.isEmpty {
@@ -54,7 +72,7 @@ public enum SafetensorsWriter {
     }.map(\.element)
     var offset = 0
     for entry in ordered {
-      let end = offset + entry.bytes.count
+      let end = offset + entry.byteCount
       members.append(
         .init(
           entry.name,
@@ -69,10 +87,40 @@ public enum SafetensorsWriter {
     while header.count % 8 != 0 { header.append(UInt8(ascii: " ")) }
     var prefix = withUnsafeBytes(of: UInt64(header.count).littleEndian) { Array($0) }
     prefix += header
-    let chunks = ordered.map(\.bytes)
-    defer { withExtendedLifetime(entries) {} }
-    try prefix.withBytes { (prefix) throws(TensorFileError) in
-      try DurableFile.write([prefix] + chunks, to: path)
+    try DurableFile.write(to: path) { (writeChunk) throws(TensorFileError) in
+      try prefix.withBytes(writeChunk)
+      for entry in ordered {
+        switch entry.content {
+        case .bytes(let bytes): try write(bytes)
+        case .values(let values): try write(UnsafeRawBufferPointer(values.values))
+        case .transposed(let matrix): try writeTransposed(matrix, shape: entry.shape)
+        }
+      }
+
+      func write(_ bytes: UnsafeRawBufferPointer) throws(TensorFileError) {
+        for start in stride(from: 0, to: bytes.count, by: pieceBytes) {
+          let end = min(start + pieceBytes, bytes.count)
+          try writeChunk(UnsafeRawBufferPointer(rebasing: bytes[start..<end]))
+          try progress?.advance(end - start, of: path)
+        }
+      }
+
+      func writeTransposed(_ matrix: FloatStorage, shape: [Int]) throws(TensorFileError) {
+        let (rows, columns) = (shape[0], shape[1])
+        guard matrix.count > 0 else { return }
+        let height = max(1, pieceBytes / (4 * columns))
+        let scratch = FloatStorage(uninitializedCount: min(height, rows) * columns)
+        for row in stride(from: 0, to: rows, by: height) {
+          let count = min(height, rows - row)
+          transpose(
+            matrix.pointer + row, rows: columns, rowStride: rows, columns: count,
+            into: scratch.pointer, rowStride: columns)
+          try writeChunk(UnsafeRawBufferPointer(start: scratch.pointer, count: 4 * count * columns))
+          try progress?.advance(4 * count * columns, of: path)
+        }
+      }
     }
   }
+
+  private static let pieceBytes = 8 << 20
 }

@@ -10,7 +10,7 @@ public struct Tensor: Sendable {
   public let name: String
   /// The file that keeps the bytes alive.
   public let file: FileBytes
-  private let byteRange: Range<Int>
+  let byteRange: Range<Int>
 
   /// A view of `byteRange` of `file`, whose length must be what shape and type say.
   init(name: String, type: ElementType, shape: [Int], file: FileBytes, byteRange: Range<Int>) {

@@ -12,7 +12,7 @@ struct OrderCommand: AsyncParsableCommand {
     commandName: "order",
     abstract: "Sort a dictionary's latents, so that its prefixes become good dictionaries.",
     discussion: """
-      Any dictionary that SAELens loads with architecture standard, topk or jumprelu. Latents are \
+      Any dictionary folder, such as `granule import` writes from other libraries' files. Latents are \
       sorted in descending order of what they give on the activations named: the mean of the squared \
       activation, E[z²], times the squared norm of the decoder's row, which is best at every \
       granularity, or the frequency of being active. Reconstructions at full size do not change. \

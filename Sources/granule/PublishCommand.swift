@@ -12,8 +12,8 @@ struct PublishCommand: AsyncParsableCommand {
     discussion: """
       The dictionary is checked, copied beside the versions there are, described by a manifest with \
       sizes and digests, and renamed into place: servers of the repository see it whole or not at \
-      all, and load it within a second or two. Any dictionary folder that SAELens loads can be \
-      published, if its architecture is standard, topk or jumprelu.
+      all, and load it within a second or two. Any dictionary folder of SAELens can be \
+      published, if `granule import` reads it; import what other libraries wrote.
 
       EXAMPLE
         granule publish runs/first --repository models --name smollm2-block10

@@ -16,7 +16,7 @@ public struct FuzzTarget: Sendable {
   /// All targets.
   public static let all: [FuzzTarget] = [
     .frames, .request, .response, .json, .safetensors, .npy, .activations, .dictionary,
-    .repository, .run, .harvest, .gguf, .huggingFace,
+    .repository, .run, .harvest, .gguf, .huggingFace, .npz, .torch, .pickle, .sparsify,
   ]
 }
 

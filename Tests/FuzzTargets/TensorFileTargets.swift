@@ -6,7 +6,11 @@ internal import Training
 extension FuzzTarget {
   /// safetensors; its tensors fill the file's data, each element can be used.
   static let safetensors = FuzzTarget(
-    name: "safetensors", seeds: safetensorsSeeds,
+    name: "safetensors",
+    seeds: {
+      try safetensorsSeeds()
+        + fixtures(withSuffix: "sae_weights.safetensors").filter { $0.count < 1024 }
+    },
     run: { bytes in
       let file: SafetensorsFile
       do throws(TensorFileError) {
