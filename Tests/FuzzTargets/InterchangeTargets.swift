@@ -93,7 +93,8 @@ extension FuzzTarget {
     .deletingLastPathComponent().appendingPathComponent("InterchangeTests/Fixtures").path
 
   private static func file(_ path: String) throws -> [UInt8] {
-    try Array(Data(contentsOf: URL(fileURLWithPath: path)))
+    let file = try FileBytes.read(path)
+    return Array(file.bytes)
   }
 
   /// The fixtures of the tests, malformed ones included.
