@@ -33,10 +33,7 @@ struct ImportCommand: AsyncParsableCommand {
   var path: String
   @Option(help: "The folder for the dictionary; it must not be there yet.")
   var out: String
-  @Option(
-    help: ArgumentHelp(
-      "What wrote it, where that is not recognised.",
-      valueName: DictionaryFormat.allCases.map(\.rawValue).joined(separator: "|")))
+  @Option(help: "What wrote it, where that is not recognised.")
   var format: DictionaryFormat?
   @Option(
     help: """
