@@ -58,11 +58,14 @@ struct DistillTests {
     let (code, text, _) = try CommandProcess.run("inspect", path("out/core"))
     #expect(code == 0 && text.contains("attribution") && text.contains("after 3 cycles"))
 
-    for (name, k, latents) in [("sparser", 4, 60), ("smaller", 6, 40)] {
+    // The core's own folder, the distillation's, and a run that began with it, all name the core.
+    for (name, k, latents, source) in [
+      ("sparser", 4, 60, "out/core"), ("smaller", 6, 40, "out"), ("again", 6, 60, "sparser"),
+    ] {
       _ = try json([
         "train", "--activations", path("activations/layer-1"), "--latents", "\(latents)",
         "--granularities", "8,\(latents)", "--k", "\(k)", "--tokens", "3000", "--batch", "100",
-        "--core", path("out/core"), "--out", path(name), "--json",
+        "--core", path(source), "--out", path(name), "--json",
       ])
       let shown = try json(["inspect", path(name), "--json"])
       #expect(
@@ -75,7 +78,7 @@ struct DistillTests {
     _ = try json([
       "publish", path("out/core"), "--repository", path("models"), "--name", "m", "--json",
     ])
-    let published = try json(["inspect", path("models/m/3"), "--json"])
+    let published = try json(["inspect", path("models/m/4"), "--json"])
     #expect(published["core"] == inspected["core"])
 
     let overlap = try json([

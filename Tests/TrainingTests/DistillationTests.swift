@@ -128,7 +128,7 @@ struct DistillationTests {
     var distillation = try Distillation(configuration(), folder: path("part"))
     while stops < 100 {
       // At other places each time, of both kinds of work.
-      let limit = [40, 7, 41, 30, 13, 1][stops % 6]
+      let limit = [40, 7, 25, 13, 20, 1][stops % 6]
       calls = 0
       let outcome = try distillation.run(shouldStop: {
         calls += 1

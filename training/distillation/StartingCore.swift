@@ -1,3 +1,4 @@
+internal import Glibc
 internal import SparseAutoencoder
 internal import Tensors
 
@@ -11,12 +12,16 @@ struct StartingCore {
 
   var latents: Int { dictionary.latents }
 
-  /// Reads the core of a dictionary folder: that of a distillation, or of a dictionary trained with
-  /// one.
+  /// Reads the core of a dictionary folder, of a run's dictionary, or of a distillation.
   ///
   /// - Throws: `TrainingError` where the dictionary has no core; `TensorFileError` where it cannot be
   ///   read.
-  init(folder: String) throws {
+  init(folder path: String) throws {
+    let folders = [
+      path, "\(path)/\(Trainer.dictionaryFolderName)", "\(path)/\(Distillation.coreFolderName)",
+    ]
+    let folder =
+      folders.first { access("\($0)/\(DictionaryFiles.configName)", F_OK) == 0 } ?? path
     let whole = try SparseAutoencoder(folder: folder)
     guard let latents = whole.core?.latents else {
       throw TrainingError(
