@@ -303,6 +303,28 @@ struct CoreRuleTests {
     for text in ["", "votes", "votes:", "votes:0", "votes:-1", "last:1", "first", "votes:1:2"] {
       #expect(CoreRule(text) == nil)
     }
+    #expect(CoreRule.standard(cycles: 7) == .votes(4))
     #expect(CoreRule.standard(cycles: 5) == .votes(3) && CoreRule.standard(cycles: 6) == .votes(3))
+  }
+
+  @Test("keeps what enough cycles selected, the most often selected first, then by attribution")
+  func features() {
+    // By feature: its attribution when it was selected, cycle by cycle.
+    let selected: [[Int: Double]] = [
+      [0: 5, 1: 4, 2: 3], [0: 1, 2: 6, 3: 2], [2: 1, 3: 7, 4: 9], [0: 2, 2: 4, 3: 3],
+    ]
+    let cycles = selected.map { cycle in
+      cycle.sorted { $0.value > $1.value }.map {
+        DistillationCycle.Feature(id: $0.key, latent: $0.key, attribution: $0.value, frequency: 1)
+      }
+    }
+    #expect(CoreRule.last.features(cycles) == [2, 3, 0])
+    #expect(CoreRule.votes(1).features(cycles) == [2, 3, 0, 4, 1])
+    #expect(CoreRule.votes(3).features(cycles) == [2, 3, 0])
+    #expect(CoreRule.votes(4).features(cycles) == [2])
+    #expect(CoreRule.intersection(1).features(cycles) == [2, 3, 0])
+    #expect(CoreRule.intersection(2).features(cycles) == [2, 3])
+    #expect(CoreRule.intersection(4).features(cycles) == [2])
+    #expect(CoreRule.votes(4).features(Array(cycles.dropLast())).isEmpty)
   }
 }

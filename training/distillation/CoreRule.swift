@@ -50,7 +50,7 @@ public enum CoreRule: Sendable, Equatable {
   /// the higher attribution.
   ///
   /// - Parameter cycles: what each cycle selected, in order.
-  func features(_ cycles: [[DistillationCycle.Feature]]) -> [Int] {
+  package func features(_ cycles: [[DistillationCycle.Feature]]) -> [Int] {
     var votes: [Int: Int] = [:]
     var attributions: [Int: Double] = [:]
     for feature in cycles.joined() {

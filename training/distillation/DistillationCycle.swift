@@ -18,6 +18,14 @@ public struct DistillationCycle: Sendable, Equatable {
     public var attribution: Double
     /// The share of tokens for which it was active.
     public var frequency: Double
+
+    /// A latent that was selected.
+    public init(id: Int, latent: Int, attribution: Double, frequency: Double) {
+      self.id = id
+      self.latent = latent
+      self.attribution = attribution
+      self.frequency = frequency
+    }
   }
 
   /// A granularity of the cycle's dictionary, measured on held-out activations.
