@@ -43,12 +43,14 @@ package struct AdamOptimizer {
   /// The norm that clipping needs is known beforehand from sums that the gradient's kernels make in
   /// passing, so that a latent's rows are read and written once.
   ///
-  /// - Parameter afterPanel: called for each panel of latents, on the thread that has just changed
-  ///   its weights.
+  /// - Parameters:
+  ///   - frozenEncoders: the encoder rows of so many first latents stay as they are.
+  ///   - afterPanel: called for each panel of latents, on the thread that has just changed its
+  ///     weights.
   /// - Returns: the gradient's norm before it was scaled, without what is along decoder rows.
   package mutating func step(
     _ weights: DictionaryWeights, gradient: BatchGradient, _ step: Step,
-    afterPanel: (_ thread: Int, _ panel: Int) -> Void = { _, _ in }
+    frozenEncoders: Int = 0, afterPanel: (_ thread: Int, _ panel: Int) -> Void = { _, _ in }
   ) -> Double {
     let (dModel, latents) = (weights.dModel, weights.latents)
     let norm = gradient.squaredNorm.squareRoot()
@@ -73,10 +75,12 @@ package struct AdamOptimizer {
         for latent in start..<end {
           let row = latent * dModel
           let hasGradient = gradient.isZero[latent] == 0
-          granule_adam(
-            weights.encoder.pointer + row, first.encoder.pointer + row,
-            second.encoder.pointer + row, hasGradient ? gradients.encoder.pointer + row : nil,
-            dModel, &constants)
+          if latent >= frozenEncoders {
+            granule_adam(
+              weights.encoder.pointer + row, first.encoder.pointer + row,
+              second.encoder.pointer + row, hasGradient ? gradients.encoder.pointer + row : nil,
+              dModel, &constants)
+          }
           granule_adam_unit_row(
             weights.decoder.pointer + row, first.decoder.pointer + row,
             second.decoder.pointer + row, hasGradient ? gradients.decoder.pointer + row : nil,

@@ -45,6 +45,11 @@ package struct DictionaryWeights {
     decoderBias.pointer.update(from: mean, count: dModel)
   }
 
+  /// Encoder rows of the first latents, as another dictionary has them: [some latents, d_model].
+  func adoptEncoders(_ rows: FloatStorage) {
+    encoder.pointer.update(from: rows.pointer, count: rows.count)
+  }
+
   /// What the dictionary of these weights is made of, sharing their memory.
   func parts(_ rule: SelectionRule) -> SparseAutoencoder.Parts {
     SparseAutoencoder.Parts(

@@ -6,7 +6,7 @@ internal import Tensors
 struct HarvestManifest {
   static let fileName = "manifest.json"
   /// The longest manifest that is read, in bytes.
-  private static let bytesMax = 256 << 20
+  static let bytesMax = 256 << 20
   /// Tokens of a shard: beyond any, and small enough that the sum of all fits 63 bits.
   private static let shardTokensMax = 1 << 32
 

@@ -28,8 +28,12 @@ package final class NestedStep {
     package var total = 0.0
     /// Mean number of active latents a token.
     package var l0 = 0.0
-    /// The least value that BatchTopK kept; nil for other objectives.
+    /// The least value that BatchTopK kept, beside a core's; nil for other objectives.
     package var leastKept: Double?
+    /// Mean number of active latents of the core a token.
+    package var coreL0 = 0.0
+    /// Whether the core alone has so many that the others were given a quarter of k.
+    package var isFloored = false
   }
 
   /// Seconds that the parts of the last step took.
@@ -60,6 +64,7 @@ package final class NestedStep {
   private let activationDeviation: [Float]?
   private let pool = EncoderPool()
   private let screeningHistory = ScreeningHistory()
+  private let coreScreeningHistory = ScreeningHistory()
   private var prepared: PreparedEncoder?
   private var stepsSinceBalance = 0
   /// What pre-activations must exceed to matter to thresholds or codes: [latents]
@@ -155,7 +160,9 @@ package final class NestedStep {
       + objective.sparsityCoefficient * losses.penalty
     seconds.timing(\.gradients) {
       entries.fill(entryCodes(codes, latentIndices: nil))
-      accumulate(tokens: tokens, auxiliary: usesAuxiliary ? auxiliaryEntries : nil)
+      accumulate(
+        tokens: tokens, auxiliary: usesAuxiliary ? auxiliaryEntries : nil,
+        frozenEncoders: objective.frozenEncoders)
     }
     return losses
   }
@@ -171,7 +178,9 @@ package final class NestedStep {
     let packing = prepared
     let packSeconds = FloatStorage(count: 16 * Parallel.threads)
     let norm = seconds.timing(\.adam) {
-      let norm = optimizer.step(weights, gradient: gradient, step) { thread, panel in
+      let norm = optimizer.step(
+        weights, gradient: gradient, step, frozenEncoders: objective.frozenEncoders
+      ) { thread, panel in
         lowerThresholds(panel: panel, objective)
         guard let packing else { return }
         let clock = ContinuousClock()
@@ -251,14 +260,34 @@ package final class NestedStep {
       return try pool.encode(
         dictionary, activations, tokens: tokens, granularity: latents, k: objective.k)
     case .batchtopk:
+      let core = try encodeCore(activations, tokens: tokens, objective)
+      let budget = objective.budget(tokens: tokens, coreActive: core?.indices.count ?? 0)
       let (codes, threshold) = try pool.encodeBatchTopK(
-        dictionary, activations, tokens: tokens, granularity: latents, k: objective.k)
-      // Where fewer than k · tokens are positive, all of them are kept.
+        dictionary, activations, tokens: tokens, granularity: latents, k: objective.k,
+        count: budget.values, exempt: objective.coreLatents)
+      // Where fewer than the budget are positive, all of them are kept.
       losses.leastKept = Double(threshold > 0 ? threshold : codes.values.min() ?? 0)
-      return codes
+      guard let core else { return codes }
+      losses.coreL0 = core.l0
+      losses.isFloored = budget.isFloored
+      return core.appendingLatents(of: codes)
     case .jumprelu, .relu:
       return try pool.encode(dictionary, activations, tokens: tokens, granularity: latents)
     }
+  }
+
+  /// All positive latents of the core, nil where there is none.
+  private func encodeCore(
+    _ activations: UnsafeBufferPointer<Float>, tokens: Int, _ objective: StepObjective
+  ) throws(EncodingError) -> SparseCodes? {
+    guard objective.coreLatents > 0 else { return nil }
+    var parts = weights.parts(.relu)
+    parts.activationDeviation = activationDeviation
+    // Far more of a core are active than of the whole: what is known of one misleads about the other.
+    parts.screeningHistory = coreScreeningHistory
+    parts.preparedEncoder = prepared
+    return try pool.encode(
+      SparseAutoencoder(parts), activations, tokens: tokens, granularity: objective.coreLatents)
   }
 
   /// Fills `values` with z; returns how many are active.
@@ -512,7 +541,7 @@ package final class NestedStep {
 
   // MARK: Gradients
 
-  private func accumulate(tokens: Int, auxiliary: LatentEntries?) {
+  private func accumulate(tokens: Int, auxiliary: LatentEntries?, frozenEncoders: Int) {
     let latents = latents
     let strips = Self.strips(dModel)
     let slab = slab(tokens)
@@ -542,7 +571,8 @@ package final class NestedStep {
       gradient.isZero[latent] = isActive ? 0 : 1
     }
     sumDecoderBias(tokens: tokens)
-    gradient.squaredNorm = squaredNorm()
+    gradient.weights.encoder.pointer.update(repeating: 0, count: frozenEncoders * dModel)
+    gradient.squaredNorm = squaredNorm(frozenEncoders: frozenEncoders)
   }
 
   /// Sums over each latent's entries that need no rows.
@@ -608,12 +638,18 @@ package final class NestedStep {
     }
   }
 
-  private func squaredNorm() -> Double {
+  private func squaredNorm(frozenEncoders: Int) -> Double {
     let strips = Self.strips(dModel)
     var total = 0.0
     for latent in 0..<latents where gradient.isZero[latent] == 0 {
       var rows = 0.0
-      for strip in 0..<strips { rows += Double(squaredNorms.pointer[strip * latents + latent]) }
+      if latent < frozenEncoders {
+        // The strips' sums have the encoder's row in them, which is not followed.
+        let row = gradient.weights.decoder.pointer + latent * dModel
+        rows = Double(granule_dot(row, row, dModel))
+      } else {
+        for strip in 0..<strips { rows += Double(squaredNorms.pointer[strip * latents + latent]) }
+      }
       let along = Double(gradient.alongDecoder.pointer[latent])
       let bias = Double(gradient.weights.encoderBias.pointer[latent])
       let threshold = Double(gradient.weights.thresholds?.pointer[latent] ?? 0)

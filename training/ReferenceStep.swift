@@ -90,7 +90,9 @@ package struct ReferenceStep {
     func sendToEncoder(_ toPreActivation: Double, _ j: Int, _ x: [Double]) {
       gradient.encoderBias[j] += toPreActivation
       for i in 0..<dModel {
-        gradient.encoder[j * dModel + i] += toPreActivation * (x[i] - weights.decoderBias[i])
+        if j >= objective.frozenEncoders {
+          gradient.encoder[j * dModel + i] += toPreActivation * (x[i] - weights.decoderBias[i])
+        }
         gradient.decoderBias[i] -= toPreActivation * weights.encoder[j * dModel + i]
       }
     }
@@ -177,9 +179,14 @@ package struct ReferenceStep {
           .filter { h[$0] > 0 }.sorted()
       }
     case .batchtopk:
-      let all = pre.flatMap(\.self).sorted(by: >).prefix(objective.k * pre.count)
-      let least = all.last { $0 > 0 } ?? 0
-      return pre.map { h in h.indices.filter { h[$0] > 0 && h[$0] >= least } }
+      let core = objective.coreLatents
+      let coreActive = pre.reduce(0) { $0 + $1[..<core].count { $0 > 0 } }
+      let budget = objective.budget(tokens: pre.count, coreActive: coreActive).values
+      let others = pre.flatMap { $0[core...] }.sorted(by: >).prefix(budget)
+      let least = others.last { $0 > 0 } ?? 0
+      return pre.map { h in
+        h.indices.filter { h[$0] > 0 && ($0 < core || h[$0] >= least) }
+      }
     case .jumprelu:
       return pre.map { h in h.indices.filter { h[$0] > max(weights.thresholds[$0], 0) } }
     case .relu: return pre.map { h in h.indices.filter { h[$0] > 0 } }

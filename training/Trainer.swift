@@ -22,6 +22,10 @@ public final class Trainer {
     public var heldOutFVU: Double?
     /// Mean number of active latents a token of the batch.
     public var l0: Double
+    /// Mean number of active latents of the core a token of the batch; 0 without one.
+    public var coreL0: Double
+    /// Whether the core alone has so many that the others were given a quarter of k.
+    public var isFloored: Bool
     /// Latents that have not been active for `deadAfterTokens` tokens.
     public var deadLatents: Int
     /// Tokens a second, over the last seconds.
@@ -47,6 +51,9 @@ public final class Trainer {
   public let training: ActivationDataset
   /// The activations kept from training, nil where none are.
   public let heldOut: ActivationDataset?
+  /// In how many of the steps of this process the core alone had so many active latents that the others
+  /// were given a quarter of k, so that there were more than k in all.
+  public private(set) var flooredSteps = 0
   /// Why the newest checkpoint could not be read, where an older one was taken up instead.
   public let damagedCheckpoint: String?
   private let run: String
@@ -54,6 +61,7 @@ public final class Trainer {
   private var lock: RunLock?
   private var state: Checkpoint
   private var heldOutFVU: Double?
+  private let core: StartingCore?
 
   /// Begins a run in a new folder.
   ///
@@ -65,15 +73,38 @@ public final class Trainer {
       throw TrainingError(
         "\(run) holds a run already: continue it with --resume, or choose another --out")
     }
-    let configuration = try Self.resolved(configuration)
-    (training, heldOut) = try Self.split(configuration)
-    state = try Self.initialState(configuration, training: training, heldOut: heldOut)
+    var resolved = try Self.resolved(configuration)
+    (training, heldOut) = try Self.split(resolved)
+    core = try Self.readCore(&resolved, dModel: training.dModel)
+    let configuration = resolved
+    state = try Self.initialState(
+      configuration, training: training, heldOut: heldOut, core: core)
     self.configuration = configuration
     self.run = run
     damagedCheckpoint = nil
     try Folder.make(run)
     lock = try RunLock(run)
+    if let core {
+      // A copy: the run goes on also where the folder it came from is gone.
+      let copy = "\(run)/\(StartingCore.folderName)"
+      try Folder.make(copy)
+      try core.dictionary.write(to: copy)
+    }
     try configuration.write(to: run)
+  }
+
+  /// The core that a configuration names, checked, and its size set.
+  private static func readCore(
+    _ configuration: inout TrainingConfiguration, dModel: Int
+  ) throws -> StartingCore? {
+    guard !configuration.core.isEmpty else { return nil }
+    configuration.core = Folder.absolute(configuration.core)
+    let core = try StartingCore(folder: configuration.core)
+    try core.check(
+      dModel: dModel, languageModel: configuration.languageModel, hook: configuration.hook)
+    configuration.coreLatents = core.latents
+    try configuration.validate()
+    return core
   }
 
   /// Takes up a run where its last checkpoint left it; without one, from the start.
@@ -85,6 +116,15 @@ public final class Trainer {
     self.run = run
     lock = try RunLock(run)
     (training, heldOut) = try Self.split(configuration)
+    core =
+      configuration.core.isEmpty
+      ? nil : try StartingCore(folder: "\(run)/\(StartingCore.folderName)")
+    let coreDModel = core?.dictionary.dModel ?? training.dModel
+    guard core?.latents ?? 0 == configuration.coreLatents, coreDModel == training.dModel else {
+      throw TrainingError(
+        "\(run)/\(StartingCore.folderName): is not the core of the run's configuration, of "
+          + "\(configuration.coreLatents) latents and d_model \(training.dModel)")
+    }
     var damaged: String?
     let checkpoint = try Checkpoint.latest(
       run: run, latents: configuration.latents, dModel: training.dModel,
@@ -93,12 +133,12 @@ public final class Trainer {
     damagedCheckpoint = damaged
     state =
       try checkpoint
-      ?? Self.initialState(configuration, training: training, heldOut: heldOut)
+      ?? Self.initialState(configuration, training: training, heldOut: heldOut, core: core)
   }
 
   private static func initialState(
     _ configuration: TrainingConfiguration, training: ActivationDataset,
-    heldOut: ActivationDataset?
+    heldOut: ActivationDataset?, core: StartingCore?
   ) throws(TrainingError) -> Checkpoint {
     let (latents, dModel) = (configuration.latents, training.dModel)
     // Weights, two moments and the gradient, of encoder and decoder.
@@ -118,6 +158,7 @@ public final class Trainer {
     weights.initialize(
       decoderBias: statistics.mean.map { Float(Double($0) * statistics.scale) },
       seed: configuration.seed)
+    if let core { weights.adoptEncoders(core.dictionary.encoderWeights) }
     if let thresholds = weights.thresholds {
       thresholds.pointer.update(
         repeating: Float(configuration.initialThreshold), count: latents)
@@ -194,6 +235,7 @@ public final class Trainer {
           losses, objective, dead: dead.count, learningRate: learningRate,
           gradientNorm: gradientNorm,
           tokensPerSecond: rate, secondsWaited: batch.secondsWaited))
+      if losses.isFloored { flooredSteps += 1 }
       let isCheckpoint = state.step % configuration.checkpointEverySteps == 0
       // Not of a state that may have to be given up.
       if isCheckpoint && !divergence.isSuspect || state.step == configuration.steps {
@@ -205,7 +247,7 @@ public final class Trainer {
         Progress(
           step: state.step, steps: configuration.steps, tokens: tokens, loss: losses.total,
           fvu: losses.fvu.last ?? 0, heldOutFVU: heldOutFVU, l0: losses.l0,
-          deadLatents: dead.count,
+          coreL0: losses.coreL0, isFloored: losses.isFloored, deadLatents: dead.count,
           tokensPerSecond: rate,
           secondsLeft: Double(configuration.steps * configuration.batchTokens - tokens) / rate))
       if shouldStop(), state.step < configuration.steps {
@@ -230,6 +272,7 @@ public final class Trainer {
       decoderWeights: FloatStorage(weights.decoder.values),
       decoderBias: FloatStorage(weights.decoderBias.values.map { $0 / scale }),
       selectionRule: selectionRule)
+    parts.core = core?.distilled
     parts.activationMean = state.statistics.mean
     parts.activationDeviation = state.statistics.deviation
     parts.provenance.languageModel = configuration.languageModel
@@ -240,14 +283,15 @@ public final class Trainer {
   }
 
   /// How the dictionary is served, on raw activations. BatchTopK's is a threshold that is the running
-  /// mean (0.99) of the least value kept (Bussmann et al.).
+  /// mean (0.99) of the least value kept (Bussmann et al.), and 0 for a core, which is exempt.
   private var selectionRule: SelectionRule {
     let scale = Float(state.statistics.scale)
     switch configuration.objective {
     case .topk: return .topk(k: configuration.k)
     case .batchtopk:
       let threshold = Float(state.servingThreshold ?? 0) / scale
-      return .threshold([Float](repeating: threshold, count: configuration.latents))
+      return .threshold(
+        (0..<configuration.latents).map { $0 < configuration.coreLatents ? 0 : threshold })
     case .jumprelu: return .threshold((state.weights.thresholds?.array ?? []).map { $0 / scale })
     case .relu: return .relu
     }
@@ -255,7 +299,7 @@ public final class Trainer {
 
   private func export() throws -> SparseAutoencoder {
     let dictionary = try Evaluation.calibrated(
-      rawDictionary(), granularities: configuration.granularities, on: heldOut ?? training)
+      rawDictionary(), granularities: configuration.listedGranularities, on: heldOut ?? training)
     // Written aside and renamed, so that the folder is whole whenever it is there.
     let folder = "\(run)/\(Self.dictionaryFolderName)"
     let temporary = "\(run)/.\(Self.dictionaryFolderName)"
@@ -309,6 +353,10 @@ public final class Trainer {
     if !objective.objective.hasK {
       members.append(.init("penalty", JSONValue(losses.penalty)))
       members.append(.init("sparsity_coefficient", JSONValue(objective.sparsityCoefficient)))
+    }
+    if objective.coreLatents > 0 {
+      members.append(.init("core_l0", JSONValue(losses.coreL0)))
+      members.append(.init("core_exceeds_k", .bool(losses.isFloored)))
     }
     if let threshold = state.servingThreshold {
       members.append(.init("serving_threshold", JSONValue(threshold)))
@@ -369,25 +417,6 @@ public final class Trainer {
       try dataset.selecting(sequences: count - heldOut..<count)
     )
   }
-}
-
-/// Holds a run's folder for this process: two that write the same checkpoints would spoil both.
-private final class RunLock {
-  private let descriptor: Int32
-
-  init(_ run: String) throws(TrainingError) {
-    let descriptor = open(run, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard descriptor >= 0 else {
-      throw TrainingError("\(run): \(String(cString: strerror(errno)))")
-    }
-    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-      close(descriptor)
-      throw TrainingError("\(run): another process is training this run")
-    }
-    self.descriptor = descriptor
-  }
-
-  deinit { close(descriptor) }
 }
 
 /// Tokens a second over the last few seconds.

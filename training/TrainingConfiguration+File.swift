@@ -60,6 +60,12 @@ extension TrainingConfiguration {
       Field(key, path, write: { .string($0) }, read: \.string)
     }
 
+    static func flag(
+      _ key: String, _ path: WritableKeyPath<TrainingConfiguration, Bool>
+    ) -> Field {
+      Field(key, path, write: { .bool($0) }, read: \.bool)
+    }
+
     static func choice<Value: RawRepresentable<String>>(
       _ key: String, _ path: WritableKeyPath<TrainingConfiguration, Value>
     ) -> Field {
@@ -145,6 +151,9 @@ extension TrainingConfiguration {
       .integer("checkpoint_every_steps", \.checkpointEverySteps),
       .integer("checkpoints_kept", \.checkpointsKept),
       .integer("divergence_steps", \.divergenceSteps),
+      .string("core", \.core),
+      .integer("core_latents", \.coreLatents),
+      .flag("trains_core_encoders", \.trainsCoreEncoders),
       .string("language_model", \.languageModel),
       .string("hook", \.hook),
     ]
@@ -223,8 +232,8 @@ extension TrainingConfiguration {
   /// Reads a file of JSON.
   ///
   /// - Throws: `TrainingError` or `TensorFileError` where it cannot be read.
-  package static func read(_ path: String) throws -> JSONValue {
-    let file = try FileBytes.read(path, byteCountMax: 1 << 20)
+  package static func read(_ path: String, byteCountMax: Int = 1 << 20) throws -> JSONValue {
+    let file = try FileBytes.read(path, byteCountMax: byteCountMax)
     do throws(StrictJSONError) { return try StrictJSON.parse(file.bytes) } catch {
       throw TrainingError("\(path): is not valid JSON: \(error)")
     }

@@ -11,7 +11,8 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// How codes are kept sparse.
   public var objective = TrainingObjective.topk
   /// Prefixes that the dictionary is made for, ascending; the last is N. Their reconstructions are
-  /// trained, unless `sampledGranularities` is set.
+  /// trained, unless `sampledGranularities` is set. With a core all but the last count what comes
+  /// after it; see `prefixes`.
   public var granularities: [Int]
   /// Weights of the granularities' losses, divided by their sum; nil: all the same.
   public var granularityWeights: [Double]?
@@ -63,6 +64,14 @@ public struct TrainingConfiguration: Sendable, Equatable {
   public var checkpointsKept = 2
   /// Training that looks diverged, by the loss of so many steps in a row, stops.
   public var divergenceSteps = 50
+  /// A folder with the core that the dictionary begins with, "" for none: its encoder vectors are the
+  /// first latents', in every prefix, and exempt from BatchTopK's selection (Martin-Linares & Ling,
+  /// arXiv 2512.24975).
+  public var core = ""
+  /// Latents of that core; found when the run begins.
+  public var coreLatents = 0
+  /// Whether the core's encoder vectors are trained; else they stay as they are.
+  public var trainsCoreEncoders = false
   /// Provenance, written into the dictionary; "" if unknown.
   public var languageModel = ""
   /// Provenance: where in the language model, "" if unknown.
@@ -90,6 +99,22 @@ public struct TrainingConfiguration: Sendable, Equatable {
     checkpointEverySteps = max(1, min(1000, tokens / max(batchTokens, 1) / 4))
   }
 
+  /// The prefixes that are trained: `granularities`, each larger by the core; those that would not be
+  /// smaller than N are left out, but N itself.
+  public var prefixes: [Int] { weightedPrefixes.map(\.latents) }
+
+  private var weightedPrefixes: [(latents: Int, weight: Double)] {
+    let weights = granularityWeights ?? [Double](repeating: 1, count: granularities.count)
+    return zip(granularities, weights).enumerated().compactMap { number, prefix in
+      if number == granularities.count - 1 { return (latents, prefix.1) }
+      let latents = prefix.0 + coreLatents
+      return latents < self.latents ? (latents, prefix.1) : nil
+    }
+  }
+
+  /// The prefixes that the dictionary lists: the core by itself, and those that are trained.
+  public var listedGranularities: [Int] { (coreLatents > 0 ? [coreLatents] : []) + prefixes }
+
   /// Number of steps of the run; the last batch is whole.
   public var steps: Int { (tokens + batchTokens - 1) / batchTokens }
 
@@ -107,10 +132,13 @@ public struct TrainingConfiguration: Sendable, Equatable {
   package func objective(atStep step: Int) -> StepObjective {
     var result = StepObjective(granularities: trainedGranularities(atStep: step))
     result.objective = objective
-    if let granularityWeights, sampledGranularities == nil {
-      let sum = granularityWeights.reduce(0, +)
-      result.granularityWeights = granularityWeights.map { $0 / sum }
+    if granularityWeights != nil, sampledGranularities == nil {
+      let weights = weightedPrefixes.map(\.weight)
+      let sum = weights.reduce(0, +)
+      result.granularityWeights = weights.map { $0 / sum }
     }
+    result.coreLatents = coreLatents
+    result.freezesCoreEncoders = !trainsCoreEncoders
     result.k = k
     result.auxiliaryCoefficient = auxiliaryCoefficient
     let warmUp = sparsityWarmUpSteps ?? steps / 10
@@ -126,9 +154,11 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// A function of seed and step alone, so that a resumed run draws what the uninterrupted one would
   /// have. Of equal draws one is left.
   private func trainedGranularities(atStep step: Int) -> [Int] {
-    guard let sampledGranularities else { return granularities }
+    guard let sampledGranularities else { return prefixes }
     var generator = Xoshiro(seed: (seed &+ 0x5851_F42D) &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(step))
-    let drawn = (1..<sampledGranularities).map { _ in 1 + generator.below(latents) }
+    let drawn = (1..<sampledGranularities).map { _ in
+      coreLatents + 1 + generator.below(latents - coreLatents)
+    }
     return Set(drawn + [latents]).sorted()
   }
 
@@ -149,6 +179,13 @@ public struct TrainingConfiguration: Sendable, Equatable {
     if objective.hasK {
       try require((1...latents).contains(k), "k is \(k), it must be in 1 … \(latents), latents")
     }
+    try require(
+      core.isEmpty || objective == .batchtopk,
+      "a core needs the objective batchtopk, not \(objective.rawValue): it is exempt from a selection "
+        + "over the batch")
+    try require(
+      core.isEmpty ? coreLatents == 0 : (0..<latents).contains(coreLatents),
+      "the core has \(coreLatents) latents, latents is \(latents): it must be larger")
     if let granularityWeights {
       try require(
         sampledGranularities == nil,

@@ -46,6 +46,11 @@ package struct StepObjective: Sendable {
   package var bandwidth = 0.05
   /// Of the tanh.
   package var tanhScale = 4.0
+  /// So many first latents are a distilled core, of BatchTopK only: all that are positive are active,
+  /// and the others' budget is smaller by them.
+  package var coreLatents = 0
+  /// Whether the core's encoder rows stay as they are.
+  package var freezesCoreEncoders = true
 
   package init(granularities: [Int]) { self.granularities = granularities }
 
@@ -53,6 +58,17 @@ package struct StepObjective: Sendable {
     granularityWeights
       ?? [Double](repeating: 1 / Double(granularities.count), count: granularities.count)
   }
+
+  /// How many values BatchTopK keeps of a batch beside the core's: what the core leaves of k a token, but
+  /// no less than a quarter of k, so that the others are trained whatever the core does.
+  package func budget(tokens: Int, coreActive: Int) -> (values: Int, isFloored: Bool) {
+    let least = (k * tokens + 3) / 4
+    let left = k * tokens - coreActive
+    return (max(left, least), left < least)
+  }
+
+  /// Encoder rows that are not trained, from the first.
+  package var frozenEncoders: Int { freezesCoreEncoders ? coreLatents : 0 }
 
   /// The most latents the auxiliary loss may use a token (Gao et al., appendix A.2).
   static func auxiliaryK(dModel: Int, dead: Int) -> Int { max(1, min(dModel / 2, dead)) }

@@ -96,21 +96,26 @@ public final class EncoderPool {
   /// One value is guessed for the batch, below which nothing is looked at; enough that is not below
   /// proves it right, else it is lowered.
   ///
+  /// - Parameters:
+  ///   - count: nil for k · tokens, or how many are kept instead.
+  ///   - exempt: so many first latents are left out: they are not selected from.
   /// - Precondition: the dictionary's selection rule is `topk`.
   /// - Returns: the codes, and the least value among them: 0 where fewer are positive.
   /// - Throws: `EncodingError`, for the first token concerned.
   package func encodeBatchTopK(
     _ dictionary: SparseAutoencoder, _ activations: UnsafeBufferPointer<Float>, tokens: Int,
-    granularity: Int, k: Int
+    granularity: Int, k: Int, count: Int? = nil, exempt: Int = 0
   ) throws(EncodingError) -> (codes: SparseCodes, threshold: Float) {
     _ = try dictionary.checkedK(k, granularity: granularity)
-    let wanted = k * tokens
+    let wanted = count ?? k * tokens
     guard wanted > 0 else { return (SparseCodes(), 0) }
     var floor = try guess(
-      dictionary, activations, tokens: tokens, granularity: granularity, k: k)
+      dictionary, activations, tokens: tokens, granularity: granularity, wanted: wanted,
+      exempt: exempt)
     while true {
-      let codes = try encodeSplittingTokens(
+      var codes = try encodeSplittingTokens(
         dictionary, activations, tokens: tokens, granularity: granularity, k: nil, floor: floor)
+      if exempt > 0 { codes = codes.droppingLatents(exempt) }
       let enough = codes.values.count { $0 >= floor } >= wanted
       if enough || floor == 0 { return codes.largest(wanted) }
       // Lower by steps; where that would take many, to 0, where everything positive is found.
@@ -121,7 +126,7 @@ public final class EncoderPool {
   /// A little below what a sample of tokens would set the floor to.
   private func guess(
     _ dictionary: SparseAutoencoder, _ activations: UnsafeBufferPointer<Float>, tokens: Int,
-    granularity: Int, k: Int
+    granularity: Int, wanted: Int, exempt: Int
   ) throws(EncodingError) -> Float {
     let dModel = dictionary.dModel
     let sampled = min(tokens, 128)
@@ -131,18 +136,20 @@ public final class EncoderPool {
       let token = tokens * number / sampled
       sample += activations[token * dModel..<(token + 1) * dModel]
     }
-    let codes: SparseCodes
+    let sampleWanted = max(1, wanted * sampled / tokens)
+    var codes: SparseCodes
     do throws(EncodingError) {
       codes = try sample.withUnsafeBufferPointer { (sample) throws(EncodingError) in
         try encode(
           dictionary, sample, tokens: sampled, granularity: granularity,
-          k: min(granularity, 4 * k))
+          k: min(granularity, 4 * ((wanted + tokens - 1) / tokens) + exempt))
       }
+      if exempt > 0 { codes = codes.droppingLatents(exempt) }
     } catch {
       // The whole batch says which token it is.
       return 0
     }
     if let batchGuessFactor { return (codes.values.max() ?? 0) * batchGuessFactor }
-    return 0.97 * codes.largest(k * sampled).threshold
+    return 0.97 * codes.largest(sampleWanted).threshold
   }
 }

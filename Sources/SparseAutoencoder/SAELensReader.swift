@@ -137,7 +137,42 @@ extension SparseAutoencoder {
       }
       parts.latentOrder = order
     }
+    if let companion { parts.core = try core(companion, latents: latents) }
     return parts
+  }
+
+  /// What a distillation found of the first latents, nil where the file does not say.
+  private static func core(
+    _ file: SafetensorsFile, latents: Int
+  ) throws(TensorFileError) -> DistilledCore? {
+    guard let attribution = file["core_attribution"] else { return nil }
+    guard attribution.shape.count == 1, (1...latents).contains(attribution.count) else {
+      throw attribution.fault(
+        "has shape \(attribution.shape), one dimension of 1 … \(latents) is needed")
+    }
+    let shape = attribution.shape
+    let frequency = try file.tensor("core_frequency")
+    let (selections, cycles) = (
+      try counts(try file.tensor("core_selections"), shape: shape),
+      try counts(try file.tensor("core_cycles"), shape: [1])
+    )
+    return DistilledCore(
+      attributions: try attribution.stored.vector(count: shape[0]).array,
+      frequencies: try frequency.stored.vector(count: shape[0]).array, selections: selections,
+      cycles: cycles[0])
+  }
+
+  private static func counts(
+    _ tensor: Tensor, shape: [Int]
+  ) throws(TensorFileError) -> [Int] {
+    guard tensor.shape == shape else {
+      throw tensor.fault("has shape \(tensor.shape), \(shape) is needed")
+    }
+    let counts = try tensor.integers()
+    if let odd = counts.firstIndex(where: { $0 < 0 }) {
+      throw tensor.fault("[\(odd)] is \(counts[odd]), a number of cycles is needed")
+    }
+    return counts
   }
 
   /// The one threshold of a BatchTopK dictionary, a scalar that training calibrates.

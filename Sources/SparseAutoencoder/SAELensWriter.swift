@@ -36,16 +36,32 @@ extension SparseAutoencoder {
     if let activationMean {
       companion.append(.init("activation_mean", [dModel], FloatStorage(activationMean)))
     }
+    if let core {
+      companion.append(
+        .init("core_attribution", [core.latents], FloatStorage(core.attributions)))
+      companion.append(.init("core_frequency", [core.latents], FloatStorage(core.frequencies)))
+    }
+    let selections = core?.selections.map { Int64($0) } ?? []
+    let cycles = [Int64(core?.cycles ?? 0)]
     let companionPath = "\(folder)/\(DictionaryFiles.companionName)"
-    if let order {
-      try order.withBytes { (bytes) throws(TensorFileError) in
-        companion.append(.init("latent_order", .int64, [latents], bytes))
-        try SafetensorsWriter.write(companion, to: companionPath)
+    // Nested, since entries do not own the integers' bytes.
+    try (order ?? []).withBytes { (order) throws(TensorFileError) in
+      try selections.withBytes { (selections) throws(TensorFileError) in
+        try cycles.withBytes { (cycles) throws(TensorFileError) in
+          if latentOrder != nil {
+            companion.append(.init("latent_order", .int64, [latents], order))
+          }
+          if let core {
+            companion.append(.init("core_selections", .int64, [core.latents], selections))
+            companion.append(.init("core_cycles", .int64, [1], cycles))
+          }
+          guard !companion.isEmpty else {
+            unlink(companionPath)
+            return
+          }
+          try SafetensorsWriter.write(companion, to: companionPath)
+        }
       }
-    } else if !companion.isEmpty {
-      try SafetensorsWriter.write(companion, to: companionPath)
-    } else {
-      unlink(companionPath)
     }
     try DurableFile.replace(
       "\(folder)/\(DictionaryFiles.configName)",

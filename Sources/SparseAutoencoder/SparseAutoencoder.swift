@@ -35,6 +35,8 @@ public final class SparseAutoencoder: Sendable {
   public let activationDeviation: [Float]?
   /// Each latent's index in the dictionary that it was ordered from, nil where it was not.
   public let latentOrder: [Int]?
+  /// What a distillation found of the first latents, nil where they are no core.
+  public let core: DistilledCore?
   /// Where it comes from.
   public let provenance: Provenance
 
@@ -81,6 +83,8 @@ public final class SparseAutoencoder: Sendable {
     package var preparedEncoder: PreparedEncoder?
     /// See `SparseAutoencoder.latentOrder`.
     public var latentOrder: [Int]?
+    /// See `SparseAutoencoder.core`.
+    public var core: DistilledCore?
     /// See `SparseAutoencoder.provenance`.
     public var provenance = Provenance()
 
@@ -109,6 +113,7 @@ public final class SparseAutoencoder: Sendable {
     precondition(dModel > 0 && latents > 0)
     precondition(parts.encoderWeights.count == latents * dModel)
     precondition(parts.decoderWeights.count == latents * dModel)
+    precondition(parts.core?.latents ?? 0 <= latents)
     encoderWeights = parts.encoderWeights
     encoderBias = parts.encoderBias
     decoderWeights = parts.decoderWeights
@@ -120,6 +125,7 @@ public final class SparseAutoencoder: Sendable {
     activationMean = parts.activationMean
     activationDeviation = parts.activationDeviation
     latentOrder = parts.latentOrder
+    core = parts.core
     encoderCPU = parts.encoderCPU
     screeningHistory = parts.screeningHistory
     provenance = parts.provenance
@@ -191,7 +197,7 @@ public final class SparseAutoencoder: Sendable {
       encoder: 4 * (encoderWeights.count + encoderBias.count),
       quantizedEncoder: quantizedCache.withLock { $0?.residentBytes ?? 0 },
       decoder: 4 * (decoderWeights.count + decoderBias.count),
-      others: 4 * vectors + 8 * (latentOrder?.count ?? 0))
+      others: 4 * vectors + 8 * (latentOrder?.count ?? 0) + 16 * (core?.latents ?? 0))
   }
 
   /// The dictionary's parts, sharing its weights, to make another from.
@@ -205,6 +211,7 @@ public final class SparseAutoencoder: Sendable {
     parts.activationMean = activationMean
     parts.activationDeviation = activationDeviation
     parts.latentOrder = latentOrder
+    parts.core = core
     parts.encoderCPU = encoderCPU
     parts.provenance = provenance
     return parts
@@ -239,6 +246,7 @@ public final class SparseAutoencoder: Sendable {
       parts.selectionRule = .threshold(Array(thresholds[..<count]))
     }
     parts.latentOrder = latentOrder.map { Array($0[..<count]) }
+    parts.core = core?.prefix(count)
     return SparseAutoencoder(parts, latentsBeforeTruncation: latentsBeforeTruncation)
   }
 
@@ -265,6 +273,8 @@ public final class SparseAutoencoder: Sendable {
       parts.selectionRule = .threshold(order.map { thresholds[$0] })
     }
     parts.latentOrder = order.map { latentOrder?[$0] ?? $0 }
+    // Its latents need not be the first any more.
+    parts.core = nil
     return SparseAutoencoder(parts, latentsBeforeTruncation: latentsBeforeTruncation)
   }
 

@@ -98,6 +98,44 @@ public struct SparseCodes: Sendable, Equatable {
     rowOffsets.append(contentsOf: other.rowOffsets.dropFirst().map { base + $0 })
   }
 
+  /// The codes without their first `count` latents.
+  package func droppingLatents(_ count: Int) -> SparseCodes {
+    var result = SparseCodes()
+    result.indices.reserveCapacity(indices.count)
+    result.values.reserveCapacity(values.count)
+    indices.withUnsafeBufferPointer { indices in
+      values.withUnsafeBufferPointer { values in
+        for token in 0..<tokens {
+          let (start, end) = (Int(rowOffsets[token]), Int(rowOffsets[token + 1]))
+          let first = start + indices[start..<end].prefix { $0 < UInt32(count) }.count
+          result.append(
+            indices: UnsafeBufferPointer(rebasing: indices[first..<end]),
+            values: UnsafeBufferPointer(rebasing: values[first..<end]))
+        }
+      }
+    }
+    return result
+  }
+
+  /// For each token these latents, then those of `others`, all of which are higher.
+  ///
+  /// - Precondition: both are of the same number of tokens.
+  package func appendingLatents(of others: SparseCodes) -> SparseCodes {
+    precondition(tokens == others.tokens)
+    var result = SparseCodes()
+    result.indices.reserveCapacity(indices.count + others.indices.count)
+    result.values.reserveCapacity(values.count + others.values.count)
+    for token in 0..<tokens {
+      for codes in [self, others] {
+        let range = Int(codes.rowOffsets[token])..<Int(codes.rowOffsets[token + 1])
+        result.indices += codes.indices[range]
+        result.values += codes.values[range]
+      }
+      result.rowOffsets.append(UInt32(result.indices.count))
+    }
+    return result
+  }
+
   /// The codes' first latents only: what a full-width code leaves of a prefix of G latents.
   public func prefix(granularity: Int) -> SparseCodes {
     var result = SparseCodes()

@@ -10,8 +10,9 @@ struct Granule: AsyncParsableCommand {
       "Progressive sparse autoencoders: train nested dictionaries, serve any prefix of them.",
     version: "0.1.0",
     subcommands: [
-      HarvestCommand.self, TrainCommand.self, EvaluateCommand.self, ImportCommand.self,
-      OrderCommand.self, InspectCommand.self, ExportCommand.self,
+      HarvestCommand.self, TrainCommand.self, DistillCommand.self, EvaluateCommand.self,
+      ImportCommand.self, OrderCommand.self, InspectCommand.self, OverlapCommand.self,
+      ExportCommand.self,
       PublishCommand.self, ServeCommand.self,
       EncodeCommand.self, DecodeCommand.self, StatusCommand.self, ModelsCommand.self,
       LoadCommand.self, UnloadCommand.self, ResizeCommand.self, BenchCommand.self,

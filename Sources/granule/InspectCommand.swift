@@ -14,7 +14,9 @@ struct InspectCommand: AsyncParsableCommand {
       whose digests are verified. Shows architecture and sizes, the granularities with what was \
       measured there, where the dictionary comes from, and the memory that a server needs for it: \
       weights in float32, and the encoder's copy in 8 bits that encoding screens with. Of an ordered \
-      dictionary also each latent's index before it was ordered, all of them with --json.
+      dictionary also each latent's index before it was ordered, all of them with --json. Of a \
+      core, or a dictionary trained with one, also what the distillation found of the core's latents: \
+      attribution, frequency, and in how many cycles each was selected.
 
       EXAMPLE
         granule inspect runs/first
@@ -103,6 +105,8 @@ struct InspectCommand: AsyncParsableCommand {
       print(dictionary.granularityTable.text)
     }
 
+    if let core = dictionary.core { showCore(core) }
+
     let bytes = dictionary.residentBytes
     var memory = TextTable("memory", "bytes", "MiB", "share of encoder")
     for (name, count) in [
@@ -114,6 +118,34 @@ struct InspectCommand: AsyncParsableCommand {
         (Double(count) / Double(bytes.encoder)).formatted(digits: 3))
     }
     print(memory.text, terminator: "")
+  }
+
+  private func showCore(_ core: DistilledCore) {
+    print("The core, the first \(core.latents.grouped) latents, after \(core.cycles) cycles:\n")
+    var table = TextTable("latent", "attribution", "frequency", "selected")
+    let shown = 20
+    for latent in 0..<min(core.latents, shown) {
+      table.add(
+        "\(latent)", Double(core.attributions[latent]).formatted(digits: 4),
+        "\((100 * Double(core.frequencies[latent])).formatted(digits: 2)) %",
+        "\(core.selections[latent])")
+    }
+    print(table.text, terminator: "")
+    if core.latents > shown {
+      print("… and \((core.latents - shown).grouped) more: all of them with --json")
+    }
+    print()
+  }
+
+  private static func json(_ core: DistilledCore) -> JSONValue {
+    let latents = (0..<core.latents).map { latent -> JSONValue in
+      [
+        "attribution": JSONValue(Double(core.attributions[latent])),
+        "frequency": JSONValue(Double(core.frequencies[latent])),
+        "selections": JSONValue(core.selections[latent]),
+      ]
+    }
+    return ["cycles": JSONValue(core.cycles), "latents": .array(latents)]
   }
 
   private static func json(
@@ -137,6 +169,7 @@ struct InspectCommand: AsyncParsableCommand {
         "activation_scale": provenance.activationScale.map { JSONValue($0) } ?? .null,
       ],
       "latent_order": dictionary.latentOrder.map { .array($0.map { JSONValue($0) }) } ?? .null,
+      "core": dictionary.core.map(Self.json) ?? .null,
       "sha256": sha256.map { .string($0) } ?? .null,
       "companion_tensors": .array(
         companions.map {

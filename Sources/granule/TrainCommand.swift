@@ -23,187 +23,29 @@ struct TrainCommand: AsyncParsableCommand {
           --granularities 512,1024,2048,4096,8192 --k 64 --tokens 2000000 --out runs/first
         granule train --resume --out runs/first
         granule train --config runs/first/config.json --objective batchtopk --out runs/second
+        granule train --activations activations/ --core distilled/core --latents 8192 --k 32 \\
+          --tokens 2000000 --out runs/with-core
       """)
 
-  @Option(parsing: .upToNextOption, help: "Files or folders of activations.")
-  var activations: [String] = []
-  @Option(help: "Use only these sequences, such as 0-35.")
-  var sequences: SequenceRange?
-  @Option(
-    help: ArgumentHelp(
-      "Keep the last so many sequences from training, to validate and calibrate on. "
-        + "Default: a tenth of them."))
-  var heldOutSequences: Int?
-  @Option(help: "Dictionary size N.")
-  var latents: Int?
-  @Option(
-    help: ArgumentHelp(
-      "How codes are kept sparse: topk, batchtopk, jumprelu or relu (with L1). Default: topk."),
-    transform: choice)
-  var objective: TrainingObjective?
-  @Option(help: "Active latents a token in the full dictionary, for topk and batchtopk.")
-  var k: Int?
-  @Option(help: "Prefixes to train, ascending, the last N. Default: N/16, N/8, N/4, N/2, N.")
-  var granularities: Granularities?
-  @Option(help: "Weights of their losses, such as 1,1,2,2,4. Default: all the same.")
-  var granularityWeights: Numbers?
-  @Option(
-    help: ArgumentHelp(
-      "Train on so many prefixes that are drawn anew at each step, N always among them, instead of "
-        + "the same ones. --granularities are those that the dictionary is calibrated for."))
-  var sampleGranularities: Int?
-  @Option(help: "Weight of jumprelu's and relu's penalty. Default: 0.001.")
-  var sparsityCoefficient: Double?
-  @Option(help: "What jumprelu penalises: l0 or tanh. Default: l0.", transform: choice)
-  var sparsityPenalty: SparsityPenalty?
-  @Option(help: "The mean L0 that jumprelu is drawn to, by the penalty (L0 / target − 1)².")
-  var targetL0: Double?
-  @Option(help: "Steps over which that weight grows linearly. Default: a tenth of the run.")
-  var sparsityWarmUpSteps: Int?
-  @Option(
-    help: ArgumentHelp(
-      "Width within which jumprelu's pre-activations move their thresholds, where activations have "
-        + "norm √d_model. Default: 0.05."))
-  var bandwidth: Double?
-  @Option(help: "jumprelu's thresholds at the start. Default: 0.01.")
-  var initialThreshold: Double?
-  @Option(help: "Scale within the tanh penalty. Default: 4.")
-  var tanhScale: Double?
-  @Option(help: "Tokens to train on; activations are reused in new order when they run out.")
-  var tokens: Int?
+  @OptionGroup var training: TrainingOptions
   @Option(help: "The run's folder.")
   var out: String
   @Flag(help: "Go on with the run in --out from its last checkpoint, with its own configuration.")
   var resume = false
-  @Option(
-    help: ArgumentHelp(
-      "A JSON file of options, such as another run's config.json; those given here go before it."))
-  var config: String?
-  @Option(help: "Tokens a step. Default: 2048.")
-  var batch: Int?
-  @Option(help: "Adam's learning rate after warm-up. Default: 2e-4 / √(N / 16384).")
-  var learningRate: Double?
-  @Option(help: "Steps of linear warm-up. Default: 5 % of the run, at most 1000.")
-  var warmUpSteps: Int?
-  @Option(help: "Steps of linear decay at the end. Default: a fifth of the run.")
-  var decaySteps: Int?
-  @Option(help: "Decoupled weight decay (AdamW). Default: 0.")
-  var weightDecay: Double?
-  @Option(
-    help: "Largest norm of the gradient; larger ones are scaled down. 0: no limit. Default: 1.")
-  var gradientNorm: Double?
-  @Option(
-    help: ArgumentHelp(
-      "Weight of the auxiliary loss that revives dead latents. Default: 1/32 for topk and batchtopk, "
-        + "else 0."))
-  var auxiliaryCoefficient: Double?
-  @Option(
-    help: ArgumentHelp(
-      "A latent is dead after so many tokens without being active. Default: 10 million, in shorter "
-        + "runs a tenth of --tokens."))
-  var deadAfter: Int?
-  @Option(help: "Seed of initial weights and of the order of tokens. Default: 0.")
-  var seed: UInt64?
-  @Option(
-    help: "Steps from one checkpoint to the next. Default: a quarter of the run, at most 1000.")
-  var checkpointEvery: Int?
-  @Option(help: "How many of the newest checkpoints stay. Default: 2.")
-  var keepCheckpoints: Int?
-  @Option(
-    help: ArgumentHelp(
-      "Stop when the loss was more than ten times its running median for so many steps. Default: 50."
-    ))
-  var divergenceSteps: Int?
-  @Option(
-    help: ArgumentHelp(
-      "Name of the language model that the activations come from, kept as provenance. "
-        + "Default: what harvested files say."))
-  var languageModel: String?
-  @Option(
-    help: "Where in that model, such as blocks.10.hook_resid_pre. Default: what the files say.")
-  var hook: String?
   @Flag(help: "Print the outcome as JSON; no progress.")
   var json = false
-
-  /// What was given on the command line, as the configuration's file has it, and by which option.
-  private var given: [(option: String, key: String, value: JSONValue)] {
-    var given: [(option: String, key: String, value: JSONValue)] = []
-    func add<Value>(
-      _ option: String, _ key: String, _ value: Value?, _ json: (Value) -> JSONValue
-    ) {
-      if let value { given.append((option, key, json(value))) }
-    }
-    func add(_ option: String, _ key: String, _ value: Int?) {
-      add(option, key, value) { JSONValue($0) }
-    }
-    func add(_ option: String, _ key: String, _ value: Double?) {
-      add(option, key, value) { .real($0) }
-    }
-    func add(_ option: String, _ key: String, _ value: String?) {
-      add(option, key, value) { .string($0) }
-    }
-    add("--activations", "activations", activations.isEmpty ? nil : activations) {
-      .array($0.map { .string($0) })
-    }
-    add("--sequences", "sequences", sequences) {
-      [JSONValue($0.range.lowerBound), JSONValue($0.range.upperBound - 1)]
-    }
-    add("--held-out-sequences", "held_out_sequences", heldOutSequences)
-    add("--latents", "latents", latents)
-    add("--objective", "objective", objective?.rawValue)
-    add("--k", "k", k)
-    add("--granularities", "granularities", granularities) {
-      .array($0.values.map { JSONValue($0) })
-    }
-    add("--granularity-weights", "granularity_weights", granularityWeights) {
-      .array($0.values.map { .real($0) })
-    }
-    add("--sample-granularities", "sampled_granularities", sampleGranularities)
-    add("--sparsity-coefficient", "sparsity_coefficient", sparsityCoefficient)
-    add("--sparsity-penalty", "sparsity_penalty", sparsityPenalty?.rawValue)
-    add("--target-l0", "target_l0", targetL0)
-    add("--sparsity-warm-up-steps", "sparsity_warm_up_steps", sparsityWarmUpSteps)
-    add("--bandwidth", "bandwidth", bandwidth)
-    add("--initial-threshold", "initial_threshold", initialThreshold)
-    add("--tanh-scale", "tanh_scale", tanhScale)
-    add("--tokens", "tokens", tokens)
-    add("--batch", "batch_tokens", batch)
-    add("--learning-rate", "learning_rate", learningRate)
-    add("--warm-up-steps", "warm_up_steps", warmUpSteps)
-    add("--decay-steps", "decay_steps", decaySteps)
-    add("--weight-decay", "weight_decay", weightDecay)
-    add("--gradient-norm", "gradient_norm_max", gradientNorm)
-    add("--auxiliary-coefficient", "auxiliary_coefficient", auxiliaryCoefficient)
-    add("--dead-after", "dead_after_tokens", deadAfter)
-    add("--seed", "seed", seed) { .integer(Int64(bitPattern: $0)) }
-    add("--checkpoint-every", "checkpoint_every_steps", checkpointEvery)
-    add("--keep-checkpoints", "checkpoints_kept", keepCheckpoints)
-    add("--divergence-steps", "divergence_steps", divergenceSteps)
-    add("--language-model", "language_model", languageModel)
-    add("--hook", "hook", hook)
-    return given
-  }
 
   func validate() throws {
     if out.isEmpty { throw ValidationError("--out is empty, a folder is needed") }
     if resume {
-      let options = given.map(\.option) + (config == nil ? [] : ["--config"])
-      guard options.isEmpty else {
-        throw ValidationError(
-          "--resume goes on with the run's own configuration: leave out "
-            + options.joined(separator: ", "))
-      }
-      return
+      try training.requireNone()
+    } else {
+      try training.require(k: training.objective?.hasK ?? true)
     }
-    guard config == nil else { return }
-    if activations.isEmpty { throw ValidationError("--activations: at least one path is needed") }
-    if latents == nil { throw ValidationError("--latents is needed") }
-    if k == nil, objective?.hasK ?? true { throw ValidationError("--k is needed") }
-    if tokens == nil { throw ValidationError("--tokens is needed") }
   }
 
   func run() async throws {
-    let trainer = try resume ? Trainer(resuming: out) : Trainer(newConfiguration(), run: out)
+    let trainer = try resume ? Trainer(resuming: out) : Trainer(training.configuration(), run: out)
     let configuration = trainer.configuration
     if let damaged = trainer.damagedCheckpoint {
       printError("The newest checkpoint is damaged, an older one is taken up instead: \(damaged)")
@@ -228,6 +70,9 @@ struct TrainCommand: AsyncParsableCommand {
           + "  granule train --resume --out \(out)")
       throw ExitCode(Interruption.exitCode)
     case .finished(let dictionary):
+      if let warning = Self.warning(flooredSteps: trainer.flooredSteps, of: configuration) {
+        printError(warning)
+      }
       let folder = "\(out)/\(Trainer.dictionaryFolderName)"
       if json {
         let granularities = dictionary.granularities.map { granularity in
@@ -263,24 +108,14 @@ struct TrainCommand: AsyncParsableCommand {
 
   private func status(_ progress: Trainer.Progress) -> String {
     let heldOut = progress.heldOutFVU.map { ", held out \($0.formatted(digits: 3))" } ?? ""
+    let core =
+      progress.coreL0 > 0
+      ? " (core \(progress.coreL0.formatted(digits: 1))\(progress.isFloored ? ", exceeds k" : ""))"
+      : ""
     return "step \(progress.step)/\(progress.steps)  FVU \(progress.fvu.formatted(digits: 3))"
-      + "\(heldOut)  L0 \(progress.l0.formatted(digits: 1))  dead \(progress.deadLatents)  "
+      + "\(heldOut)  L0 \(progress.l0.formatted(digits: 1))\(core)  dead \(progress.deadLatents)  "
       + "\(Int(progress.tokensPerSecond).grouped) tokens/s  "
       + "\(ProgressBar.duration(progress.secondsLeft)) left"
-  }
-
-  private func newConfiguration() throws -> TrainingConfiguration {
-    let given = given
-    var members: [JSONValue.Member] = []
-    if let config {
-      let file = try TrainingConfiguration.read(config)
-      guard let stored = file.members else {
-        throw CommandError("\(config): is \(file.kind), an object of options is needed")
-      }
-      members = stored.filter { member in !given.contains { $0.key == member.key } }
-    }
-    members += given.map { JSONValue.Member($0.key, $0.value) }
-    return try TrainingConfiguration(json: .object(members), source: config ?? "options")
   }
 
   private func objective(_ configuration: TrainingConfiguration) -> String {
@@ -295,6 +130,15 @@ struct TrainCommand: AsyncParsableCommand {
       "\(name) with sparsity coefficient \(configuration.sparsityCoefficient)\(target)\(sampled)"
   }
 
+  /// That a core left too little of k, nil where it did not.
+  static func warning(flooredSteps: Int, of configuration: TrainingConfiguration) -> String? {
+    guard flooredSteps > 0 else { return nil }
+    return
+      "In \(flooredSteps.grouped) steps the core alone had more than three quarters of k = "
+      + "\(configuration.k) active latents; the others were given a quarter all the same, so that L0 "
+      + "was above k there. A smaller core, or a larger --k, keeps to it."
+  }
+
   private func introduce(_ trainer: Trainer) {
     let configuration = trainer.configuration
     let heldOut = trainer.heldOut.map { ", \($0.tokens.grouped) held out" } ?? ", none held out"
@@ -303,7 +147,7 @@ struct TrainCommand: AsyncParsableCommand {
       """
       \(trainer.step > 0 ? "Resuming at step \(trainer.step)" : "Training") a dictionary of \
       \(configuration.latents.grouped) latents, \(objective(configuration)), granularities \
-      \(configuration.granularities.map(String.init).joined(separator: " "))
+      \(configuration.listedGranularities.map(String.init).joined(separator: " "))
       on \(trainer.training.tokens.grouped) tokens of d_model \(trainer.training.dModel)\(heldOut): \
       \(configuration.tokens.grouped) tokens, \(epochs.formatted(digits: 1)) times over, in \
       \(configuration.steps.grouped) steps.

@@ -38,7 +38,8 @@ struct CommandLineTests {
   }
 
   static let commands = [
-    "harvest", "train", "evaluate", "order", "inspect", "export", "publish", "serve", "encode",
+    "harvest", "train", "distill", "overlap", "evaluate", "order", "inspect", "export", "publish",
+    "serve", "encode",
     "decode", "status",
     "models",
     "load", "unload", "resize", "bench encode", "bench model", "bench train",

@@ -34,6 +34,30 @@ struct BatchTopKTests {
     }
   }
 
+  @Test("leaves exempt latents out, and keeps as many of the others as it is told")
+  func exempt() throws {
+    let (dModel, latents, tokens) = (24, 300, 60)
+    let dictionary = SparseAutoencoder.random(
+      dModel: dModel, latents: latents, rule: .topk(k: 8), seed: 6)
+    var generator = SeededGenerator(seed: 22)
+    let activations = generator.normals(tokens * dModel)
+    let all = try ReferenceEncoder(dictionary).encode(activations, granularity: latents, k: latents)
+    for (exempt, count) in [(40, 500), (1, 60), (299, 7), (100, 1), (290, 5000)] {
+      let (codes, threshold) = try activations.withUnsafeBufferPointer {
+        try EncoderPool(threads: 2).encodeBatchTopK(
+          dictionary, $0, tokens: tokens, granularity: latents, k: 8, count: count, exempt: exempt)
+      }
+      let others = all.droppingLatents(exempt)
+      let wanted = others.values.sorted(by: >).prefix(count)
+      #expect(codes.values.sorted(by: >) == Array(wanted))
+      #expect(codes.indices.allSatisfy { $0 >= UInt32(exempt) })
+      #expect(threshold == (wanted.count == count ? wanted.last : 0))
+      // With the exempt ones before them again, token by token.
+      let whole = all.prefix(granularity: exempt).appendingLatents(of: others)
+      #expect(whole == all)
+    }
+  }
+
   @Test("names the token that cannot be encoded")
   func refusal() throws {
     let dictionary = SparseAutoencoder.random(dModel: 8, latents: 64, rule: .topk(k: 4), seed: 4)

@@ -51,6 +51,63 @@ struct RoundTripTests {
     }
   }
 
+  @Test("keeps what a distillation found of its first latents, as far as a prefix has them")
+  func core() throws {
+    let folder = try TemporaryFolder()
+    let core = DistilledCore(
+      attributions: [0.5, 0.25, 0.125], frequencies: [1, 0, 0.1], selections: [4, 2, 2], cycles: 5)
+    let written = SparseAutoencoder.random(dModel: 4, latents: 6, rule: .relu, seed: 1) {
+      $0.core = core
+    }
+    try written.write(to: folder.path)
+    let read = try SparseAutoencoder(folder: folder.path)
+    #expect(read.core == core && read.core?.latents == 3)
+    #expect(read.standalone(granularity: 4).core == core)
+    #expect(read.standalone(granularity: 2).core?.selections == [4, 2])
+    #expect(read.permuted([1, 0, 2, 3, 4, 5]).core == nil)
+
+    // Each of its tensors wrong in a way of its own.
+    let path = "\(folder.path)/\(DictionaryFiles.companionName)"
+    let seven = [Int64](repeating: 1, count: 7)
+    let ones = FloatStorage([Float](repeating: 1, count: 7))
+    func write(
+      attribution: Int = 3, frequency: Int = 3, first: Int64 = 1, selections: Int = 3,
+      cycles: Int = 1
+    ) throws {
+      var counts = seven
+      counts[0] = first
+      try counts.withBytes { bytes in
+        func integers(_ count: Int) -> UnsafeRawBufferPointer {
+          .init(rebasing: bytes[..<(8 * count)])
+        }
+        func floats(_ count: Int) -> FloatStorage { FloatStorage(Array(ones.values[..<count])) }
+        try SafetensorsWriter.write(
+          [
+            .init("core_attribution", [attribution], floats(attribution)),
+            .init("core_frequency", [frequency], floats(frequency)),
+            .init("core_selections", .int64, [selections], integers(selections)),
+            .init("core_cycles", .int64, [cycles], integers(cycles)),
+          ], to: path)
+      }
+    }
+    try write()
+    #expect(try SparseAutoencoder(folder: folder.path).core?.latents == 3)
+    for (wrong, tensor) in [
+      ({ try write(attribution: 7, frequency: 7, selections: 7) }, "core_attribution"),
+      ({ try write(attribution: 0, frequency: 0, selections: 0) }, "core_attribution"),
+      ({ try write(frequency: 2) }, "core_frequency"),
+      ({ try write(selections: 4) }, "core_selections"),
+      ({ try write(first: -1) }, "core_selections"),
+      ({ try write(cycles: 2) }, "core_cycles"),
+    ] as [(() throws -> Void, String)] {
+      try wrong()
+      let error = #expect(throws: TensorFileError.self) {
+        try SparseAutoencoder(folder: folder.path)
+      }
+      #expect(error?.tensor == tensor)
+    }
+  }
+
   @Test("a new folder is written whole, and one that is there is left alone")
   func newFolder() throws {
     let folder = try TemporaryFolder()

@@ -16,9 +16,11 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
   var penalty = SparsityPenalty.l0
   var targetL0: Double?
   var granularityWeights: [Double]?
+  var core = 0
+  var freezesCore = true
 
   var testDescription: String {
-    "\(kind) d \(dModel), G \(granularities), k \(k), dead \(dead.count), penalty \(penalty)"
+    "\(kind)\(core > 0 ? " core \(core)\(freezesCore ? " frozen" : "")" : "") d \(dModel), G \(granularities), k \(k), dead \(dead.count), penalty \(penalty)"
       + (targetL0.map { " target \($0)" } ?? "")
   }
   var latents: Int { granularities[granularities.count - 1] }
@@ -34,6 +36,8 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
     objective.targetL0 = targetL0
     objective.bandwidth = 0.7
     objective.tanhScale = 1.5
+    objective.coreLatents = core
+    objective.freezesCoreEncoders = freezesCore
     return objective
   }
 
@@ -54,6 +58,15 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
         dModel: 8, granularities: [4, 9, 30], k: 5, tokens: 13, dead: [2, 11, 28, 29],
         kind: .batchtopk),
       StepProblem(dModel: 33, granularities: [70], k: 3, tokens: 40, dead: [], kind: .batchtopk),
+      StepProblem(
+        dModel: 8, granularities: [4, 9, 30], k: 6, tokens: 13, dead: [1, 11, 28, 29],
+        kind: .batchtopk, core: 3),
+      // A core that is active more often than the budget allows, and one larger than a prefix.
+      StepProblem(
+        dModel: 33, granularities: [30, 70], k: 3, tokens: 40, dead: [], kind: .batchtopk, core: 21),
+      StepProblem(
+        dModel: 9, granularities: [11, 90], k: 20, tokens: 17, dead: [2], kind: .batchtopk,
+        core: 20, freezesCore: false),
       StepProblem(
         dModel: 8, granularities: [4, 9, 30], k: 1, tokens: 13, dead: [2, 11], kind: .jumprelu),
       StepProblem(
@@ -121,6 +134,10 @@ struct NestedStepTests {
     for part in ReferenceStep.Weights.parts where part != \.thresholds {
       let indices = weights[keyPath: part].indices
       for index in stride(from: 0, to: indices.count, by: max(1, indices.count / 200)) {
+        if part == \.encoder, index < problem.objective.frozenEncoders * problem.dModel {
+          #expect(gradient[keyPath: part][index] == 0)
+          continue
+        }
         let value = weights[keyPath: part][index]
         func loss(_ shift: Double) -> Double {
           weights[keyPath: part][index] = value + shift
@@ -175,6 +192,12 @@ struct NestedStepTests {
     #expect(abs(losses.auxiliary - expected.losses.auxiliary) < 1e-5)
     #expect(abs(losses.penalty - expected.losses.penalty) < 1e-5 * (1 + expected.losses.penalty))
     #expect(abs(losses.l0 - expected.losses.l0) < 1e-9)
+    #expect(losses.isFloored == (problem.core == 21))
+    #expect((losses.coreL0 > 0) == (problem.core > 0))
+    // With a core, too, k a token in all, unless it leaves too little.
+    if problem.kind == .batchtopk, !losses.isFloored {
+      #expect(abs(losses.l0 - Double(problem.k)) < 1e-9)
+    }
     for (got, want) in zip(losses.fvu, expected.losses.fvu) { #expect(abs(got - want) < 1e-5) }
     let gradient = ReferenceStep.Weights(fast.gradient.weights)
     for part in ReferenceStep.Weights.parts {

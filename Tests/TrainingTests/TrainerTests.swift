@@ -57,6 +57,21 @@ struct TrainerTests {
 
   func run(_ name: String) -> String { "\(folder.path)/\(name)" }
 
+  /// The folder of a core of random vectors.
+  func core(_ latents: Int, dModel: Int = 16, hook: String = "", seed: UInt64 = 71) throws -> String
+  {
+    let path = "\(folder.path)/core-\(latents)-\(dModel)-\(hook)\(seed)"
+    try Folder.make(path)
+    try SparseAutoencoder.random(dModel: dModel, latents: latents + 3, rule: .relu, seed: seed) {
+      $0.provenance.hook = hook
+      $0.core = DistilledCore(
+        attributions: (0..<latents).map { 1 / Float($0 + 1) },
+        frequencies: [Float](repeating: 0.25, count: latents),
+        selections: [Int](repeating: 2, count: latents), cycles: 3)
+    }.write(to: path)
+    return path
+  }
+
   func weights(_ run: String) throws -> Data {
     try Data(contentsOf: URL(fileURLWithPath: "\(run)/dictionary/sae_weights.safetensors"))
   }
@@ -291,5 +306,83 @@ struct TrainerTests {
     let trainer = try Trainer(configuration, run: run("a"))
     let error = #expect(throws: TrainingError.self) { _ = try trainer.train() }
     #expect(error?.description.contains("learning-rate") == true, "\(String(describing: error))")
+  }
+
+  @Test("with a core keeps its encoder vectors, lists it first, and serves it at threshold 0")
+  func withCore() throws {
+    var configuration = configuration(.batchtopk)
+    configuration.sampledGranularities = nil
+    configuration.core = try core(4)
+    configuration.weightDecay = 0.3
+    let whole = try SparseAutoencoder(folder: configuration.core)
+    for trains in [false, true] {
+      configuration.trainsCoreEncoders = trains
+      let trainer = try Trainer(configuration, run: run("core-\(trains)"))
+      #expect(trainer.configuration.coreLatents == 4)
+      var coreL0 = 0.0
+      guard case .finished = try trainer.train(onProgress: { coreL0 = $0.coreL0 }) else {
+        Issue.record("the run did not finish")
+        return
+      }
+      #expect(coreL0 > 0)
+      let dictionary = try SparseAutoencoder(folder: "\(run("core-\(trains)"))/dictionary")
+      let sameEncoders =
+        Array(dictionary.encoderWeights.values[..<64]) == Array(whole.encoderWeights.values[..<64])
+      #expect(sameEncoders == !trains)
+      let sameDecoders =
+        Array(dictionary.decoderWeights.values[..<64]) == Array(whole.decoderWeights.values[..<64])
+      #expect(!sameDecoders)
+      #expect(dictionary.granularities.map(\.latents) == [4, 10, 24, 48])
+      #expect(dictionary.core == whole.core)
+      guard case .threshold(let thresholds) = dictionary.selectionRule else {
+        Issue.record("no thresholds")
+        return
+      }
+      #expect(thresholds[..<4].allSatisfy { $0 == 0 })
+      #expect(Set(thresholds[4...]).count == 1 && thresholds[4] > 0)
+    }
+  }
+
+  @Test("with a core, interrupted and resumed, ends with the same bits, its folder gone or not")
+  func resumeWithCore() throws {
+    var configuration = configuration(.batchtopk)
+    configuration.core = try core(9)
+    _ = try Trainer(configuration, run: run("whole")).train()
+    for step in [3, 20] {
+      let interrupted = try Trainer(configuration, run: run("part\(step)"))
+      var done = 0
+      _ = try interrupted.train(onProgress: { done = $0.step }, shouldStop: { done == step })
+    }
+    try FileManager.default.removeItem(atPath: configuration.core)
+    for step in [3, 20] {
+      _ = try Trainer(resuming: run("part\(step)")).train()
+      let isSame = try weights(run("part\(step)")) == weights(run("whole"))
+      #expect(isSame)
+    }
+  }
+
+  @Test("refuses a core that does not fit, before anything is written")
+  func refusesCores() throws {
+    var base = configuration(.batchtopk)
+    base.hook = "blocks.1.hook_resid_pre"
+    let noCore = "\(folder.path)/none"
+    try Folder.make(noCore)
+    try SparseAutoencoder.random(dModel: 16, latents: 8, rule: .relu, seed: 1).write(to: noCore)
+    for (core, objective, fault) in [
+      (try core(4, dModel: 17), TrainingObjective.batchtopk, "the core has d_model 17, the activ"),
+      (try core(4, hook: "blocks.2.hook_resid_pre"), .batchtopk, "the core's hook is blocks.2"),
+      (try core(48), .batchtopk, "the core has 48 latents, latents is 48: it must be larger"),
+      (try core(4), .topk, "a core needs the objective batchtopk, not topk"),
+      (noCore, .batchtopk, "has no core: name a core that granule distill wrote"),
+    ] {
+      var configuration = base
+      configuration.core = core
+      configuration.objective = objective
+      let error = #expect(throws: TrainingError.self) {
+        try Trainer(configuration, run: run("refused"))
+      }
+      #expect(error?.description.contains(fault) == true, "\(error.map { "\($0)" } ?? "")")
+      #expect(!FileManager.default.fileExists(atPath: run("refused")))
+    }
   }
 }

@@ -41,9 +41,6 @@ public struct RecapturedLoss: Sendable {
   /// Tokens whose residual stream was replaced.
   public let replacedTokens: Int
 
-  /// Tokens that go through the model together, at most, but for a single sequence.
-  private static let batchTokensMax = 2048
-
   /// Measures a dictionary on text, on all cores.
   ///
   /// - Parameters:
@@ -69,7 +66,7 @@ public struct RecapturedLoss: Sendable {
       throw TrainingError("layer is \(layer), \(shape.name) has 0 … \(shape.blocks)")
     }
     let plan = try Evaluation.plan(dictionary, granularities: granularities)
-    let batches = try Self.batches(sequences, shape)
+    let batches = try SpliceBatches.of(sequences, for: shape)
     // Measured in blocks: twice to the layer, then from there for the clean model, both baselines and
     // each row; the output head costs as much as a few blocks.
     let head = 8
@@ -88,7 +85,8 @@ public struct RecapturedLoss: Sendable {
     var (replaced, predicted) = (0, 0)
     for batch in batches {
       let stream = model.residual(of: batch, before: layer)
-      let chunk = Self.gather(batch.replaceableRows(endTokens: endTokens), of: stream, shape.dModel)
+      let chunk = SpliceBatches.gather(
+        batch.replaceableRows(endTokens: endTokens), of: stream, dModel: shape.dModel)
       let count = chunk.count / shape.dModel
       if count > 0 { moments.add(chunk.pointer, rows: count) }
       replaced += count
@@ -107,7 +105,7 @@ public struct RecapturedLoss: Sendable {
     for batch in batches {
       let stream = model.residual(of: batch, before: layer)
       let rows = batch.replaceableRows(endTokens: endTokens)
-      let chunk = Self.gather(rows, of: stream, shape.dModel)
+      let chunk = SpliceBatches.gather(rows, of: stream, dModel: shape.dModel)
       try advance(layer)
       func loss(_ replacements: FloatStorage?) throws -> Double {
         let spliced = model.splicing(
@@ -159,35 +157,5 @@ public struct RecapturedLoss: Sendable {
   /// As `Evaluation.rows(_:)`.
   public func rows(_ sparsity: Evaluation.Sparsity) -> [Row] {
     Evaluation.rows(rows, sparsity, granularity: \.granularity, sparsity: \.sparsity)
-  }
-
-  private static func batches(
-    _ sequences: [[Int32]], _ shape: LlamaConfiguration
-  ) throws -> [TokenBatch] {
-    var batches: [TokenBatch] = []
-    var next: [[Int32]] = []
-    var tokens = 0
-    for sequence in sequences {
-      if !next.isEmpty, tokens + sequence.count > batchTokensMax {
-        batches.append(try TokenBatch(next, for: shape))
-        next = []
-        tokens = 0
-      }
-      next.append(sequence)
-      tokens += sequence.count
-    }
-    if !next.isEmpty { batches.append(try TokenBatch(next, for: shape)) }
-    return batches
-  }
-
-  /// Some rows, one after the other: [rows.count, d_model].
-  private static func gather(_ rows: [Int], of stream: FloatStorage, _ dModel: Int) -> FloatStorage
-  {
-    let result = FloatStorage(count: rows.count * dModel)
-    for (number, row) in rows.enumerated() {
-      (result.pointer + number * dModel)
-        .update(from: stream.pointer + row * dModel, count: dModel)
-    }
-    return result
   }
 }

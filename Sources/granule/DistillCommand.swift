@@ -1,0 +1,249 @@
+import ArgumentParser
+import Foundation
+import ModelRepository
+import SparseAutoencoder
+import StrictJSON
+import Tensors
+import Training
+
+struct DistillCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "distill",
+    abstract: "Find the few latents that matter for the next token, cycle after cycle.",
+    discussion: """
+      Each cycle trains a nested dictionary (batchtopk); splices the reconstruction by its innermost \
+      granularity into the language model and attributes the next-token loss to that granularity's \
+      latents, activation × gradient; keeps the fewest that have --coverage of all attribution; and \
+      carries only their encoder vectors into the next cycle, whose dictionary begins with them. \
+      The final core is of the features that were selected again and again.
+
+      --activations are those of one layer that `granule harvest` wrote, --model the very language \
+      model that it ran: its manifest has the digest. --tokens are a cycle's. The folder --out \
+      receives a run for each cycle, with the core that it selected, and the final core in core/. \
+      Ctrl-C exits with 130; --resume goes on from there.
+
+      With --repository and --publish each cycle's dictionary is published when it is done, and a \
+      server of that repository swaps to it.
+
+      EXAMPLE
+        granule distill --activations activations/layer-10 --model model.gguf --latents 16384 \\
+          --granularities 1024,2048,4096,8192,16384 --k 64 --tokens 8000000 --cycles 5 --out distilled
+        granule inspect distilled/core
+        granule train --core distilled/core --activations activations/layer-10 --latents 8192 \\
+          --k 32 --tokens 8000000 --out runs/with-core
+      """)
+
+  @OptionGroup var training: TrainingOptions
+  @Option(help: "The language model that the activations are of, a GGUF file.")
+  var model: String?
+  @Option(
+    parsing: .upToNextOption,
+    help: "Text to attribute on, files or folders of them. Default: what was harvested.")
+  var text: [String] = []
+  @Option(help: "Number of cycles. Default: 7.")
+  var cycles: Int?
+  @Option(help: "The share of all attribution that is kept. Default: 0.9.")
+  var coverage: Double?
+  @Option(
+    help: ArgumentHelp(
+      "What a latent's attributions at single tokens become: quantile (of absolute values) or "
+        + "mean-abs. Default: quantile."))
+  var aggregation: Aggregation?
+  @Option(help: "Which quantile. Default: 0.99.")
+  var quantile: Double?
+  @Option(
+    help: "Over which tokens: active (those where the latent is) or all. Default: active.",
+    transform: choice)
+  var quantileOver: AttributionAggregation.Positions?
+  @Option(
+    help: "Tokens to attribute in each cycle, at even distances over the text. Default: 65536.")
+  var attributionTokens: Int?
+  @Option(
+    help: ArgumentHelp(
+      "Which features make the final core: last (those of the last cycle), intersection:N (those of "
+        + "each of the last N), or votes:N (those of at least N). Default: votes of half the cycles."
+    ),
+    transform: { (text: String) throws -> CoreRule in
+      guard let rule = CoreRule(text) else {
+        throw ValidationError("\(text) is none of last, intersection:N, votes:N")
+      }
+      return rule
+    })
+  var coreRule: CoreRule?
+  @Option(help: "Publish each cycle's dictionary in this model repository, as --publish.")
+  var repository: String?
+  @Option(help: "The name to publish as.")
+  var publish: String?
+  @Option(help: "The distillation's folder.")
+  var out: String
+  @Flag(help: "Go on with the distillation in --out, with its own configuration.")
+  var resume = false
+  @Flag(help: "Print the outcome as JSON; no progress.")
+  var json = false
+
+  enum Aggregation: String, ExpressibleByArgument {
+    case quantile
+    case meanAbsolute = "mean-abs"
+  }
+
+  private var ownOptions: [String] {
+    var options: [String] = []
+    func add(_ name: String, _ isGiven: Bool) { if isGiven { options.append(name) } }
+    add("--model", model != nil)
+    add("--text", !text.isEmpty)
+    add("--cycles", cycles != nil)
+    add("--coverage", coverage != nil)
+    add("--aggregation", aggregation != nil)
+    add("--quantile", quantile != nil)
+    add("--quantile-over", quantileOver != nil)
+    add("--attribution-tokens", attributionTokens != nil)
+    add("--core-rule", coreRule != nil)
+    add("--repository", repository != nil)
+    add("--publish", publish != nil)
+    return options
+  }
+
+  func validate() throws {
+    if out.isEmpty { throw ValidationError("--out is empty, a folder is needed") }
+    if resume {
+      try training.requireNone()
+      guard ownOptions.isEmpty else {
+        throw ValidationError(
+          "--resume goes on with the distillation's own configuration: leave out "
+            + ownOptions.joined(separator: ", "))
+      }
+      return
+    }
+    try training.require(k: true)
+    if model == nil {
+      throw ValidationError("--model is needed: the language model that the activations are of")
+    }
+    if (repository == nil) != (publish == nil) {
+      throw ValidationError("--repository and --publish belong together: where, and as what")
+    }
+    if aggregation == .meanAbsolute, quantile != nil || quantileOver != nil {
+      throw ValidationError("--quantile and --quantile-over are of no use with mean-abs")
+    }
+  }
+
+  func run() async throws {
+    let distillation =
+      try resume
+      ? Distillation(resuming: out) : Distillation(newConfiguration(), folder: out)
+    if !json { introduce(distillation) }
+    var bar = ProgressBar(isQuiet: json)
+    let start = Date()
+    Interruption.install()
+    let isQuiet = json
+    let outcome = try distillation.run(
+      onProgress: { progress in
+        bar.update(fraction: progress.fraction, Self.status(progress))
+      },
+      onCycle: { cycle in
+        bar.finish()
+        if !isQuiet { printError(Self.line(cycle)) }
+        if let share = cycle.flooredShare, share > 0 {
+          printError(
+            "In \((100 * share).formatted(digits: 0)) % of cycle \(cycle.number)'s steps the core "
+              + "alone had more than three quarters of k active latents: L0 was above k there.")
+        }
+      }, shouldStop: { Interruption.isRequested })
+    bar.finish()
+    switch outcome {
+    case .interrupted(let cycle):
+      printError(
+        "Interrupted in cycle \(cycle) of \(distillation.configuration.cycles); go on with:\n"
+          + "  granule distill --resume --out \(out)")
+      throw ExitCode(Interruption.exitCode)
+    case .finished(let core):
+      let seconds = Date().timeIntervalSince(start)
+      let folder = "\(out)/\(Distillation.coreFolderName)"
+      if json {
+        print(
+          StrictJSON.text([
+            "cycles": .array(distillation.cycles.map(\.json)), "core": .string(folder),
+            "core_latents": JSONValue(core.latents),
+            "selections": .array(core.core?.selections.map { JSONValue($0) } ?? []),
+            "seconds": JSONValue(seconds),
+          ]))
+        return
+      }
+      print("\n\(Self.table(distillation.cycles).text)")
+      print(
+        "The core, \(core.latents.grouped) latents selected again and again, is \(folder) "
+          + "(\(ProgressBar.duration(seconds)))")
+    }
+  }
+
+  private func newConfiguration() throws -> DistillationConfiguration {
+    var configuration = DistillationConfiguration(
+      training: try training.configuration(objective: .batchtopk), model: model ?? "")
+    configuration.text = text
+    configuration.cycles = cycles ?? configuration.cycles
+    configuration.coverage = coverage ?? configuration.coverage
+    configuration.attributionTokens = attributionTokens ?? configuration.attributionTokens
+    configuration.coreRule = coreRule
+    configuration.repository = repository
+    configuration.publishedName = publish ?? ""
+    if aggregation == .meanAbsolute {
+      configuration.aggregation = .meanAbsolute
+    } else if case .quantile(let standard, let positions) = configuration.aggregation {
+      configuration.aggregation = .quantile(
+        quantile ?? standard, over: quantileOver ?? positions)
+    }
+    return configuration
+  }
+
+  private func introduce(_ distillation: Distillation) {
+    let configuration = distillation.configuration
+    let training = configuration.training
+    let done = distillation.cycles.count
+    print(
+      """
+      \(done > 0 ? "Resuming after cycle \(done): distilling" : "Distilling") \
+      \(training.latents.grouped) latents, k \(training.k), in \(configuration.cycles) cycles of \
+      \(training.tokens.grouped) tokens, by the loss of \(distillation.languageModel) with the \
+      innermost reconstruction before block \(distillation.layer).
+      """)
+  }
+
+  private static func status(_ progress: Distillation.Progress) -> String {
+    let what =
+      switch progress.phase {
+      case .training(let training):
+        "step \(training.step)/\(training.steps)  FVU \(training.fvu.formatted(digits: 3))  "
+          + "L0 \(training.l0.formatted(digits: 1)) (core \(training.coreL0.formatted(digits: 1)))  "
+          + "\(Int(training.tokensPerSecond).grouped) tokens/s"
+      case .attribution(let share): "attributing, \((100 * share).formatted(digits: 0)) %"
+      }
+    return "cycle \(progress.cycle)/\(progress.cycles)  \(what)  "
+      + "\(ProgressBar.duration(progress.secondsLeft)) left"
+  }
+
+  private static func line(_ cycle: DistillationCycle) -> String {
+    "Cycle \(cycle.number): \(cycle.selected.count.grouped) of \(cycle.candidates.grouped) latents "
+      + "have the attribution asked for, \(cycle.kept.grouped) of them of the core of "
+      + "\(cycle.coreLatents.grouped)"
+      + (cycle.publishedVersion.map { "; published as version \($0)" } ?? "")
+  }
+
+  private static func table(_ cycles: [DistillationCycle]) -> TextTable {
+    var table = TextTable(
+      "cycle", "core", "candidates", "selected", "of the core", "for 50 %", "for 99 %", "core FVU",
+      "innermost FVU", "FVU", "L0")
+    for cycle in cycles {
+      let hasCore = cycle.coreLatents > 0
+      func fvu(_ row: DistillationCycle.Row?) -> String { row?.fvu.formatted(digits: 4) ?? "–" }
+      func needed(_ coverage: Double) -> String {
+        zip(DistillationCycle.coverages, cycle.latentsForCoverage)
+          .first { $0.0 == coverage }.map { $0.1.grouped } ?? "–"
+      }
+      table.add(
+        "\(cycle.number)", cycle.coreLatents.grouped, cycle.candidates.grouped,
+        cycle.selected.count.grouped, cycle.kept.grouped, needed(0.5), needed(0.99),
+        hasCore ? fvu(cycle.rows.first) : "–", fvu(cycle.rows.dropFirst(hasCore ? 1 : 0).first),
+        fvu(cycle.rows.last), cycle.rows.last?.l0.formatted(digits: 1) ?? "–")
+    }
+    return table
+  }
+}
