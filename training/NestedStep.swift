@@ -1,5 +1,4 @@
 internal import CKernels
-internal import Glibc
 package import SparseAutoencoder
 package import Tensors
 
@@ -141,7 +140,7 @@ package final class NestedStep {
     }
     let active = activeValues(codes, objective)
     losses.l0 = Double(active) / Double(max(tokens, 1))
-    let penalty = Penalty(objective, tokens: tokens, dModel: dModel, l0: losses.l0)
+    let penalty = StepPenalty(objective, tokens: tokens, dModel: dModel, l0: losses.l0)
     let errors = seconds.timing(\.decode) {
       decode(
         codes, batch, objective, variance: variance, penalty: penalty,
@@ -318,62 +317,13 @@ package final class NestedStep {
 
   // MARK: Decoding
 
-  /// How the penalty weighs on values and thresholds.
-  private struct Penalty {
-    private let objective: StepObjective
-    private let l0: Double
-    private let tokens: Double
-    /// ∂(coefficient · penalty) / ∂(one token's sum)
-    let weight: Double
-    private let scale: Double
-
-    init(_ objective: StepObjective, tokens: Int, dModel: Int, l0: Double) {
-      self.objective = objective
-      self.l0 = l0
-      self.tokens = Double(max(tokens, 1))
-      var weight = objective.sparsityCoefficient / self.tokens
-      if objective.objective == .jumprelu, let target = objective.targetL0 {
-        weight *= 2 * (l0 / target - 1) / target
-      }
-      self.weight = objective.objective.hasK ? 0 : weight
-      scale = 1 / Double(dModel).squareRoot()
-    }
-
-    var isTanh: Bool {
-      objective.objective == .jumprelu && objective.penalty == .tanh && objective.targetL0 == nil
-    }
-    var isL0: Bool { objective.objective == .jumprelu && !isTanh }
-    var isL1: Bool { objective.objective == .relu }
-
-    /// What an active latent's value adds to its token's sum.
-    func term(_ value: Float) -> Double {
-      if isL1 { return scale * Double(value) }
-      return isTanh ? tanh(objective.tanhScale * Double(value)) : 0
-    }
-
-    /// ∂(coefficient · penalty)/∂z
-    func gradient(_ value: Float) -> Double {
-      if isL1 { return weight * scale }
-      guard isTanh else { return 0 }
-      let level = tanh(objective.tanhScale * Double(value))
-      return weight * objective.tanhScale * (1 - level * level)
-    }
-
-    /// The penalty from the sum over all tokens.
-    func loss(sum: Double) -> Double {
-      if isTanh || isL1 { return sum / tokens }
-      guard isL0 else { return 0 }
-      return objective.targetL0.map { (l0 / $0 - 1) * (l0 / $0 - 1) } ?? l0
-    }
-  }
-
   /// Decodes at every granularity, turns residuals into what they send back, and computes what each
   /// active latent's pre-activation and threshold receive.
   ///
   /// - Returns: Σ‖x − x̂_m‖² at each granularity, and the sum of the penalty's terms.
   private func decode(
     _ codes: SparseCodes, _ batch: FloatStorage, _ objective: StepObjective, variance: Double,
-    penalty: Penalty, keepingResiduals: Bool
+    penalty: StepPenalty, keepingResiduals: Bool
   ) -> (squared: [Double], penalty: Double) {
     let (tokens, prefixes) = (codes.tokens, granularities.count)
     // ∂(w_m Σ‖x − x̂_m‖² / variance) / ∂x̂_m = scales[m] · (x̂_m − x)
@@ -430,7 +380,7 @@ package final class NestedStep {
   /// Turns the products of one token's latents into gradients of their pre-activations and thresholds;
   /// returns the sum of the penalty's terms.
   private func sendBack(
-    _ codes: SparseCodes, _ range: Range<Int>, objective: StepObjective, penalty: Penalty
+    _ codes: SparseCodes, _ range: Range<Int>, objective: StepObjective, penalty: StepPenalty
   ) -> Double {
     if objective.objective.hasK {
       (gradients.pointer + range.lowerBound).update(

@@ -69,6 +69,9 @@ extension ImportedParts {
       "apply_b_dec_to_input",
       parts.subtractsDecoderBias
         ? "b_dec is subtracted from inputs" : "b_dec is added to outputs only")
+    if text("reshape_activations") == "hook_z" {
+      note("reshape_activations", "none: hook_z's heads are given side by side, [tokens, d_model]")
+    }
     if let normalization = text("normalize_activations"),
       !["none", "false"].contains(normalization)
     {

@@ -58,8 +58,11 @@ public enum Folder {
 
   /// Makes sure that there is nothing at `path`, before what is long work is done for it.
   ///
-  /// - Throws: `TensorFileError` where there is something.
+  /// - Throws: `TensorFileError` where there is something, or the path is empty.
   public static func requireFree(_ path: String) throws(TensorFileError) {
+    guard !path.isEmpty else {
+      throw TensorFileError(file: "the path", fault: "is empty: name the folder to write")
+    }
     var status = stat()
     guard lstat(path, &status) != 0 else {
       throw TensorFileError(file: path, fault: "is there already: choose another path")

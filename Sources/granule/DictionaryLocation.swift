@@ -16,13 +16,24 @@ struct DictionaryLocation {
       FileManager.default.fileExists(atPath: "\(path)/\(name)")
     }
     if exists(DictionaryFiles.configName) {
+      guard exists(DictionaryFiles.weightsName) else {
+        throw TrainingError(
+          "\(path) has no \(DictionaryFiles.weightsName): granule import reads what other libraries "
+            + "than SAELens wrote")
+      }
       folder = path
       run = nil
       return
     }
+    guard FileManager.default.fileExists(atPath: path) else {
+      throw TrainingError("\(path) does not exist")
+    }
     guard exists("config.json") else {
       throw TrainingError(
-        "\(path) is no dictionary folder (it has no cfg.json) and no training run (no config.json)")
+        exists("distillation.json")
+          ? "\(path) is a distillation: name its core/, or one of its cycles"
+          : "\(path) is no dictionary folder (it has no cfg.json) and no training run (no "
+            + "config.json); granule import reads what other libraries wrote")
     }
     let dictionary = "\(path)/\(Trainer.dictionaryFolderName)"
     guard FileManager.default.fileExists(atPath: dictionary) else {

@@ -15,7 +15,7 @@ struct DistillCommand: AsyncParsableCommand {
       granularity into the language model and attributes the next-token loss to that granularity's \
       latents, activation × gradient; keeps the fewest that have --coverage of all attribution; and \
       carries only their encoder vectors into the next cycle, whose dictionary begins with them. \
-      The final core is of the features that were selected again and again.
+      The final core is of the features that were selected in half of the cycles or more (--core-rule).
 
       --activations are those of one layer that `granule harvest` wrote, --model the very language \
       model that it ran: its manifest has the digest. --tokens are a cycle's. The folder --out \
@@ -170,7 +170,8 @@ struct DistillCommand: AsyncParsableCommand {
       }
       print("\n\(Self.table(distillation.cycles).text)")
       print(
-        "The core, \(core.latents.grouped) latents selected again and again, is \(folder) "
+        "The core, \(core.latents.grouped) latents (\(distillation.configuration.rule.text) of "
+          + "\(distillation.cycles.count) cycles), is \(folder) "
           + "(\(ProgressBar.duration(seconds)))")
     }
   }

@@ -73,6 +73,7 @@ struct EncodeCommand: AsyncParsableCommand {
     guard (1...1_000_000).contains(repetitions) else {
       throw ValidationError("--repeat: is \(repetitions); it must be at least 1")
     }
+    guard k != 0 else { throw ValidationError("--k: is 0; it must be at least 1") }
     if let targetFVU, !(targetFVU > 0 && targetFVU.isFinite) {
       throw ValidationError("--target-fvu: is \(targetFVU); it must be above 0")
     }

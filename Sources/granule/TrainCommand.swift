@@ -41,6 +41,9 @@ struct TrainCommand: AsyncParsableCommand {
       try training.requireNone()
     } else {
       try training.require(k: training.objective?.hasK ?? true)
+      if training.trainCoreEncoders, training.core == nil, training.config == nil {
+        throw ValidationError("--train-core-encoders is of no use without --core")
+      }
     }
   }
 
@@ -75,30 +78,17 @@ struct TrainCommand: AsyncParsableCommand {
       }
       let folder = "\(out)/\(Trainer.dictionaryFolderName)"
       if json {
-        let granularities = dictionary.granularities.map { granularity in
-          JSONValue.object([
-            .init("latents", JSONValue(granularity.latents)),
-            .init("k", JSONValue(granularity.k)),
-            .init("l0", JSONValue(Double(granularity.l0 ?? .nan))),
-            .init("fvu", JSONValue(Double(granularity.fvu ?? .nan))),
-          ])
-        }
         print(
           StrictJSON.text([
             "dictionary": .string(folder), "steps": JSONValue(trainer.step),
-            "seconds": JSONValue(seconds), "granularities": .array(granularities),
+            "seconds": JSONValue(seconds), "granularities": dictionary.granularitiesJSON,
           ]))
         return
       }
-      var table = TextTable("granularity", "k", "L0", "FVU")
-      for granularity in dictionary.granularities {
-        table.add(
-          granularity.latents.grouped, "\(granularity.k)",
-          Double(granularity.l0 ?? .nan).formatted(digits: 1),
-          Double(granularity.fvu ?? .nan).formatted(digits: 4))
-      }
       let on = trainer.heldOut == nil ? "the training activations" : "held-out activations"
-      print("Trained in \(ProgressBar.duration(seconds)). Measured on \(on):\n\n\(table.text)")
+      print(
+        "Trained in \(ProgressBar.duration(seconds)). Measured on \(on):\n\n"
+          + dictionary.granularityTable.text)
       if let fvu = dictionary.granularities.last?.fvu, fvu >= 1 {
         print("Its reconstructions are no better than the mean: it has learnt nothing of use.")
       }
@@ -152,6 +142,14 @@ struct TrainCommand: AsyncParsableCommand {
       \(configuration.tokens.grouped) tokens, \(epochs.formatted(digits: 1)) times over, in \
       \(configuration.steps.grouped) steps.
       """)
+    let leftOut = configuration.granularities.dropLast().filter {
+      $0 + configuration.coreLatents >= configuration.latents
+    }
+    if !leftOut.isEmpty {
+      print(
+        "Larger by the core, \(leftOut.map(String.init).joined(separator: ", ")) would not be below "
+          + "\(configuration.latents): left out.")
+    }
     if epochs > 4 {
       print(
         "So few tokens seen so often are learnt by heart: expect held-out FVU well above training "

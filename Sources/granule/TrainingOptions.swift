@@ -18,7 +18,8 @@ struct TrainingOptions: ParsableArguments {
   var latents: Int?
   @Option(
     help: ArgumentHelp(
-      "How codes are kept sparse: topk, batchtopk, jumprelu or relu (with L1). Default: topk."),
+      "How codes are kept sparse: topk, batchtopk, jumprelu or relu (with L1). Default: topk; with "
+        + "a core, and to distil, batchtopk, which alone can exempt one."),
     transform: choice)
   var objective: TrainingObjective?
   @Option(help: "Active latents a token in the full dictionary, for topk and batchtopk.")

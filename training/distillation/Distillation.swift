@@ -132,11 +132,14 @@ public final class Distillation {
         "\(configuration.model): has d_model \(shape.dModel) and \(shape.blocks) blocks, the "
           + "activations are of d_model \(dataset.dModel), before block \(source.layer)")
     }
-    for path in try HarvestConfiguration.textFiles(text(configuration, source))
-    where access(path, R_OK) != 0 {
+    let text = text(configuration, source)
+    for path in try HarvestConfiguration.textFiles(text) where access(path, R_OK) != 0 {
       throw TrainingError(
         "\(path): \(String(cString: strerror(errno))); name text to attribute on with --text")
     }
+    // Says now, not after a cycle's training, where all the files are empty.
+    _ = try TextSequences.read(
+      text, tokenizer: Tokenizer(file), context: source.context, tokens: 2)
     return source
   }
 

@@ -36,7 +36,8 @@ public struct DistillationConfiguration: Sendable, Equatable {
     self.model = model
   }
 
-  var rule: CoreRule { coreRule ?? .standard(cycles: cycles) }
+  /// `coreRule`, or the standard one for so many cycles.
+  public var rule: CoreRule { coreRule ?? .standard(cycles: cycles) }
 
   /// How a cycle trains, counted from 1.
   func training(cycle: Int, core: String?) -> TrainingConfiguration {
