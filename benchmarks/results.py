@@ -295,12 +295,13 @@ class Page:
             "Written by `python3 benchmarks/results.py`, which trains and measures everything here. "
             "[evaluation.md](evaluation.md) defines the metrics; the claims are those of "
             "[Progressive Coding for Sparse Autoencoders](https://arxiv.org/abs/2505.00190).",
-            f"SmolLM2-135M, residual stream before block 10 (d_model 576), N = {N:,}, k = {K} at "
-            f"full size. Each dictionary was trained on {counts['tokens']:,} tokens, that is "
-            f"{counts['passes']:.1f} passes over {counts['unique']:,} tokens of books and technical "
-            f"texts; FVU is measured on {counts['evaluated']:,} tokens of a novel and a book on "
-            f"programming that no dictionary saw, recaptured loss on the replaced tokens of "
-            f"{counts['loss']:,} of them. Learning rate {options.learning_rate:g} · √({N:,} / N), "
+            f"{counts['model']}, residual stream before block 10, N = {N:,}, k = {K} at full size. "
+            f"Each dictionary was trained on {counts['tokens']:,} tokens, that is "
+            f"{counts['passes']:.1f} passes over {counts['unique']:,} tokens of {counts['text']} "
+            f"files; FVU is measured on {counts['evaluated']:,} tokens of "
+            + " and ".join(file.stem for file in options.held_out_text)
+            + f", which no dictionary saw, recaptured loss on {counts['loss']:,} replaced tokens of "
+            f"the same. Learning rate {options.learning_rate:g} · √({N:,} / N), "
             f"batches of 4,096, one seed where none is named. Training took "
             f"{counts['hours']:.1f} hours in all, of {counts['trained']} of {len(RUNS)} "
             "dictionaries.")
@@ -370,6 +371,7 @@ class Page:
         facts["loss"] = loss["recaptured"]["replaced_tokens"] if loss else 0
         manifest = json.loads((self.work.activations(10) / "../manifest.json").read_text())
         facts["unique"] = manifest["tokens"]
+        facts["model"], facts["text"] = manifest["model"]["name"], len(manifest["text"])
         facts["passes"] = facts["tokens"] / facts["unique"]
         return facts
 

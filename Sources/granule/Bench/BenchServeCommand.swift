@@ -169,9 +169,8 @@ struct BenchServeCommand: AsyncParsableCommand {
     return try await withThrowingTaskGroup(of: Answer?.self) { group in
       for number in 0..<max(Int(rate * seconds), 1) {
         let due = begin + .seconds(Double(number) / rate)
-        // Sleeps until the request is due: callers of an open loop come when they come, however
-        // long others wait for answers.
-        try await Task.sleep(until: due)
+        // Until the request is due, however long others wait for answers: an open loop.
+        try await Task.sleep(until: due)  // a caller's moment, no synchronisation
         let client = clients[number % clients.count]
         group.addTask {
           do {
