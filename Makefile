@@ -8,8 +8,9 @@ help:
 	@echo "make test    run every test"
 	@echo "make check-deep"
 	@echo "             encode ten million tokens and compare each with the plain encoder, in minutes"
-	@echo "             (GRANULE_SEED=N replays); then fuzz each reader of files and messages for ten"
-	@echo "             minutes (GRANULE_FUZZ_SECONDS=N)"
+	@echo "             (GRANULE_SEED=N replays); swap dictionaries for an hour under load"
+	@echo "             (GRANULE_STORM_SECONDS=N); then fuzz each reader of files and messages for"
+	@echo "             ten minutes (GRANULE_FUZZ_SECONDS=N)"
 	@echo "make check-threads"
 	@echo "             run the server's tests under the thread sanitizer"
 	@echo "make check-memory"
@@ -38,6 +39,8 @@ test: dependencies
 
 check-deep: dependencies
 	GRANULE_DEEP=1 swift test -c release --filter DeepTests
+	GRANULE_DEEP=1 GRANULE_STORM_SECONDS=$${GRANULE_STORM_SECONDS:-3600} \
+	  swift test -c release --filter SwapStormTests
 	scripts/fuzz
 
 check-threads: dependencies
