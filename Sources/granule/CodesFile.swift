@@ -1,14 +1,25 @@
 import Tensors
 import Wire
 
-/// Sparse codes in a safetensors file: `row_offsets`, `indices` and `values`.
+/// Sparse codes in a safetensors file: `row_offsets`, `indices` and `values`, with the dictionary that
+/// made them in the metadata.
 struct CodesFile {
+  /// The dictionary that made codes, which alone can decode them.
+  struct Maker {
+    var model: String
+    var version: UInt64
+    /// Of the dictionary's files, in hexadecimal.
+    var sha256: String
+  }
+
   /// [tokens + 1]
   var rowOffsets: [UInt32] = [0]
   /// [active]
   var indices: [UInt32] = []
   /// [active]
   var values: [Float] = []
+  /// nil where the file does not say.
+  var maker: Maker?
 
   /// No tokens.
   init() {}
@@ -36,6 +47,12 @@ struct CodesFile {
     guard let last = rowOffsets.last, rowOffsets.first == 0, Int(last) == indices.count,
       indices.count == self.values.count, zip(rowOffsets, rowOffsets.dropFirst()).allSatisfy(<=)
     else { throw values.fault("and row_offsets and indices are no compressed sparse rows") }
+    let metadata = file.metadata
+    if let model = metadata["model"], let version = metadata["version"].flatMap({ UInt64($0) }),
+      let sha256 = metadata["sha256"]
+    {
+      maker = Maker(model: model, version: version, sha256: sha256)
+    }
   }
 
   /// Adds the rows of a response.
@@ -63,6 +80,8 @@ struct CodesFile {
   ///
   /// - Throws: `TensorFileError` with the system's reason.
   func write(to path: String) throws {
+    let metadata =
+      maker.map { ["model": $0.model, "version": String($0.version), "sha256": $0.sha256] } ?? [:]
     try rowOffsets.withUnsafeBytes { rowOffsets in
       try indices.withUnsafeBytes { indices in
         try values.withUnsafeBytes { values in
@@ -71,7 +90,7 @@ struct CodesFile {
               .init("row_offsets", .uint32, [self.rowOffsets.count], rowOffsets),
               .init("indices", .uint32, [self.indices.count], indices),
               .init("values", .float32, [self.values.count], values),
-            ], to: path)
+            ], metadata: metadata, to: path)
         }
       }
     }

@@ -9,7 +9,9 @@ struct DecodeCommand: AsyncParsableCommand {
     commandName: "decode",
     abstract: "Turn sparse codes back into activations with a server.",
     discussion: """
-      Reads what `granule encode --out` writes, and writes a safetensors file with `activations` [tokens, d_model].
+      Reads what `granule encode --out` writes, and writes a safetensors file with `activations` [tokens, d_model]. \
+      The version that made the codes decodes them, and must be in the server's memory; codes that do not say what \
+      made them are decoded by the version that serves.
 
       EXAMPLE
         granule decode --server 127.0.0.1:7700 --model smollm2 --codes codes.safetensors --out decoded.safetensors
@@ -38,6 +40,7 @@ struct DecodeCommand: AsyncParsableCommand {
     var (rows, dModel) = ([Float](), 0)
     // 0 takes the version being served; the first answer's then decodes the rest as well.
     var version: UInt64 = 0
+    if let maker = file.maker { version = try await self.version(of: maker, client) }
     var bar = ProgressBar()
     for start in stride(from: 0, to: max(tokens, 1), by: batch) {
       let range = start..<min(start + batch, tokens)
@@ -54,5 +57,16 @@ struct DecodeCommand: AsyncParsableCommand {
     try SafetensorsWriter.write(
       [.init("activations", [tokens, dModel], FloatStorage(rows))], to: out)
     print("Decoded \(tokens.grouped) tokens by \(model), version \(version), into \(out)")
+  }
+
+  /// The version in the server's memory that is what made the codes, whatever its number there.
+  private func version(of maker: CodesFile.Maker, _ client: Client) async throws -> UInt64 {
+    let known = try await client.listModels(timeout: .seconds(10)).first { $0.name == model }
+    let resident = known?.versions.first { $0.sha256 == maker.sha256 && $0.state == .ready }
+    if let resident { return resident.version }
+    throw CommandError(
+      "\(codes): was made by version \(maker.version) of \(maker.model), which is not in the server's "
+        + "memory as \(model): load it with granule load \(model) --version \(maker.version) --beside"
+    )
   }
 }

@@ -127,8 +127,7 @@ struct EncodeCommand: AsyncParsableCommand {
     }
     bar.finish()
     if let out, let last = rows.last {
-      guard last.answeredBy.count == 1 else { throw Self.mixedVersions }
-      try last.codes.write(to: out)
+      try await write(last.codes, madeBy: Array(last.answeredBy.keys), client, to: out)
     }
     show(rows, tokens: dataset.tokens)
     if !json { showVersions(answeredBy) }
@@ -143,15 +142,27 @@ struct EncodeCommand: AsyncParsableCommand {
     ).refine { bar.update(fraction: $0, "refining") }
     bar.finish()
     if let out {
-      guard result.versions.count == 1 else { throw Self.mixedVersions }
-      try result.codes.write(to: out)
+      try await write(result.codes, madeBy: Array(result.versions), run.client, to: out)
     }
     show(result)
   }
 
-  private static let mixedVersions = CommandError(
-    "--out: the model was swapped while the codes were made, and they would mix versions: "
-      + "encode again")
+  private func write(
+    _ codes: CodesFile, madeBy versions: [UInt64], _ client: Client, to path: String
+  ) async throws {
+    guard versions.count == 1, let version = versions.first else {
+      throw CommandError(
+        "--out: the model was swapped while the codes were made, and they would mix versions: "
+          + "encode again")
+    }
+    var codes = codes
+    let known = try await client.listModels(timeout: .seconds(10))
+      .first { $0.name == model }?.versions.first { $0.version == version }
+    codes.maker = known.map {
+      CodesFile.Maker(model: model, version: version, sha256: $0.sha256)
+    }
+    try codes.write(to: path)
+  }
 
   private func show(_ result: RefineRun.Result) {
     guard !json else {

@@ -154,12 +154,22 @@ struct CommandLineTests {
         .elements?.first?["version"]?.integer
     }
     #expect(version == 2)
-    let (decoded, _, decodeErrors) = try CommandProcess.run(
-      "decode", "--server", String(address), "--model", "m", "--codes", path("codes.safetensors"),
-      "--out", path("reconstructions.safetensors"))
-    #expect(decoded == 0, "\(decodeErrors)")
-
     let admin = "unix:\(path("admin"))"
+    func decode(_ codes: String) throws -> (code: Int32, output: String, errors: String) {
+      try CommandProcess.run(
+        "decode", "--server", String(address), "--model", "m", "--codes", path(codes), "--out",
+        path("reconstructions.safetensors"))
+    }
+    let decoded = try decode("codes.safetensors")
+    #expect(decoded.code == 0, "\(decoded.errors)")
+    // Codes of the version before are decoded by it, or not at all.
+    let refused = try decode("refined.safetensors")
+    #expect(refused.code == 1 && refused.errors.contains("--version 1 --beside"))
+    #expect(
+      try CommandProcess.run("load", "m", "--version", "1", "--beside", "--admin", admin).code == 0)
+    let decodedBeside = try decode("refined.safetensors")
+    #expect(decodedBeside.code == 0 && decodedBeside.output.contains("version 1"))
+
     #expect(
       try CommandProcess.run("resize", "m", "--granularity", "12", "--admin", admin).code == 0)
     #expect(try CommandProcess.run(encode + ["--granularities", "48"]).code == 1)
