@@ -166,7 +166,10 @@ struct Admission {
     _ request: DecodeRequest, requestBytes: Int, _ models: ResidentModels
   ) throws(ServerError) -> Plan {
     let version = try models.pin(request.model, version: request.version, field: "decode")
-    let tokens = try request.codes.tokens()
+    let tokens: Int
+    do throws(ServerError) { tokens = try request.codes.tokens() } catch {
+      throw ServerError(error.code, "decode.\(error.message)")
+    }
     let response = Response.overheadBytesMax + 4 * tokens * version.dictionary.dModel
     try checkResponse(response, hint: "send fewer tokens")
     let bytes =
@@ -187,39 +190,50 @@ struct Admission {
 
   // MARK: Room
 
+  /// What is there, of all connections and of the one that asks.
+  struct Occupancy {
+    var queue: ComputeWorkers.Queue
+    /// Bytes of requests in flight, of their responses, and of what waits to be written.
+    var bytes: Int
+    var ownBytes: Int
+  }
+
+  /// A connection may hold as much as it leaves free: one that floods takes half, and what several
+  /// take leaves the share of one more, so that none keeps the others out.
+  ///
   /// - Parameters:
   ///   - tokens, bytes: what the request adds.
-  ///   - statistics, admittedBytes: what is there.
   /// - Throws: UNAVAILABLE where there is no room now. A request alone always has some.
-  func checkRoom(
-    tokens: Int, bytes: Int, _ statistics: ComputeWorkers.Statistics, admittedBytes: Int
-  ) throws(ServerError) {
-    let waiting = statistics.waitingTokens
-    let wait = Int((statistics.expectedWait / .milliseconds(1)).rounded(.up))
+  func checkRoom(tokens: Int, bytes: Int, _ there: Occupancy) throws(ServerError) {
+    let queue = there.queue
+    let wait = Int((queue.expectedWait / .milliseconds(1)).rounded(.up))
     let retryAfter = max(limits.retryAfterMilliseconds, UInt32(clamping: wait))
-    guard waiting == 0 || statistics.expectedWait <= limits.queueWaitMax else {
+    guard queue.tokens == 0 || queue.expectedWait <= limits.queueWaitMax else {
       throw ServerError(
         .unavailable,
         "the queue takes \(wait) ms, the limit is \(limits.queueWaitMax); try again later",
         retryAfterMilliseconds: retryAfter)
     }
-    guard waiting == 0 || tokens <= limits.queueTokensMax - waiting else {
+    guard
+      queue.tokens == 0 || queue.ownTokens + tokens <= limits.queueTokensMax - queue.tokens
+    else {
       throw ServerError(
         .unavailable,
-        "the queue holds \(waiting) tokens, the limit is \(limits.queueTokensMax); try again later",
+        "the queue holds \(queue.tokens) tokens, \(queue.ownTokens) of this connection; the limit is \(limits.queueTokensMax), of which a connection may hold what is left free; try again later",
         retryAfterMilliseconds: retryAfter)
     }
     // What has been admitted may not have been allocated yet.
-    guard bytes < Self.probedBytesMin || Memory.canBeHad(admittedBytes + bytes) else {
+    guard bytes < Self.probedBytesMin || Memory.canBeHad(there.bytes + bytes) else {
       throw ServerError(
         .resourceExhausted,
         "there is no memory for the request, which may take \(bytes) bytes; send fewer tokens, or try again later",
         retryAfterMilliseconds: retryAfter)
     }
-    guard admittedBytes == 0 || bytes <= limits.admittedBytesMax - admittedBytes else {
+    guard there.bytes == 0 || there.ownBytes + bytes <= limits.admittedBytesMax - there.bytes
+    else {
       throw ServerError(
         .unavailable,
-        "requests in flight take \(admittedBytes) bytes, the limit is \(limits.admittedBytesMax); try again later",
+        "requests in flight take \(there.bytes) bytes, \(there.ownBytes) of this connection; the limit is \(limits.admittedBytesMax), of which a connection may hold what is left free; try again later",
         retryAfterMilliseconds: retryAfter)
     }
   }

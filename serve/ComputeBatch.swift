@@ -2,8 +2,8 @@ import SparseAutoencoder
 import Tensors
 import Wire
 
-/// Pieces of requests that are computed together: encodings by one version of a model, each at its
-/// own granularity, or one decoding.
+/// Pieces of requests that are computed together by one version of a model: encodings, each at its own
+/// granularity, and decodings.
 struct ComputeBatch {
   typealias Piece = Scheduler<ComputeJob>.Piece
 
@@ -33,7 +33,7 @@ struct ComputeBatch {
           rows.append((piece, stage, request.rows(piece.tokens)))
           types.append(request.activations.type)
         case .decode(let request, _):
-          try job.decode(request)
+          try job.decode(request, piece.tokens)
           finish(piece, .success(nil))
         }
       } catch {

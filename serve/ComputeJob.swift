@@ -119,18 +119,26 @@ final class ComputeJob: Sendable {
 
   /// What the scheduler must know of it, for a stage that waits from `since` on.
   func scheduled(since: ContinuousClock.Instant) -> Scheduler<ComputeJob>.Work {
-    let tokens: Int
-    var group: ObjectIdentifier?
-    switch work {
-    case .encode(_, let count, _, _):
-      tokens = count
-      group = ObjectIdentifier(version)
-    case .decode(_, let count): tokens = count
-    }
+    let rowBytes = version.dictionary.dModel * MemoryLayout<Float>.size
+    let (tokens, bytesPerToken): (Int, Int) =
+      switch work {
+      case .encode(_, let tokens, _, _): (tokens, rowBytes)
+      case .decode(let request, let tokens): (tokens, Self.bytesPerToken(request, tokens, rowBytes))
+      }
     return Scheduler<ComputeJob>.Work(
-      serial: ticket.serial, connection: connection, group: group, tokens: tokens,
-      bytesPerToken: version.dictionary.dModel * MemoryLayout<Float>.size, since: since,
-      deadline: deadline)
+      serial: ticket.serial, connection: connection, group: ObjectIdentifier(version),
+      tokens: tokens, bytesPerToken: bytesPerToken, since: since, deadline: deadline)
+  }
+
+  /// A decoded token reads a decoder row for each of its active latents: a piece that reads as much
+  /// as this many batches of activations takes about as long as encoding one.
+  private static let decoderBatchesPerPiece = 16
+
+  private static func bytesPerToken(
+    _ request: DecodeRequest, _ tokens: Int, _ rowBytes: Int
+  ) -> Int {
+    let active = request.codes.indices.count / MemoryLayout<UInt32>.size
+    return rowBytes * max(1, active / max(tokens, 1) / decoderBatchesPerPiece)
   }
 
   // MARK: Computing
@@ -191,16 +199,25 @@ final class ComputeJob: Sendable {
     }
   }
 
-  /// Turns the codes of a decode request back into activations.
-  func decode(_ request: DecodeRequest) throws(ServerError) {
-    try request.codes.checkRows(latents: version.dictionary.latents)
+  /// Turns some tokens' codes of a decode request back into activations.
+  func decode(_ request: DecodeRequest, _ tokens: Range<Int>) throws(ServerError) {
+    do throws(ServerError) {
+      try request.codes.checkRows(latents: version.latents, rows: tokens)
+    } catch {
+      throw ServerError(error.code, "decode.\(error.message)")
+    }
     guard let output = reconstruction?.bytes.bindMemory(to: Float.self).baseAddress else { return }
     do {
+      let rows = request.codes.rows(tokens)
       let codes = try SparseCodes(
-        rowOffsets: request.codes.rowOffsets.array(of: UInt32.self),
-        indices: request.codes.indices.array(of: UInt32.self),
-        values: request.codes.values.array(of: Float.self))
-      try version.dictionary.decode(codes, into: output)
+        rowOffsets: rows.rowOffsets, indices: rows.indices, values: rows.values)
+      try version.dictionary.decode(
+        codes, into: output + tokens.lowerBound * version.dictionary.dModel)
+    } catch DecodingError.latent(let latent, let token, let latents) {
+      throw ServerError(
+        .failedPrecondition,
+        "decode.codes.indices: token \(tokens.lowerBound + token) names latent \(latent), of which \(latents) are resident; have the model resized"
+      )
     } catch let error as DecodingError {
       throw ServerError(.failedPrecondition, "decode: \(error)")
     } catch {

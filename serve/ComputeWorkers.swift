@@ -21,7 +21,7 @@ final class ComputeWorkers: Sendable {
     var waitingTokens = 0
     /// How many granularities less requests are given that allow it.
     var pressure = 0
-    /// How long a request that comes now will wait, as far as can be told.
+    /// How long all that waits will take, as far as can be told.
     var expectedWait = Duration.zero
     /// Requests computed, in whole or in part.
     var started: UInt64 = 0
@@ -30,6 +30,15 @@ final class ComputeWorkers: Sendable {
     /// Requests whose time ran out before a worker took them.
     var expired: UInt64 = 0
     var batches: UInt64 = 0
+  }
+
+  /// What a request finds before it that comes now.
+  struct Queue: Sendable {
+    /// Tokens that wait, of all connections and of its own.
+    var tokens = 0
+    var ownTokens = 0
+    /// How long it will wait, as far as can be told.
+    var expectedWait = Duration.zero
   }
 
   private struct State {
@@ -164,13 +173,25 @@ final class ComputeWorkers: Sendable {
     return (jobs.map { Self.expiry(of: $0) }, jobs, next)
   }
 
+  /// What `tokens` more of a connection would find.
+  func queue(of connection: UInt64, adding tokens: Int) -> Queue {
+    monitor.read { state in
+      let ahead = state.scheduler.tokensAhead(of: connection, adding: tokens)
+      return Queue(
+        tokens: state.scheduler.waitingTokens,
+        ownTokens: state.scheduler.waitingTokens(of: connection),
+        expectedWait: state.estimate.wait(behind: ahead))
+    }
+  }
+
   /// What waits, and what has been done.
   var statistics: Statistics {
     monitor.read { state in
       var statistics = state.statistics
       statistics.waitingRequests = state.scheduler.waitingRequests
       statistics.waitingTokens = state.scheduler.waitingTokens
-      statistics.pressure = state.gauge.level
+      statistics.pressure =
+        state.scheduler.waitingTokens == 0 ? state.gauge.level(idleAt: .now) : state.gauge.level
       statistics.expectedWait = state.estimate.wait(behind: state.scheduler.waitingTokens)
       return statistics
     }

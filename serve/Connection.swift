@@ -27,6 +27,8 @@ final class Connection: ByteStreamHandler {
   private unowned let server: ServerCore
   private var decoder: FrameDecoder
   private(set) var inFlight: [UInt64: InFlight] = [:]
+  /// Bytes that are reserved for those.
+  private var admittedBytes = 0
   /// No more requests are read: an error has ended the connection, the peer has, or the server is
   /// stopping.
   private var isEnding = false
@@ -90,17 +92,23 @@ final class Connection: ByteStreamHandler {
       refuse(.badFrame, ServerError(.resourceExhausted, "\(error)"))
     }
     countBytes()
-    if !isEnding, decoder.capacityBytes > server.limits.receiveBytesFree,
-      server.receiveBytes > server.limits.receiveBytesMax
-    {
-      refuse(
-        .receiveMemory,
-        ServerError(
-          .unavailable,
-          "connections hold \(server.receiveBytes) bytes of unfinished frames, the limit is \(server.limits.receiveBytesMax); connect again later",
-          retryAfterMilliseconds: server.limits.retryAfterMilliseconds))
-    }
+    if server.receiveBytes > server.limits.receiveBytesMax { server.makeRoomToReceive() }
     finishIfDone()
+  }
+
+  /// Bytes of memory for a frame that has not arrived in full; 0 once no more are read.
+  var receiveBytes: Int { isEnding ? 0 : decoder.capacityBytes }
+
+  /// Ends the connection, so that others can receive. No frame may be in use.
+  func giveUpReceiving() {
+    refuse(
+      .receiveMemory,
+      ServerError(
+        .unavailable,
+        "connections hold \(server.receiveBytes) bytes of unfinished frames, this one the most, \(decoder.capacityBytes); the limit is \(server.limits.receiveBytesMax); connect again later",
+        retryAfterMilliseconds: server.limits.retryAfterMilliseconds))
+    decoder = FrameDecoder(frameBytesMax: server.limits.frameBytesMax)
+    countBytes()
   }
 
   /// Lets other connections have their turn before the next frame.
@@ -181,9 +189,10 @@ final class Connection: ByteStreamHandler {
   private func compute(_ request: ReceivedRequest, _ plan: Admission.Plan) throws(ServerError) {
     inFlight[request.id] = .computing(
       try server.compute(
-        plan, connection: id, requestID: request.id,
+        plan, connection: id, bytes: admittedBytes + stream.queuedBytes, requestID: request.id,
         timeoutMilliseconds: request.timeoutMilliseconds),
       bytes: plan.bytes)
+    admittedBytes += plan.bytes
   }
 
   private func cancel(_ requestID: UInt64, _ request: ReceivedRequest) {
@@ -191,6 +200,7 @@ final class Connection: ByteStreamHandler {
       return succeed(request, .cancel(found: false))
     }
     inFlight[requestID] = nil
+    admittedBytes -= bytes
     server.cancel(ticket, bytes: bytes)
     let error = ServerError(.cancelled, "the request was cancelled")
     send(Response(id: requestID, result: .failure(error)).packed())
@@ -224,6 +234,7 @@ final class Connection: ByteStreamHandler {
       if case .success = answer.outcome { server.metrics.record(ticket.method, nil) }
       inFlight[answer.requestID] = nil
       server.admittedBytes -= bytes
+      admittedBytes -= bytes
     }
     send(answer.frame)
     readOn()
@@ -307,6 +318,7 @@ final class Connection: ByteStreamHandler {
       server.cancel(ticket, bytes: bytes)
     }
     inFlight = [:]
+    admittedBytes = 0
   }
 
   func streamClosed(_ stream: ByteStream, error: EventLoopError?) {

@@ -6,8 +6,12 @@ struct ModelEntry {
   /// A version that could not be loaded.
   struct Failure {
     let message: String
-    /// What its files looked like; it is tried again when they have changed.
+    /// What its files looked like; it is tried again when they have changed …
     let stamp: VersionStamp
+    /// … or at this moment: what was missing may be there again, such as memory.
+    let nextTry: ContinuousClock.Instant
+    /// How often it has failed with these files.
+    let tries: Int
   }
   /// A version that was replaced, and may still have requests.
   struct Retired {

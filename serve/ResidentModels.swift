@@ -14,7 +14,8 @@ import Wire
 ///    loader's thread, one thing after another;
 /// 3. a version is swapped in only once it is complete; the one before lives until its last request
 ///    ends;
-/// 4. what fails is remembered and tried again when its files change; what serves goes on serving.
+/// 4. what fails is remembered and tried again when its files change, and ever more seldom without;
+///    what serves goes on serving.
 final class ResidentModels: Sendable {
   /// A change that an administrator asked for.
   enum Change: Sendable {
@@ -34,7 +35,7 @@ final class ResidentModels: Sendable {
     /// Give unused memory back to the system.
     case trim
     /// Only to be released, away from the event loop.
-    case release(any AnyObject & Sendable)
+    case release(ResidentVersion)
   }
   /// What has happened since the start.
   struct Counts: Sendable {
@@ -216,10 +217,14 @@ final class ResidentModels: Sendable {
     }
   }
 
-  /// Releases an object on the loader's thread: freeing a dictionary takes too long for the event
-  /// loop.
-  func release(_ object: any AnyObject & Sendable) {
-    monitor.change { $0.tasks.append(.release(object)) }
+  /// Takes the last reference to a version, if this is one, to the loader's thread: freeing a
+  /// dictionary takes too long for the event loop.
+  func release(_ version: ResidentVersion) {
+    monitor.change { state in
+      // Cancelled requests of a version that serves must not queue up behind a load.
+      let isServing = state.models.values.contains { $0.serving === version }
+      if !isServing { state.tasks.append(.release(version)) }
+    }
   }
 
   /// Gives memory that is not used any more, but that the allocator keeps, back to the system.
@@ -401,11 +406,25 @@ final class ResidentModels: Sendable {
       try version.warm()
       return version
     } catch {
-      let failure = ModelEntry.Failure(message: "\(error)", stamp: stamp)
-      monitor.change { $0.models[name]?.failures[number] = failure }
-      reportFailure(name, number, error)
+      let isNews = remember("\(error)", of: name, number, stamp)
+      if isNews { reportFailure(name, number, error) }
       throw ServerError(
         .failedPrecondition, "version \(number) of \(name) cannot be loaded: \(error)")
+    }
+  }
+
+  /// Remembers why a version could not be loaded; false where that is known already.
+  private func remember(
+    _ message: String, of name: String, _ number: UInt64, _ stamp: VersionStamp
+  ) -> Bool {
+    monitor.change { state in
+      let before = state.models[name]?.failures[number]
+      let tries = before?.stamp == stamp ? (before?.tries ?? 0) + 1 : 1
+      let delay = min(
+        limits.loadRetryMin * (1 << min(tries - 1, 20)), limits.loadRetryMax)
+      state.models[name]?.failures[number] = ModelEntry.Failure(
+        message: message, stamp: stamp, nextTry: .now + delay, tries: tries)
+      return before?.message != message
     }
   }
 
@@ -466,13 +485,13 @@ final class ResidentModels: Sendable {
   {
     let wanted = min(wanted, version.latents)
     if wanted == version.dictionary.latents { return version }
-    if wanted < version.dictionary.latents {
-      return ResidentVersion(truncating: version, to: wanted)
-    }
     do {
-      let fresh = ResidentVersion(
-        version: version.version,
-        try repository.load(name, version: version.version, latents: wanted))
+      let fresh =
+        wanted < version.dictionary.latents
+        ? ResidentVersion(truncating: version, to: wanted)
+        : ResidentVersion(
+          version: version.version,
+          try repository.load(name, version: version.version, latents: wanted))
       try fresh.warm()
       return fresh
     } catch {
@@ -511,7 +530,10 @@ final class ResidentModels: Sendable {
         if entry.serving == nil, !entry.isHeld { state.models[name] = nil }
       }
     }
-    for (name, versions) in found { follow(name, versions) }
+    for (name, versions) in found {
+      if monitor.read({ $0.isStopping }) { return }
+      follow(name, versions)
+    }
   }
 
   /// Logs what went wrong with a look at the repository, once for as long as it stays the same.
@@ -530,7 +552,7 @@ final class ResidentModels: Sendable {
     }
     for number in versions.reversed() where number > (entry.serving?.version ?? 0) {
       if let failure = entry.failures[number],
-        failure.stamp == repository.stamp(of: name, version: number)
+        failure.stamp == repository.stamp(of: name, version: number), .now < failure.nextTry
       {
         continue
       }

@@ -3,8 +3,8 @@
 /// How it works:
 /// 1. each connection's requests are taken in the order of their arrival, further stages of one that
 ///    has been started before the others;
-/// 2. connections take turns of about `batchTokensMax` tokens: what one takes beyond that is taken
-///    off its next turn;
+/// 2. connections take turns of about `batchTokensMax` tokens or `batchBytesMax` bytes, whichever is
+///    less: what one takes beyond that is taken off its next turn;
 /// 3. a batch is formed from whatever waits when a worker asks, from one connection after the other,
 ///    of requests to the same group (the same version of a model), up to bounds in tokens and bytes;
 /// 4. a request that is larger than a batch is handed out in pieces; when little waits, it is shared
@@ -21,10 +21,10 @@ package struct Scheduler<Item> {
     /// A number that no other request has.
     package var serial: UInt64
     package var connection: UInt64
-    /// Requests of the same group may share a batch; nil: computed by itself and undivided.
-    package var group: ObjectIdentifier?
+    /// Requests of the same group may share a batch.
+    package var group: ObjectIdentifier
     package var tokens: Int
-    /// Memory that a token takes while it is computed.
+    /// Memory that a token takes, or passes through, while it is computed.
     package var bytesPerToken: Int
     /// When its wait for a worker began.
     package var since: ContinuousClock.Instant
@@ -32,7 +32,7 @@ package struct Scheduler<Item> {
     package var deadline: ContinuousClock.Instant?
 
     package init(
-      serial: UInt64, connection: UInt64, group: ObjectIdentifier?, tokens: Int,
+      serial: UInt64, connection: UInt64, group: ObjectIdentifier, tokens: Int,
       bytesPerToken: Int = 0, since: ContinuousClock.Instant,
       deadline: ContinuousClock.Instant? = nil
     ) {
@@ -77,6 +77,8 @@ package struct Scheduler<Item> {
     /// Tokens left of its turn; nil while it awaits its turn, which `debt` then shortens.
     var credit: Int?
     var debt = 0
+    /// Of its requests that wait, the rest of one that has been started included.
+    var tokens = 0
   }
 
   /// Pieces start at multiples of this, so that sums over blocks of so many tokens do not depend on
@@ -105,6 +107,19 @@ package struct Scheduler<Item> {
   /// Requests of which no piece has been handed out.
   package var waitingRequests: Int { entries.count - startedRequests }
 
+  /// Tokens of a connection's requests that wait.
+  package func waitingTokens(of connection: UInt64) -> Int { lines[connection]?.tokens ?? 0 }
+
+  /// Tokens that are handed out before the last of `tokens` which a connection would add now, its own
+  /// that wait included: no more than wait, and no more turns of each connection than it needs itself.
+  package func tokensAhead(of connection: UInt64, adding tokens: Int) -> Int {
+    let own = waitingTokens(of: connection)
+    let turns = max((own + tokens - 1) / batchTokensMax + 1, 1)
+    let others = lines.count - (lines[connection] == nil ? 0 : 1)
+    let (share, overflow) = (others * turns).multipliedReportingOverflow(by: batchTokensMax)
+    return overflow ? waitingTokens : min(waitingTokens, own + share)
+  }
+
   /// The first moment at which `removeExpired` will find something, or an earlier one.
   package var nextDeadline: ContinuousClock.Instant? { deadlines.first?.deadline }
 
@@ -124,6 +139,7 @@ package struct Scheduler<Item> {
       }
     }
     if lines[work.connection] == nil { turns.append(work.connection) }
+    lines[work.connection, default: Line()].tokens += work.tokens
     if isResumed {
       lines[work.connection, default: Line()].resumed.append(work.serial)
     } else {
@@ -136,6 +152,7 @@ package struct Scheduler<Item> {
     guard let entry = entries[serial], entry.nextPiece == 0 else { return nil }
     entries[serial] = nil
     waitingTokens -= entry.work.tokens
+    lines[entry.work.connection]?.tokens -= entry.work.tokens
     forgetRemoved(entry.work.connection)
     return entry.item
   }
@@ -180,7 +197,7 @@ package struct Scheduler<Item> {
         next += 1
         continue
       }
-      guard batch.isEmpty || (group != nil && entry.work.group == group) else {
+      guard batch.isEmpty || entry.work.group == group else {
         passedOver.append(connection)
         next += 1
         continue
@@ -196,12 +213,11 @@ package struct Scheduler<Item> {
       bytes += pieceBytes
       batch.append(piece)
       waitingTokens -= piece.tokens.count
-      if take(entry, piece.tokens.count) {
+      if take(entry, piece.tokens.count, bytes: pieceBytes) {
         // Its turn is over.
         next += 1
         if lines[connection] != nil { turns.append(connection) }
       }
-      if group == nil { break }
     }
     turns.replaceSubrange(0..<next, with: passedOver)
     return batch
@@ -224,7 +240,7 @@ package struct Scheduler<Item> {
     let work = entry.work
     if entry.nextPiece == 0 {
       entry.pieceTokens = work.tokens
-      if work.group != nil, work.tokens > 0 {
+      if work.tokens > 0 {
         let fitting = bytesMax / max(work.bytesPerToken, 1) / blockTokens * blockTokens
         let most = max(min(tokensMax, fitting), blockTokens)
         let count = (work.tokens + most - 1) / most
@@ -240,7 +256,7 @@ package struct Scheduler<Item> {
 
   /// Takes a piece of `tokens` off the first request of its connection; true where that ends the
   /// connection's turn.
-  private mutating func take(_ entry: Entry, _ tokens: Int) -> Bool {
+  private mutating func take(_ entry: Entry, _ tokens: Int, bytes: Int) -> Bool {
     var entry = entry
     let (serial, connection) = (entry.work.serial, entry.work.connection)
     guard var line = lines.removeValue(forKey: connection) else { return true }
@@ -258,8 +274,10 @@ package struct Scheduler<Item> {
     } else {
       entries[serial] = entry
     }
-    // What cannot be divided is decoding, which costs little: a turn at most.
-    let credit = (line.credit ?? batchTokensMax - line.debt) - min(max(tokens, 1), batchTokensMax)
+    line.tokens -= tokens
+    let share = min(Double(bytes) / Double(max(batchBytesMax, 1)), 1) * Double(batchTokensMax)
+    let cost = min(max(tokens, Int(share), 1), batchTokensMax)
+    let credit = (line.credit ?? batchTokensMax - line.debt) - cost
     line.credit = credit > 0 ? credit : nil
     line.debt = max(-credit, 0)
     let isEmpty = line.resumed.count == 0 && line.waiting.count == 0

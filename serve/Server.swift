@@ -133,11 +133,14 @@ public final class RunningServer: Sendable {
   }
 
   /// Waits until the server has stopped, and its threads have ended.
-  public func wait() {
+  ///
+  /// - Parameter finishingLoad: false where the process ends next: a dictionary that is being read,
+  ///   which may take longer than the drain timeout, is not waited for.
+  public func wait(finishingLoad: Bool = true) {
     thread.join()
     http?.stop()
     workers.stop()
-    models.stop()
+    if finishingLoad { models.stop() }
   }
 
   /// Tells the server to stop and waits until it has.

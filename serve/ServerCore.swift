@@ -18,6 +18,7 @@ final class ServerCore {
   private var workers: ComputeWorkers?
   private var listeners: [Listener] = []
   private var connections: [UInt64: Connection] = [:]
+  private var adminConnections = 0
   /// Connections beyond the limit that are being told so.
   private var refused: [ObjectIdentifier: RefusedConnection] = [:]
   private var lastConnection: UInt64 = 0
@@ -131,19 +132,22 @@ final class ServerCore {
 
   private func accept(_ stream: ByteStream, isAdmin: Bool) {
     // Administration must be possible where clients have taken all connections.
-    guard isAdmin || connections.count < connectionsMax else { return refuse(stream) }
+    let most = isAdmin ? limits.adminConnectionsMax : connectionsMax
+    let open = isAdmin ? adminConnections : connections.count - adminConnections
+    guard open < most else { return refuse(stream, open: open, limit: most) }
+    if isAdmin { adminConnections += 1 }
     metrics.acceptedConnections += 1
     lastConnection += 1
     connections[lastConnection] = Connection(
       id: lastConnection, stream: stream, isAdmin: isAdmin, server: self)
   }
 
-  private func refuse(_ stream: ByteStream) {
+  private func refuse(_ stream: ByteStream, open: Int, limit: Int) {
     metrics.refusedConnections += 1
-    guard refused.count < limits.filesReserved / 2 else { return stream.close() }
+    guard refused.count < limits.filesReserved / 4 else { return stream.close() }
     let error = ServerError(
       .unavailable,
-      "\(connections.count) connections are open, the limit is \(connectionsMax); connect again later",
+      "\(open) connections are open, the limit is \(limit); connect again later",
       retryAfterMilliseconds: limits.retryAfterMilliseconds)
     refused[ObjectIdentifier(stream)] = RefusedConnection(stream, error, limits) {
       [unowned self] in self.refused[ObjectIdentifier($0)] = nil
@@ -156,6 +160,16 @@ final class ServerCore {
     loop.remote.post { loop in core.get(on: loop).connections[connection]?.takeTurn() }
   }
 
+  /// Ends connections that hold the most memory for unfinished frames, until the others find room.
+  func makeRoomToReceive() {
+    while receiveBytes > limits.receiveBytesMax,
+      let largest = connections.values.max(by: { $0.receiveBytes < $1.receiveBytes }),
+      largest.receiveBytes > limits.receiveBytesFree
+    {
+      largest.giveUpReceiving()
+    }
+  }
+
   func closedAbnormally(_ reason: AbnormalClose, connection: UInt64, _ message: String) {
     metrics.record(reason)
     log.write(
@@ -165,6 +179,7 @@ final class ServerCore {
 
   func didClose(_ connection: Connection) {
     connections[connection.id] = nil
+    if connection.isAdmin { adminConnections -= 1 }
     endIfDrained()
   }
 
@@ -173,11 +188,13 @@ final class ServerCore {
   /// Lets a request in and queues it.
   ///
   /// - Throws: UNAVAILABLE where there is no room, or the server is stopping.
+  ///
+  /// - Parameter bytes: of the connection's requests in flight, and of what waits to be written to it.
   func compute(
-    _ plan: Admission.Plan, connection: UInt64, requestID: UInt64, timeoutMilliseconds: UInt32
+    _ plan: Admission.Plan, connection: UInt64, bytes: Int, requestID: UInt64,
+    timeoutMilliseconds: UInt32
   ) throws(ServerError) -> ComputeJob.Ticket {
     guard let workers else { throw ServerError(.internal, "the server has no workers") }
-    let statistics = workers.statistics
     lastSerial += 1
     let arrival = ContinuousClock.now
     let (method, tokens): (RequestMethod, Int) =
@@ -188,7 +205,10 @@ final class ServerCore {
     let ticket = ComputeJob.Ticket(serial: lastSerial, method: method)
     do throws(ServerError) {
       try admission.checkRoom(
-        tokens: tokens, bytes: plan.bytes, statistics, admittedBytes: admittedBytes + writeBytes)
+        tokens: tokens, bytes: plan.bytes,
+        Admission.Occupancy(
+          queue: workers.queue(of: connection, adding: tokens), bytes: admittedBytes + writeBytes,
+          ownBytes: bytes))
     } catch {
       refusedRequests += 1
       throw error
@@ -213,7 +233,7 @@ final class ServerCore {
       self.nextExpiry = nil
       guard let (answers, jobs, next) = self.workers?.removeExpired() else { return }
       for answer in answers { self.deliver(answer) }
-      for job in jobs { self.models.release(job) }
+      for job in jobs { self.models.release(job.version) }
       self.expire(at: next)
     }
   }
@@ -224,7 +244,7 @@ final class ServerCore {
     cancelledRequests += 1
     metrics.record(ticket.method, .cancelled)
     admittedBytes -= bytes
-    if let job = workers?.remove(ticket.serial) { models.release(job) }
+    if let job = workers?.remove(ticket.serial) { models.release(job.version) }
   }
 
   func deliver(_ answer: ComputeWorkers.Answer) {

@@ -139,17 +139,22 @@ extension ServerLimits {
       "memory that one unpacked request may take"),
     ServerLimit(
       "receive-bytes-max", \.receiveBytesMax, .bytes,
-      "memory for frames that have not arrived in full, all connections together"),
+      "memory for frames that have not arrived in full, all connections together; beyond, those that hold most are ended"
+    ),
     ServerLimit(
       "receive-bytes-free", \.receiveBytesFree, .bytes,
-      "what a connection may hold of that before it can be refused"),
+      "what a connection may hold of that before it can be ended"),
     ServerLimit(
       "admitted-bytes-max", \.admittedBytesMax, .bytes,
-      "requests in flight and their largest possible responses; beyond: UNAVAILABLE"),
+      "requests in flight and their largest possible responses, of a connection as much as is free; beyond: UNAVAILABLE"
+    ),
     ServerLimit("connections-max", \.connectionsMax, .count, "connections at once"),
     ServerLimit(
       "files-reserved", \.filesReserved, .count, from: 16,
       "open files left for everything but connections"),
+    ServerLimit(
+      "admin-connections-max", \.adminConnectionsMax, .count, to: 1024,
+      "connections at once at the address of administration"),
     ServerLimit(
       "requests-per-connection-max", \.requestsPerConnectionMax, .count,
       "requests in flight on a connection; beyond, it is not read from"),
@@ -181,7 +186,7 @@ extension ServerLimits {
     ServerLimit("finish", \.finish, "how long a refused peer may take to read the error"),
     ServerLimit(
       "queue-tokens-max", \.queueTokensMax, .tokens,
-      "tokens that may wait for a worker; beyond: UNAVAILABLE"),
+      "tokens that may wait for a worker, of a connection as many as are free; beyond: UNAVAILABLE"),
     ServerLimit(
       "queue-wait-max", \.queueWaitMax,
       "how long a request may be expected to wait for a worker; beyond: UNAVAILABLE"),
@@ -206,6 +211,10 @@ extension ServerLimits {
     ServerLimit(
       "administration-requests-max", \.administrationRequestsMax, .count,
       "load, unload and resize requests that may wait"),
+    ServerLimit(
+      "load-retry-min", \.loadRetryMin,
+      "after how long what could not be loaded is tried again, twice as long each time …"),
+    ServerLimit("load-retry-max", \.loadRetryMax, "… up to this; at once when its files change"),
     ServerLimit(
       "retry-after", \.retryAfterMilliseconds,
       "when a client that found no room should try again, at the earliest"),
@@ -240,6 +249,8 @@ extension ServerLimits {
     ("shed-below", "shed-above", "between the two nothing changes"),
     ("shed-above", "queue-wait-max", "granularity is shed before requests are"),
     ("http-connections-max", "files-reserved", "they are open files"),
+    ("admin-connections-max", "files-reserved", "they are open files"),
+    ("load-retry-min", "load-retry-max", "the delay grows from the one to the other"),
     ("sweep-interval", "trim-after", "whether requests come is looked at at each sweep"),
     ("sweep-interval", "overload-quiet", "overload is looked for at each sweep"),
     ("sweep-interval", "stall", "rates are measured at each sweep"),

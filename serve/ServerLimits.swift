@@ -23,7 +23,9 @@ public struct ServerLimits: Sendable {
   /// open files allows.
   public var connectionsMax = 1024
   /// Open files left for everything but connections.
-  public var filesReserved = 64
+  public var filesReserved = 128
+  /// Connections at once at the address of administration.
+  public var adminConnectionsMax = 32
   /// Requests in flight on a connection; beyond, it is not read from.
   public var requestsPerConnectionMax = 1024
   /// Frames of a connection that are answered before others have their turn.
@@ -78,6 +80,11 @@ public struct ServerLimits: Sendable {
 
   /// Requests of administration that may wait for the loader.
   public var administrationRequestsMax = 64
+  /// After how long a version that could not be loaded is tried again though its files are the same;
+  /// twice as long after each further time …
+  public var loadRetryMin: Duration = .seconds(10)
+  /// … up to this.
+  public var loadRetryMax: Duration = .seconds(900)
   /// When a client that found no room should try again at the earliest, in milliseconds.
   public var retryAfterMilliseconds: UInt32 = 100
   /// When a client that asked for a model which is being loaded should try again, in milliseconds.

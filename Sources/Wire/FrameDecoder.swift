@@ -31,8 +31,9 @@ extension FrameError {
 /// 2. call `nextFrame()` until it gives nil;
 /// 3. repeat. A frame's bytes are valid until the next call of any mutating method.
 ///
-/// Memory follows what has arrived, not what a length announces: at most twice the bytes received,
-/// and never more than one frame of the largest size beside one reading of the smallest.
+/// A frame of up to 1 MiB finds its place as soon as its length is known, and is not moved again.
+/// Beyond that memory follows what has arrived, not what a length announces: at most twice the bytes
+/// received, and never more than one frame of the largest size beside one reading of the smallest.
 public struct FrameDecoder: ~Copyable {
   /// The longest frame accepted, in bytes, unless the maker says otherwise: 64 MiB.
   ///
@@ -42,6 +43,8 @@ public struct FrameDecoder: ~Copyable {
   public static let headerBytes = 4
   /// The capacity that is kept for the next frame; a larger one is given back when it is empty.
   private static let retainedBytes = 256 << 10
+  /// A frame of so many bytes is given its memory at once.
+  private static let wholeBytesMax = 1 << 20
   /// The least free space worth reading into.
   private static let readBytesMin = 16 << 10
 
@@ -121,8 +124,9 @@ public struct FrameDecoder: ~Copyable {
     guard storage.count - used < min(wanted, Self.readBytesMin) || storage.count == 0 else {
       return
     }
-    let doubled = max(2 * storage.count, Self.retainedBytes / 4)
-    resize(to: max(min(doubled, used + wanted), used + Self.readBytesMin))
+    let isWhole = used + wanted <= Self.wholeBytesMax
+    let most = isWhole ? used + wanted : max(2 * storage.count, Self.retainedBytes / 4)
+    resize(to: max(min(most, used + wanted), used + Self.readBytesMin))
   }
 
   /// Does nothing where there is no memory.

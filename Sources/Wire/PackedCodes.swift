@@ -39,20 +39,48 @@ public struct PackedCodes: Sendable {
     return rowOffsets.count / 4 - 1
   }
 
-  /// Checks every row: offsets that ascend from 0 to the number of values, indices that ascend
-  /// strictly below `latents`, values finite and > 0. `tokens()` comes first.
-  public func checkRows(latents: Int) throws(ServerError) {
+  /// Checks rows: offsets that ascend, all together from 0 to the number of values, indices that
+  /// ascend strictly below `latents`, values finite and > 0. `tokens()` comes first.
+  ///
+  /// - Parameter rows: which; nil: all.
+  public func checkRows(latents: Int, rows: Range<Int>? = nil) throws(ServerError) {
     try rowOffsets.withBytes { offsets throws(ServerError) in
       try indices.withBytes { indices throws(ServerError) in
         try values.withBytes { values throws(ServerError) in
-          try Self.check(offsets: offsets, indices: indices, values: values, latents: latents)
+          try Self.check(
+            rows ?? 0..<offsets.count / 4 - 1, offsets: offsets, indices: indices, values: values,
+            latents: latents)
         }
       }
     }
   }
 
+  /// Some of the rows by themselves, which have been checked.
+  public func rows(_ rows: Range<Int>) -> (rowOffsets: [UInt32], indices: [UInt32], values: [Float])
+  {
+    let offsets = rowOffsets.withBytes { bytes in
+      (rows.lowerBound...rows.upperBound).map {
+        bytes.loadUnaligned(fromByteOffset: 4 * $0, as: UInt32.self)
+      }
+    }
+    let (start, end) = (Int(offsets[0]), Int(offsets[rows.count]))
+    func copy<Element>(_ bytes: SharedBytes, of type: Element.Type) -> [Element] {
+      bytes.withBytes { bytes in
+        [Element](unsafeUninitializedCapacity: end - start) { target, count in
+          UnsafeMutableRawBufferPointer(target).copyMemory(
+            from: UnsafeRawBufferPointer(rebasing: bytes[4 * start..<4 * end]))
+          count = end - start
+        }
+      }
+    }
+    return (
+      offsets.map { $0 - UInt32(start) }, copy(indices, of: UInt32.self),
+      copy(values, of: Float.self)
+    )
+  }
+
   private static func check(
-    offsets: UnsafeRawBufferPointer, indices: UnsafeRawBufferPointer,
+    _ rows: Range<Int>, offsets: UnsafeRawBufferPointer, indices: UnsafeRawBufferPointer,
     values: UnsafeRawBufferPointer, latents: Int
   ) throws(ServerError) {
     func fail(_ message: String) -> ServerError {
@@ -68,7 +96,7 @@ public struct PackedCodes: Sendable {
         "row_offsets: go from \(offset(0)) to \(offset(tokens)); they must go from 0 to \(active), the number of values"
       )
     }
-    for token in 0..<tokens {
+    for token in rows {
       let (start, end) = (offset(token), offset(token + 1))
       guard start <= end, end <= active else {
         throw fail("row_offsets: token \(token) goes from \(start) to \(end); offsets must ascend")
@@ -81,7 +109,7 @@ public struct PackedCodes: Sendable {
         }
         guard index < latents else {
           throw fail(
-            "indices: token \(token) names latent \(index); \(latents) latents are resident, 0 to \(latents - 1)"
+            "indices: token \(token) names latent \(index); there are \(latents), 0 to \(latents - 1)"
           )
         }
         let value = values.loadUnaligned(fromByteOffset: 4 * position, as: Float.self)

@@ -127,6 +127,9 @@ struct ServeCommand: ParsableCommand {
     // A script that waits for the line reads it through a pipe.
     fflush(nil)
     service.tell("READY=1")
-    server.wait()
+    server.wait(finishingLoad: false)
+    fflush(nil)
+    // Without what exit(3) runs: the loader may be at work.
+    _exit(0)
   }
 }

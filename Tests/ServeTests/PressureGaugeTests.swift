@@ -39,7 +39,7 @@ import Testing
     #expect(record(&gauge, wait: 50, from: 135, times: 20) == Array(repeating: settled, count: 20))
   }
 
-  @Test("one long wait among many short ones is no pressure, and an idle time ends it")
+  @Test("one long wait among many short ones is no pressure, and an idle time ends it by itself")
   func noise() {
     var gauge = gauge()
     for number in 0..<100 {
@@ -48,8 +48,24 @@ import Testing
     }
     #expect(gauge.level == 0)
     #expect((record(&gauge, wait: 300, from: 100, times: 30).last ?? 0) > 5)
+    let level = gauge.level
+    #expect(gauge.level(idleAt: start + .milliseconds(245 + 20)) == level - 2)
+    #expect(gauge.level(idleAt: start + .seconds(60)) == 0)
+    // What was averaged before the idle time raises nothing after it.
+    gauge.record(wait: .milliseconds(300), now: start + .milliseconds(250))
     gauge.record(wait: .zero, now: start + .seconds(60))
-    gauge.record(wait: .zero, now: start + .seconds(120))
     #expect(gauge.level == 0)
+    gauge.record(wait: .zero, now: start + .seconds(60) + .milliseconds(10))
+    #expect(gauge.level == 0)
+  }
+
+  @Test("requests that waited through a time without records were no idle time")
+  func longBatches() {
+    var gauge = gauge()
+    for number in 0..<5 {
+      gauge.record(wait: .seconds(1), now: start + .seconds(number))
+      gauge.record(wait: .seconds(1), now: start + .seconds(number))
+    }
+    #expect(gauge.level == 4)
   }
 }

@@ -12,14 +12,14 @@ private typealias TestScheduler = Scheduler<UInt64>
 extension Scheduler {
   fileprivate mutating func add(
     _ item: Item, serial: UInt64, connection: UInt64 = 1, tokens: Int = 1,
-    group: Version? = groupX, bytesPerToken: Int = 0, deadline: Duration? = nil,
+    group: Version = groupX, bytesPerToken: Int = 0, deadline: Duration? = nil,
     isResumed: Bool = false
   ) {
     add(
       item,
       Work(
-        serial: serial, connection: connection, group: group.map { ObjectIdentifier($0) },
-        tokens: tokens, bytesPerToken: bytesPerToken, since: start,
+        serial: serial, connection: connection, group: ObjectIdentifier(group), tokens: tokens,
+        bytesPerToken: bytesPerToken, since: start,
         deadline: deadline.map { start + $0 }), isResumed: isResumed)
   }
 
@@ -35,7 +35,8 @@ extension Scheduler {
     var generator = SeededGenerator(seed: seed)
     for _ in 0..<200 {
       var scheduler = TestScheduler(batch: 64, bytes: 4096)
-      var open: [UInt64: (tokens: Int, group: Version?, deadline: Duration?)] = [:]
+      var open: [UInt64: (connection: UInt64, tokens: Int, group: Version, deadline: Duration?)] =
+        [:]
       var pieces: [UInt64: [TestScheduler.Piece]] = [:]
       var serial: UInt64 = 0
       var now = Duration.zero
@@ -43,10 +44,9 @@ extension Scheduler {
         guard let first = batch.first else { return }
         let group = open[first.item]?.group
         #expect(batch.allSatisfy { open[$0.item]?.group === group }, "seed \(seed)")
-        #expect(batch.count == 1 || group != nil, "seed \(seed)")
         let tokens = batch.reduce(0) { $0 + $1.tokens.count }
         // 70 bytes a token: no more than 58 fit, of which 32 are whole blocks.
-        #expect(group == nil || tokens * 70 <= 4096, "seed \(seed): \(tokens)")
+        #expect(tokens * 70 <= 4096, "seed \(seed): \(tokens)")
         for piece in batch { pieces[piece.item, default: []].append(piece) }
       }
       for _ in 0..<80 {
@@ -54,16 +54,16 @@ extension Scheduler {
         switch Int.random(in: 0..<5, using: &generator) {
         case 0, 1:
           serial += 1
-          let group = [groupX, groupY, nil][Int.random(in: 0..<3, using: &generator)]
+          let group = Bool.random(using: &generator) ? groupX : groupY
+          let connection = UInt64.random(in: 0..<4, using: &generator)
           let tokens = Int.random(in: 0..<300, using: &generator)
           let deadline =
             Bool.random(using: &generator)
             ? now + .milliseconds(Int.random(in: 0..<20, using: &generator)) : nil
-          open[serial] = (tokens, group, deadline)
+          open[serial] = (connection, tokens, group, deadline)
           scheduler.add(
-            serial, serial: serial, connection: UInt64.random(in: 0..<4, using: &generator),
-            tokens: tokens, group: group, bytesPerToken: 70, deadline: deadline,
-            isResumed: Bool.random(using: &generator))
+            serial, serial: serial, connection: connection, tokens: tokens, group: group,
+            bytesPerToken: 70, deadline: deadline, isResumed: Bool.random(using: &generator))
         case 2:
           let victim = UInt64.random(in: 0...serial, using: &generator)
           if scheduler.remove(victim) != nil {
@@ -82,6 +82,13 @@ extension Scheduler {
           #expect(waiting.allSatisfy { start + $0 >= next ?? start }, "seed \(seed)")
         default:
           check(scheduler.nextBatch(idleWorkers: Int.random(in: 0..<3, using: &generator)))
+        }
+        for connection: UInt64 in 0..<4 {
+          let waiting = open.filter { $0.value.connection == connection }.reduce(0) {
+            $0 + $1.value.tokens
+              - (pieces[$1.key]?.reduce(0) { $0 + $1.tokens.count } ?? 0)
+          }
+          #expect(scheduler.waitingTokens(of: connection) == waiting, "seed \(seed)")
         }
       }
       while true {
@@ -180,13 +187,44 @@ extension Scheduler {
     }
   }
 
-  @Test("small requests of several connections share a batch; other groups and decodings do not")
+  @Test("what memory limits is charged by memory: it costs its connection a turn")
+  func turnsByBytes() {
+    var scheduler = TestScheduler(batch: 256, bytes: 3200)
+    // Pieces of 32 tokens fill a batch.
+    scheduler.add(1, serial: 1, connection: 1, tokens: 128, bytesPerToken: 100)
+    for serial: UInt64 in 2..<6 {
+      scheduler.add(2, serial: serial, connection: 2, tokens: 256, bytesPerToken: 1)
+    }
+    var taken = [0, 0, 0]
+    for _ in 0..<8 {
+      for piece in scheduler.nextBatch(idleWorkers: 0) {
+        taken[Int(piece.item)] += piece.tokens.count
+      }
+      #expect(taken[2] >= 4 * taken[1] || taken[1] <= 32, "\(taken)")
+    }
+    #expect(taken == [0, 128, 1024])
+  }
+
+  @Test("a connection waits behind as many turns of the others as it needs itself")
+  func tokensAhead() {
+    var scheduler = TestScheduler(batch: 256)
+    #expect(scheduler.tokensAhead(of: 9, adding: 1000) == 0)
+    for serial: UInt64 in 1...100 { scheduler.add(0, serial: serial, connection: 1, tokens: 256) }
+    for serial: UInt64 in 101...110 { scheduler.add(0, serial: serial, connection: 2, tokens: 10) }
+    #expect(scheduler.tokensAhead(of: 9, adding: 1) == 512)
+    #expect(scheduler.tokensAhead(of: 9, adding: 300) == 1024)
+    #expect(scheduler.tokensAhead(of: 9, adding: .max / 2) == 25_700)
+    #expect(scheduler.tokensAhead(of: 1, adding: 1) == 25_700)
+    #expect(scheduler.tokensAhead(of: 2, adding: 1) == 100 + 256)
+  }
+
+  @Test("small requests of several connections share a batch; other groups do not")
   func batches() {
     var scheduler = Scheduler<String>()
-    for (index, name) in ["a1", "a2", "b1", "y1", "c1", "b2", "d1"].enumerated() {
+    for (index, name) in ["a1", "a2", "b1", "y1", "c1", "b2"].enumerated() {
       scheduler.add(
         name, serial: UInt64(index), connection: UInt64(name.utf8.first ?? 0), tokens: 10,
-        group: name == "y1" ? groupY : name == "d1" ? nil : groupX)
+        group: name == "y1" ? groupY : groupX)
     }
     var order: [[String]] = []
     while true {
@@ -194,7 +232,7 @@ extension Scheduler {
       guard !batch.isEmpty else { break }
       order.append(batch.map(\.item))
     }
-    #expect(order == [["a1", "a2", "b1", "b2", "c1"], ["y1"], ["d1"]])
+    #expect(order == [["a1", "a2", "b1", "b2", "c1"], ["y1"]])
   }
 
   @Test(
