@@ -407,6 +407,7 @@ final class ResidentModels: Sendable {
       return version
     } catch {
       let isNews = remember("\(error)", of: name, number, stamp)
+      monitor.change { $0.counts.failures += 1 }
       if isNews { reportFailure(name, number, error) }
       throw ServerError(
         .failedPrecondition, "version \(number) of \(name) cannot be loaded: \(error)")
@@ -429,7 +430,6 @@ final class ResidentModels: Sendable {
   }
 
   private func reportFailure(_ name: String, _ number: UInt64, _ error: any Error) {
-    monitor.change { $0.counts.failures += 1 }
     log.write(
       .loadFailure, at: .error, "\(name): version \(number) cannot be loaded: \(error)",
       ["model": "\(name)", "version": "\(number)"])
@@ -495,6 +495,7 @@ final class ResidentModels: Sendable {
       try fresh.warm()
       return fresh
     } catch {
+      monitor.change { $0.counts.failures += 1 }
       reportFailure(name, version.version, error)
       throw ServerError(
         .failedPrecondition, "version \(version.version) of \(name) cannot be loaded: \(error)")

@@ -110,9 +110,10 @@ struct StopTests {
   func secondSignal() async throws {
     let server = try start("--workers", "1")
     let client = try await Client.connect(to: address)
-    let (long, _) = request(tokens: 4000, seed: 2)
-    // Minutes of work.
-    let streams = (0..<60).map { _ in client.encodeStages(long) }
+    // Seconds of work.
+    let (long, _) = request(
+      tokens: 4000, seed: 2, granularities: (1...16).map { UInt32(64 * $0) })
+    let streams = (0..<20).map { _ in client.encodeStages(long) }
     _ = try await client.status()
     kill(server.process.processIdentifier, SIGTERM)
     var log = ""
@@ -123,6 +124,29 @@ struct StopTests {
     }
     #expect(log.contains("stopping"))
     #expect(server.end(SIGTERM) == 128 + SIGTERM)
+    for stages in streams {
+      do { for try await _ in stages {} } catch { #expect(error is ClientError) }
+    }
+  }
+
+  @Test(
+    "what is not answered by the drain timeout is cut off, and the server exits with 0")
+  func drainTimeout() async throws {
+    let server = try start("--drain-timeout", "0.2")
+    let client = try await Client.connect(to: address)
+    // Many times that.
+    let (long, _) = request(
+      tokens: 4000, seed: 2, granularities: (1...16).map { UInt32(64 * $0) })
+    let streams = (0..<20).map { _ in client.encodeStages(long) }
+    _ = try await client.status()
+    #expect(server.end(SIGTERM) == 0)
+    var log = ""
+    while true {
+      let more = server.nextErrors()
+      guard !more.isEmpty else { break }
+      log += more
+    }
+    #expect(log.contains("were cut off"))
     for stages in streams {
       do { for try await _ in stages {} } catch { #expect(error is ClientError) }
     }

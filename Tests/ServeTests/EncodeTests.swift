@@ -60,6 +60,34 @@ private let rules: [String: SparseAutoencoder] = [
     }
   }
 
+  @Test("a long decoding is computed in pieces, and a wrong row in one of them is named")
+  func longDecoding() async throws {
+    let dictionary = SparseAutoencoder.random(dModel: 24, latents: 300, rule: .relu, seed: 9)
+    let test = try TestServer(["m": dictionary]) { $0.limits.batchTokensMax = 64 }
+    let client = try await test.client()
+    let activations = Activations(tokens: 1000, dModel: 24, seed: 6)
+    let codes = try activations.codes(dictionary, 300)
+    var expected = [Float](repeating: 0, count: 1000 * 24)
+    try expected.withUnsafeMutableBufferPointer {
+      try dictionary.decode(codes, into: $0.baseAddress!)
+    }
+    func decode(_ indices: [UInt32]) async throws -> [Float] {
+      try await client.decode(
+        DecodeRequest(
+          model: "m",
+          codes: PackedCodes(
+            rowOffsets: codes.rowOffsets, indices: indices, values: codes.values))
+      ).reconstruction.data.array(of: Float.self)
+    }
+    let isSame = try await decode(codes.indices) == expected
+    #expect(isSame)
+    #expect(try await client.status().batches > 10)
+    var wrong = codes.indices
+    wrong[Int(codes.rowOffsets[701])] = 300
+    let error = await #expect(throws: ServerError.self) { try await decode(wrong) }
+    #expect(error?.message.contains("token 701") == true)
+  }
+
   @Test("no tokens, half precision, a k of the caller's and no codes are answered as asked")
   func variants() async throws {
     let test = try TestServer(rules)

@@ -1,4 +1,5 @@
 import Client
+import EventLoop
 import Glibc
 import ModelRepository
 import Serve
@@ -88,6 +89,12 @@ private final class Sightings: Sendable {
     #expect(
       try await client.encode(activations.request("m", 10)).sparseCodes()
         == activations.codes(dictionary(3), 10))
+    let codes = PackedCodes(rowOffsets: [0, 1, 2], indices: [9, 10], values: [1, 1])
+    let undecodable = await #expect(throws: ServerError.self) {
+      try await client.decode(DecodeRequest(model: "m", codes: codes))
+    }
+    #expect(undecodable?.code == .failedPrecondition)
+    #expect(undecodable?.message.contains("token 1 names latent 10") == true)
     let tooMany = await #expect(throws: ServerError.self) {
       try await admin.resizeModel("m", granularity: 65)
     }
@@ -222,6 +229,46 @@ private final class Sightings: Sendable {
     #expect(try test.publish(dictionary(3), "m") == 3)
     try await eventually("version 3 serves") {
       try await client.listModels().first?.servingVersion == 3
+    }
+  }
+
+  @Test("what could not be loaded is tried again, though its files look the same")
+  func triedAgain() async throws {
+    let test = try TestServer(["m": dictionary(1)]) {
+      $0.httpListen = .tcp(host: "127.0.0.1", port: 0)
+      $0.limits.loadRetryMin = .milliseconds(20)
+      $0.limits.loadRetryMax = .milliseconds(40)
+    }
+    let client = try await test.client()
+    // Aside, so that it is broken from the start.
+    let aside = ModelRepository(path: test.folder.path + "/aside")
+    mkdir(aside.path, 0o755)
+    let files = test.folder.path + "/files"
+    mkdir(files, 0o755)
+    try dictionary(2).write(to: files)
+    _ = try aside.publish(folder: files, name: "m")
+    let weights = "\(aside.path)/m/1/sae_weights.safetensors"
+    var status = stat()
+    #expect(stat(weights, &status) == 0)
+    func write(_ byte: UInt8, at path: String) -> UInt8 {
+      let file = open(path, O_RDWR)
+      defer { close(file) }
+      var (before, after) = (UInt8(0), byte)
+      pread(file, &before, 1, status.st_size - 1)
+      pwrite(file, &after, 1, status.st_size - 1)
+      let times = [status.st_mtim, status.st_mtim]
+      futimens(file, times)
+      return before
+    }
+    let right = write(0x55, at: weights)
+    rename("\(aside.path)/m/1", "\(test.repository.path)/m/2")
+    try await eventually("version 2 has failed several times") {
+      try test.metrics()["granule_model_load_failures_total"] ?? 0 >= 3
+    }
+    #expect(try await client.listModels().first?.servingVersion == 1)
+    _ = write(right, at: "\(test.repository.path)/m/2/sae_weights.safetensors")
+    try await eventually("version 2 serves") {
+      try await client.listModels().first?.servingVersion == 2
     }
   }
 

@@ -26,6 +26,9 @@ import Wire
       var isDone = false
       var answered = 0
       var refused = 0
+      /// Of those answered: at a granularity, or by a version, that may not be resident.
+      var answeredLarge = 0
+      var answeredNamed = 0
       var byVersion: [UInt64: Int] = [:]
       var dictionaries: [UInt64: SparseAutoencoder] = [:]
     }
@@ -36,10 +39,12 @@ import Wire
     func finish() { state.withLock { $0.isDone = true } }
     func forget() { state.withLock { $0.dictionaries = [:] } }
     func refuse() { state.withLock { $0.refused += 1 } }
-    func answer(_ version: UInt64) {
+    func answer(_ response: EncodeResponse, named: Bool) {
       state.withLock {
         $0.answered += 1
-        $0.byVersion[version, default: 0] += 1
+        $0.byVersion[response.version, default: 0] += 1
+        $0.answeredLarge += response.granularity > residentMin ? 1 : 0
+        $0.answeredNamed += named ? 1 : 0
       }
     }
     /// A version's number is its seed.
@@ -97,6 +102,7 @@ import Wire
         + "\(seen.refused) refused as they should be")
     #expect(seen.answered > 0)
     #expect(seen.byVersion.count > 1)
+    #expect(seen.answeredLarge > 0 && seen.answeredNamed > 0)
 
     // Nothing but what serves is left in memory.
     for version in try await admin.listModels()[0].versions where version.state == .ready {
@@ -154,7 +160,7 @@ import Wire
       try response.sparseCodes()
         == activations.codes(log.dictionary(response.version), granularity),
       "version \(response.version) at \(granularity), seed \(seed)")
-    log.answer(response.version)
+    log.answer(response, named: request.version != 0)
   }
 
   /// What an operator does, at random, one thing after the other.
@@ -202,8 +208,10 @@ import Wire
         } else {
           name = "withdraw"
           let withdrawn = "\(folder)/withdrawn-\(UUID().uuidString)"
-          rename("\(repository.path)/m/\(some)", withdrawn)
-          try FileManager.default.removeItem(atPath: withdrawn)
+          // Unless all are withdrawn already.
+          if rename("\(repository.path)/m/\(some)", withdrawn) == 0 {
+            try FileManager.default.removeItem(atPath: withdrawn)
+          }
         }
       }
       counts[name, default: 0] += 1
