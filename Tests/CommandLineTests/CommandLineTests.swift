@@ -181,9 +181,11 @@ struct CommandLineTests {
     _ = try CommandProcess.run("load", "m", "--admin", admin)
     let loads = try json([
       "bench", "serve", "--server", String(address), "--model", "m", "--tokens", "8", "--loads",
-      "0.5,2", "--seconds", "0.2", "--json",
+      "0.5,2", "--seconds", "0.2", "--min-granularity", "12", "--plot", path("load.svg"), "--json",
     ])
-    #expect(loads.elements?.count == 2)
+    #expect(
+      loads.elements?.compactMap { $0["min_granularity"]?.integer ?? 0 } == [0, 0, 12, 12])
+    #expect(try String(contentsOfFile: path("load.svg"), encoding: .utf8).contains("p99"))
     #expect(loads.elements?.allSatisfy { $0["answered"]?.integer ?? 0 > 0 } == true)
     #expect(server.end(SIGTERM) == 0)
   }

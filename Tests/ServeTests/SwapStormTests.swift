@@ -119,7 +119,9 @@ import Wire
     _ = try await admin.resizeModel("m", granularity: UInt32(Self.residentMin))
     let end = residentKiB()
     print("swap storm: resident \(begin) KiB before, \(end) KiB after")
-    if environment["GRANULE_DEEP"] != nil { #expect(end < begin + 32 * 1024) }
+    // For each error that is thrown in its process, Swift Testing keeps some 80 bytes.
+    let kept = seen.refused * 80 / 1024
+    if environment["GRANULE_DEEP"] != nil { #expect(end < begin + kept + 32 * 1024) }
   }
 
   private static func ask(

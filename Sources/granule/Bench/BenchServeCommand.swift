@@ -1,6 +1,7 @@
 import ArgumentParser
 import Client
 import StrictJSON
+import Tensors
 import Wire
 
 /// `granule bench serve`: what a server gives under more load than it can take.
@@ -11,10 +12,12 @@ struct BenchServeCommand: AsyncParsableCommand {
     discussion: """
       First finds the capacity, with as many requests in flight as the server needs to be busy. Then sends \
       requests at fixed moments, whatever comes back, at each multiple of that. Goodput are the tokens answered a \
-      second; latency is counted from the moment at which a request was due.
+      second; latency is counted from the moment at which a request was due. With --min-granularity each load is \
+      offered twice, by clients that insist on their granularity and by clients that allow less.
 
       EXAMPLE
-        granule bench serve --server 127.0.0.1:7700 --model smollm2 --loads 0.5,1,3 --min-granularity 512
+        granule bench serve --server 127.0.0.1:7700 --model smollm2 --loads 0.5,1,3 --min-granularity 512 \
+          --plot load.svg
       """)
 
   @OptionGroup var connection: ConnectionOptions
@@ -26,12 +29,14 @@ struct BenchServeCommand: AsyncParsableCommand {
   var tokens = 64
   @Option(help: "The granularity to ask for. Default: the largest that is resident.")
   var granularity: UInt32?
-  @Option(help: "The least granularity that will do under load. Default: the one asked for.")
-  var minGranularity: UInt32 = 0
+  @Option(help: "Offer each load once more by clients for which this granularity will do.")
+  var minGranularity: UInt32?
   @Option(help: "Connections that share the requests.")
   var connections = 8
   @Option(help: "Seconds at each load.")
   var seconds = 5.0
+  @Option(help: "Draw goodput, latency and granularity against load into this SVG file.")
+  var plot: String?
   @Flag(help: "Print JSON.")
   var json = false
 
@@ -61,6 +66,9 @@ struct BenchServeCommand: AsyncParsableCommand {
     guard (0.1...3600).contains(seconds) else {
       throw ValidationError("--seconds: is \(seconds); it must be 0.1 to 3600")
     }
+    guard minGranularity != 0 else {
+      throw ValidationError("--min-granularity: is 0; it must be at least 1")
+    }
   }
 
   /// A request that was answered.
@@ -76,51 +84,46 @@ struct BenchServeCommand: AsyncParsableCommand {
   private struct Tally {
     var answers: [Answer] = []
     var refused = 0
-
-    /// Seconds; not a number without answers.
-    func latency(_ share: Double) -> Double {
-      let sorted = answers.map(\.latency).sorted()
-      return sorted.isEmpty
-        ? .nan : sorted[min(Int(share * Double(sorted.count)), sorted.count - 1)]
-    }
-    var meanGranularity: Double {
-      answers.reduce(0) { $0 + Double($1.granularity) } / Double(max(answers.count, 1))
-    }
   }
 
   func run() async throws {
     var clients: [Client] = []
     for _ in 0..<connections { clients.append(try await connection.connect()) }
-    let request = try await request(clients[0])
+    var request = try await request(clients[0])
     let capacity = try await capacity(clients, request)
-    var table = TextTable(
-      "load", "offered tokens/s", "goodput", "refused", "p50 ms", "p99 ms", "mean granularity")
-    var list: [JSONValue] = []
-    for load in loads.values {
-      let rate = load * capacity
-      let tally = try await offer(rate, clients, request)
-      // What was answered while the load lasted: the queue that is left is no rate.
-      let inTime = tally.answers.filter { $0.end <= seconds }.count
-      let goodput = Double(inTime * tokens) / seconds
-      let offered = rate * Double(tokens)
-      let (p50, p99) = (tally.latency(0.5), tally.latency(0.99))
-      table.add(
-        load.formatted(digits: 2), Int(offered).grouped, Int(goodput).grouped,
-        tally.refused.grouped, (p50 * 1e3).formatted(digits: 1), (p99 * 1e3).formatted(digits: 1),
-        Int(tally.meanGranularity).grouped)
-      list.append([
-        "load": .real(load), "offered_tokens_per_second": .real(offered),
-        "goodput_tokens_per_second": .real(goodput), "answered": JSONValue(tally.answers.count),
-        "refused": JSONValue(tally.refused), "p50_seconds": p50.isNaN ? .null : .real(p50),
-        "p99_seconds": p99.isNaN ? .null : .real(p99),
-        "mean_granularity": .real(tally.meanGranularity),
-      ])
+    var points: [LoadCurve.Point] = []
+    for minGranularity in [0] + (minGranularity.map { [$0] } ?? []) {
+      request.minGranularity = minGranularity
+      for load in loads.values {
+        let tally = try await offer(load * capacity, clients, request)
+        points.append(point(load, load * capacity, tally, minGranularity))
+      }
     }
-    if json {
-      print(StrictJSON.text(.array(list), indented: true))
-    } else {
-      print(table.text, terminator: "")
+    let curve = LoadCurve(points: points)
+    print(json ? StrictJSON.text(curve.json, indented: true) : curve.table, terminator: "")
+    if json { print() }
+    if let plot {
+      try DurableFile.replace(
+        plot, with: curve.svg(title: "\(model), \(tokens.grouped) tokens a request"))
     }
+  }
+
+  private func point(
+    _ load: Double, _ rate: Double, _ tally: Tally, _ minGranularity: UInt32
+  ) -> LoadCurve.Point {
+    // What was answered while the load lasted: the queue that is left is no rate.
+    let inTime = tally.answers.filter { $0.end <= seconds }.count
+    let latencies = tally.answers.map(\.latency).sorted()
+    func latency(_ share: Double) -> Double? {
+      latencies.isEmpty
+        ? nil : latencies[min(Int(share * Double(latencies.count)), latencies.count - 1)]
+    }
+    let granularities = tally.answers.reduce(0) { $0 + Double($1.granularity) }
+    return LoadCurve.Point(
+      load: load, minGranularity: minGranularity == 0 ? nil : Int(minGranularity),
+      offered: rate * Double(tokens), goodput: Double(inTime * tokens) / seconds,
+      answered: tally.answers.count, refused: tally.refused, p50: latency(0.5),
+      p99: latency(0.99), meanGranularity: granularities / Double(max(tally.answers.count, 1)))
   }
 
   private func request(_ client: Client) async throws -> EncodeRequest {
@@ -137,21 +140,19 @@ struct BenchServeCommand: AsyncParsableCommand {
       activations: PackedTensor(
         type: .float32, shape: [UInt32(tokens), version.dModel],
         data: SharedBytes(copying: values)),
-      granularities: granularity.map { [$0] } ?? [], minGranularity: minGranularity)
+      granularities: granularity.map { [$0] } ?? [])
   }
 
   /// Requests a second at the granularity asked for, with some always waiting.
   private func capacity(_ clients: [Client], _ request: EncodeRequest) async throws -> Double {
-    var request = request
-    request.minGranularity = 0
-    let (full, end) = (request, ContinuousClock.now + .seconds(seconds))
+    let end = ContinuousClock.now + .seconds(seconds)
     let begin = ContinuousClock.now
     let answered = try await withThrowingTaskGroup(of: Int.self) { group in
       for client in clients {
         group.addTask {
           var count = 0
           while ContinuousClock.now < end {
-            _ = try await client.encode(full)
+            _ = try await client.encode(request)
             count += 1
           }
           return count

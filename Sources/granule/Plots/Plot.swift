@@ -44,6 +44,13 @@ struct Plot {
 
   /// The picture as a file's text.
   var svg: String {
+    let picture = picture
+    return SVG.picture(
+      width: picture.width, height: picture.height, picture.body, title: title)
+  }
+
+  /// The picture's elements, and how much room they take.
+  var picture: (body: [String], width: Double, height: Double) {
     let area = Self.area
     let all = series.flatMap(\.points)
     let xScale = PlotScale(
@@ -110,7 +117,7 @@ struct Plot {
       }
     }
     let (legend, bottom) = legend(below: area.bottom + 48)
-    return SVG.picture(width: Self.width, height: bottom + 4, body + legend, title: title)
+    return (body + legend, Self.width, bottom + 4)
   }
 
   static func colour(_ number: Int) -> String { colours[number % colours.count] }

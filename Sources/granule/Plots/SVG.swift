@@ -15,6 +15,19 @@ enum SVG {
     """
   }
 
+  /// Plots in one picture, one below the other, on white.
+  static func column(_ plots: [Plot], title: String) -> String {
+    let pictures = plots.map(\.picture)
+    var top = 0.0
+    var parts = [#"<rect width="100%" height="100%" fill="#ffffff"/>"#]
+    for picture in pictures {
+      parts.append(#"<g transform="translate(0 \#(number(top)))">\#(picture.body.joined(separator: "\n"))</g>"#)
+      top += picture.height + 12
+    }
+    return self.picture(
+      width: pictures.map(\.width).max() ?? 0, height: top, parts, title: title)
+  }
+
   static func text(
     _ x: Double, _ y: Double, _ text: String, anchor: String = "start", size: Double? = nil,
     weight: Int? = nil, opacity: Double = 1, rotation: Double? = nil
