@@ -21,7 +21,8 @@ enum SVG {
     var top = 0.0
     var parts = [#"<rect width="100%" height="100%" fill="#ffffff"/>"#]
     for picture in pictures {
-      parts.append(#"<g transform="translate(0 \#(number(top)))">\#(picture.body.joined(separator: "\n"))</g>"#)
+      let body = picture.body.joined(separator: "\n")
+      parts.append(#"<g transform="translate(0 \#(number(top)))">"# + body + "</g>")
       top += picture.height + 12
     }
     return self.picture(
