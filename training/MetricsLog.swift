@@ -12,6 +12,10 @@ final class MetricsLog {
   private let file: UnsafeMutablePointer<FILE>
   private let path: String
   private let events: EventFile
+  /// Of the lines so far.
+  private(set) var totals = TrainingTotals()
+  private let secondsBefore: Double
+  private let start = ContinuousClock.now
 
   /// Opens the log of a run, dropping lines of steps after `step`: they are taken again.
   ///
@@ -35,7 +39,11 @@ final class MetricsLog {
     events = try EventFile(
       path: "\(folder)/\(Self.eventFileName)",
       seconds: kept.first?.line["time"]?.number ?? Self.now)
-    for entry in kept { try events.append(entry.line) }
+    for entry in kept {
+      try events.append(entry.line)
+      totals.add(entry.line)
+    }
+    secondsBefore = totals.seconds
     guard let file = fopen(path, "ae") else {
       throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
     }
@@ -44,15 +52,18 @@ final class MetricsLog {
 
   deinit { fclose(file) }
 
-  /// Appends a line, with the time, and hands it to the system.
+  /// Appends a line, with the time and the seconds trained so far, and hands it to the system.
   ///
   /// - Throws: `TensorFileError` with the system's reason, say a full disk.
   func append(_ members: [JSONValue.Member]) throws(TensorFileError) {
-    let line = JSONValue.object(members + [.init("time", JSONValue(Self.now))])
+    let seconds = secondsBefore + (ContinuousClock.now - start) / .seconds(1)
+    let line = JSONValue.object(
+      members + [.init("seconds", JSONValue(seconds)), .init("time", JSONValue(Self.now))])
     guard fputs(StrictJSON.text(line) + "\n", file) >= 0, fflush(file) == 0 else {
       throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
     }
     try events.append(line)
+    totals.add(line)
   }
 
   /// Seconds since 1970.

@@ -116,6 +116,7 @@ extension TrainingConfiguration {
           return ends[0]..<ends[1] + 1
         }),
       .integer("held_out_sequences", \.heldOutSequences),
+      .integer("validation_tokens", \.validationTokens),
       .integer("latents", \.latents),
       .choice("objective", \.objective),
       .list("granularities", \.granularities, write: { JSONValue($0) }, read: \.integer),

@@ -6,6 +6,9 @@ public struct TrainingConfiguration: Sendable, Equatable {
   public var sequences: Range<Int>?
   /// The last so many sequences are kept from training, to validate and calibrate on; nil: a tenth.
   public var heldOutSequences: Int?
+  /// Tokens, of sequences spread over those held out, that validation looks at, and those that the
+  /// finished dictionary is calibrated on; where none are held out, over those trained on.
+  public var validationTokens = 100_000
   /// Dictionary size N.
   public var latents: Int
   /// How codes are kept sparse.
@@ -224,7 +227,11 @@ public struct TrainingConfiguration: Sendable, Equatable {
       (1...1 << 20).contains(checkpointsKept),
       "checkpoints kept is \(checkpointsKept), at least 1 is needed")
     try require(
-      divergenceSteps >= 1, "divergence steps is \(divergenceSteps), at least 1 is needed")
+      (1...1 << 20).contains(divergenceSteps),
+      "divergence steps is \(divergenceSteps), it must be in 1 … 2^20")
+    try require(
+      (1...1 << 48).contains(validationTokens),
+      "validation tokens is \(validationTokens), it must be in 1 … 2^48")
     try require((1...1 << 48).contains(tokens), "tokens is \(tokens), it must be in 1 … 2^48")
     try require(
       (1...1 << 20).contains(batchTokens), "batch is \(batchTokens), it must be in 1 … 2^20")

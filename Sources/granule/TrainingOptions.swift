@@ -14,6 +14,11 @@ struct TrainingOptions: ParsableArguments {
       "Keep the last so many sequences from training, to validate and calibrate on. "
         + "Default: a tenth of them."))
   var heldOutSequences: Int?
+  @Option(
+    help: ArgumentHelp(
+      "Validate and calibrate on at most so many tokens, spread over the sequences held out. "
+        + "Default: 100000."))
+  var validationTokens: Int?
   @Option(help: "Dictionary size N.")
   var latents: Int?
   @Option(
@@ -132,6 +137,7 @@ struct TrainingOptions: ParsableArguments {
       [JSONValue($0.range.lowerBound), JSONValue($0.range.upperBound - 1)]
     }
     add("--held-out-sequences", "held_out_sequences", heldOutSequences)
+    add("--validation-tokens", "validation_tokens", validationTokens)
     add("--latents", "latents", latents)
     add("--objective", "objective", objective?.rawValue)
     add("--k", "k", k)

@@ -319,10 +319,10 @@ public final class Distillation {
     }
     let newest = try dictionaries[last.number] ?? Self.dictionary(folder, last.number)
     var core = Self.core(of: latents, like: newest, found: Self.distilled(ids, history))
-    let (training, heldOut) = try Trainer.split(
-      TrainingConfiguration(run: Self.cycleFolder(folder, last.number)))
+    let (training, heldOut) = try Trainer.split(run: Self.cycleFolder(folder, last.number))
     core = try Evaluation.calibrated(
-      core, granularities: [core.latents], on: heldOut ?? training)
+      core, granularities: [core.latents],
+      on: (heldOut ?? training).spread(tokens: configuration.training.validationTokens))
     try core.write(newFolder: path)
     return core
   }
