@@ -52,13 +52,14 @@ final class MetricsLog {
 
   deinit { fclose(file) }
 
-  /// Appends a line, with the time and the seconds trained so far, and hands it to the system.
+  /// Seconds that the run has been trained for, without those between processes.
+  var seconds: Double { secondsBefore + (ContinuousClock.now - start) / .seconds(1) }
+
+  /// Appends a line, with the time, and hands it to the system.
   ///
   /// - Throws: `TensorFileError` with the system's reason, say a full disk.
   func append(_ members: [JSONValue.Member]) throws(TensorFileError) {
-    let seconds = secondsBefore + (ContinuousClock.now - start) / .seconds(1)
-    let line = JSONValue.object(
-      members + [.init("seconds", JSONValue(seconds)), .init("time", JSONValue(Self.now))])
+    let line = JSONValue.object(members + [.init("time", JSONValue(Self.now))])
     guard fputs(StrictJSON.text(line) + "\n", file) >= 0, fflush(file) == 0 else {
       throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
     }

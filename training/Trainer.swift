@@ -162,10 +162,23 @@ public final class Trainer {
       ?? Self.initialState(configuration, training: training, heldOut: heldOut, core: core)
   }
 
-  private static func initialState(
+  /// Looks at all that beginning a run looks at, and writes nothing.
+  ///
+  /// - Throws: as `init(_:run:)`.
+  static func check(_ configuration: TrainingConfiguration) throws {
+    try configuration.validate()
+    var resolved = try resolved(configuration)
+    let (training, heldOut) = try split(
+      ActivationDataset(paths: resolved.activations), resolved)
+    _ = try readCore(&resolved, dModel: training.dModel)
+    _ = try statistics(resolved, training: training, heldOut: heldOut)
+  }
+
+  /// The statistics of activations that there is memory to train on.
+  private static func statistics(
     _ configuration: TrainingConfiguration, training: ActivationDataset,
-    heldOut: ActivationDataset?, core: StartingCore?
-  ) throws(TrainingError) -> Checkpoint {
+    heldOut: ActivationDataset?
+  ) throws(TrainingError) -> ActivationStatistics {
     let (latents, dModel) = (configuration.latents, training.dModel)
     // Weights, two moments and the gradient, of encoder and decoder.
     let needed = 4 * 2 * latents * dModel * MemoryLayout<Float>.size
@@ -178,6 +191,15 @@ public final class Trainer {
     let statistics = try ActivationStatistics(training)
     // Better now than at the first validation.
     if let heldOut { _ = try ActivationStatistics.measure(heldOut) }
+    return statistics
+  }
+
+  private static func initialState(
+    _ configuration: TrainingConfiguration, training: ActivationDataset,
+    heldOut: ActivationDataset?, core: StartingCore?
+  ) throws(TrainingError) -> Checkpoint {
+    let (latents, dModel) = (configuration.latents, training.dModel)
+    let statistics = try statistics(configuration, training: training, heldOut: heldOut)
     let hasThresholds = configuration.objective == .jumprelu
     let weights = DictionaryWeights(
       latents: latents, dModel: dModel, hasThresholds: hasThresholds)
@@ -211,6 +233,7 @@ public final class Trainer {
   ) throws -> Outcome {
     defer { lock = nil }
     let log = try MetricsLog(run: run, keepingStepsUpTo: state.step)
+    flooredSteps = log.totals.flooredSteps
     let steps = configuration.steps
     let batches = BatchPrefetcher(
       try BatchSampler(training, scale: state.statistics.scale, seed: configuration.seed),
@@ -285,9 +308,7 @@ public final class Trainer {
       let learningRate = configuration.learningRate(atStep: state.step)
       let gradientNorm = nested.update(
         &state.optimizer,
-        AdamOptimizer.Step(
-          learningRate: learningRate, weightDecay: configuration.weightDecay,
-          gradientNormMax: configuration.gradientNormMax), objective: objective)
+        configuration.optimizerStep(learningRate: learningRate), objective: objective)
       if let least = losses.leastKept {
         state.servingThreshold =
           state.servingThreshold.map { 0.99 * $0 + 0.01 * least } ?? least
@@ -303,7 +324,7 @@ public final class Trainer {
         metrics(
           losses, objective, dead: dead.count, learningRate: learningRate,
           gradientNorm: gradientNorm, tokensPerSecond: clock.tokensPerSecond,
-          secondsWaited: batch.secondsWaited))
+          seconds: log.seconds, secondsWaited: batch.secondsWaited))
       flooredSteps = log.totals.flooredSteps
       report(.step)
       isStopping = shouldStop() && state.step < steps
@@ -375,6 +396,7 @@ public final class Trainer {
   private func export(
     onProgress: (Progress.Activity) -> Void, shouldStop: () -> Bool
   ) throws -> SparseAutoencoder {
+    onProgress(.calibration(0))
     let dictionary = try Evaluation.calibrated(
       rawDictionary(), granularities: configuration.listedGranularities, on: measured,
       onProgress: { onProgress(.calibration($0)) }, shouldStop: shouldStop)
@@ -396,6 +418,7 @@ public final class Trainer {
     _ log: MetricsLog, onProgress: (Progress.Activity) -> Void, shouldStop: () -> Bool
   ) throws {
     guard heldOut != nil else { return }
+    onProgress(.validation(0))
     let evaluation = try Evaluation(
       rawDictionary(), on: measured, granularities: [configuration.latents],
       onProgress: { onProgress(.validation($0)) }, shouldStop: shouldStop)
@@ -409,7 +432,7 @@ public final class Trainer {
 
   private func metrics(
     _ losses: NestedStep.Losses, _ objective: StepObjective, dead: Int, learningRate: Double,
-    gradientNorm: Double, tokensPerSecond: Double, secondsWaited: Double
+    gradientNorm: Double, tokensPerSecond: Double, seconds: Double, secondsWaited: Double
   ) -> [JSONValue.Member] {
     let pairs = Array(zip(objective.granularities, losses.fvu))
     // Drawn ones are others at each step: a list, not so many keys.
@@ -424,7 +447,7 @@ public final class Trainer {
       .init("auxiliary_loss", JSONValue(losses.auxiliary)), .init("l0", JSONValue(losses.l0)),
       .init("dead_latents", JSONValue(dead)), .init("learning_rate", JSONValue(learningRate)),
       .init("gradient_norm", JSONValue(gradientNorm)),
-      .init("tokens_per_second", JSONValue(tokensPerSecond)),
+      .init("tokens_per_second", JSONValue(tokensPerSecond)), .init("seconds", JSONValue(seconds)),
       .init("seconds_waited_for_data", JSONValue(secondsWaited)),
     ]
     if !drawn.isEmpty {
