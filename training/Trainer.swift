@@ -297,7 +297,10 @@ public final class Trainer {
       divergence = judged
       if isLast {
         // One batch may be odd; weights that are good show it with the next.
-        if judged.isSuspect { continue }
+        if judged.isSuspect {
+          isStopping = shouldStop()
+          continue
+        }
         do {
           return .finished(try export(onProgress: report, shouldStop: shouldStop))
         } catch is CancellationError {
@@ -475,10 +478,11 @@ public final class Trainer {
       return TrainingError(
         "\(training.describe(token: indices[token])): dimension \(dimension) is not finite")
     case .overflow(let token):
+      let fault = training.describeOverflow(
+        token: indices[token], encoder: state.weights.encoder)
       return TrainingError(
-        "\(training.describeOverflow(token: indices[token], encoder: state.weights.encoder)) where "
-          + "activations have norm √d_model; at step \(state.step), where \(lastGoodCheckpoint). "
-          + "Where it is the encoder's, training diverged, and a lower --learning-rate may help")
+        "training stopped at step \(state.step): \(fault). Unless that activation is an outlier, "
+          + "training diverged; \(lastGoodCheckpoint). A lower --learning-rate may help")
     default: return TrainingError("\(error)")
     }
   }
