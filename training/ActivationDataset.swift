@@ -130,6 +130,32 @@ public struct ActivationDataset: Sendable {
       sequences: Array(sequences[range]))
   }
 
+  /// Sequences at even distances over the dataset, of at most so many tokens in all, the last cut to
+  /// fit; all where there are no more tokens than that.
+  ///
+  /// - Parameter limit: at least 1.
+  package func spread(tokens limit: Int) -> ActivationDataset {
+    guard tokens > limit else { return self }
+    let count = max(1, Int(Double(sequences.count) * Double(limit) / Double(tokens)))
+    var left = limit
+    var spread: [Sequence] = []
+    for number in 0..<count where left > 0 {
+      var sequence = sequences[number * sequences.count / count]
+      sequence.rows = sequence.rows.prefix(left)
+      spread.append(sequence)
+      left -= sequence.rows.count
+    }
+    return ActivationDataset(
+      dModel: dModel, origin: origin, paths: paths, tensors: tensors, sequences: spread)
+  }
+
+  /// The files, with the number of tokens that the dataset has of each.
+  var files: [(path: String, contents: FileBytes, tokens: Int)] {
+    var counts = [Int](repeating: 0, count: paths.count)
+    for sequence in sequences { counts[sequence.file] += sequence.rows.count }
+    return paths.indices.map { (paths[$0], tensors[$0].file, counts[$0]) }
+  }
+
   /// Reads one token as float32.
   ///
   /// - Parameter output: room for d_model values.
@@ -164,6 +190,23 @@ public struct ActivationDataset: Sendable {
   public func describe(token: Int) -> String {
     let (sequence, row) = location(of: token)
     return "\(paths[sequence.file]), row \(row)"
+  }
+
+  /// That a pre-activation or an error overflows, and what of: an activation far beyond the others is to
+  /// blame, or an encoder that has grown without bound.
+  ///
+  /// - Parameter encoder: W_enc, [latents, d_model]
+  func describeOverflow(token: Int, encoder: FloatStorage) -> String {
+    let row = FloatStorage(count: dModel)
+    copyToken(token, into: row.pointer)
+    func norm(_ values: UnsafePointer<Float>) -> Double {
+      (0..<dModel).reduce(0.0) { $0 + Double(values[$1]) * Double(values[$1]) }.squareRoot()
+    }
+    let longest = stride(from: 0, to: encoder.count, by: dModel)
+      .reduce(0.0) { max($0, norm(encoder.pointer + $1)) }
+    return
+      "\(describe(token: token)): a pre-activation or its error overflows float32: the activation's "
+      + "norm is \(Float(norm(row.pointer))), that of the longest encoder vector \(Float(longest))"
   }
 
   private func location(of token: Int) -> (sequence: Sequence, row: Int) {

@@ -6,8 +6,6 @@ internal import Tensors
 /// gradient move by their moments too) on a dictionary's weights, whose decoder rows stay unit
 /// vectors and whose thresholds, which do not decay, stay at least 0.
 package struct AdamOptimizer {
-  static let beta1 = 0.9
-  static let beta2 = 0.999
   static let epsilon = 1e-8
   /// Latents that a thread takes at a time: a panel of the encoder.
   package static let panelLatents = 64
@@ -18,6 +16,8 @@ package struct AdamOptimizer {
     package var weightDecay: Double
     /// Gradients are scaled so that their norm is at most this; 0: never.
     package var gradientNormMax: Double
+    /// How much of its first moment each gradient leaves, and of its second.
+    package var (beta1, beta2) = (0.9, 0.999)
 
     package init(learningRate: Double, weightDecay: Double, gradientNormMax: Double) {
       self.learningRate = learningRate
@@ -56,9 +56,9 @@ package struct AdamOptimizer {
     let norm = gradient.squaredNorm.squareRoot()
     steps += 1
     var constants = granule_adam_step(
-      learning_rate: Float(step.learningRate), beta1: Float(Self.beta1), beta2: Float(Self.beta2),
-      epsilon: Float(Self.epsilon), bias_correction1: Float(1 - pow(Self.beta1, Double(steps))),
-      bias_correction2: Float(1 - pow(Self.beta2, Double(steps))),
+      learning_rate: Float(step.learningRate), beta1: Float(step.beta1), beta2: Float(step.beta2),
+      epsilon: Float(Self.epsilon), bias_correction1: Float(1 - pow(step.beta1, Double(steps))),
+      bias_correction2: Float(1 - pow(step.beta2, Double(steps))),
       weight_decay: Float(step.weightDecay),
       gradient_scale: step.gradientNormMax > 0 && norm > step.gradientNormMax
         ? Float(step.gradientNormMax / norm) : 1)

@@ -23,6 +23,8 @@ struct Checkpoint {
   var statistics: ActivationStatistics
   /// BatchTopK's running mean of the least value kept; nil before the first step, and for others.
   var servingThreshold: Double?
+  /// What the watch for divergence compares the next losses with, the oldest first.
+  var recentLosses: [Double] = []
 
   /// Writes the checkpoint; once it is on the disk, removes all but the newest.
   ///
@@ -47,9 +49,20 @@ struct Checkpoint {
       .init("activation_deviation", [weights.dModel], FloatStorage(statistics.deviation)))
     do throws(TensorFileError) {
       try tokensSinceActive.map { Int64($0) }.withBytes { (ages) throws(TensorFileError) in
-        try [statistics.scale].withBytes { (scale) throws(TensorFileError) in
+        // In one buffer: the scale, then the losses.
+        try ([statistics.scale] + recentLosses).withBytes { (numbers) throws(TensorFileError) in
+          let scaleBytes = MemoryLayout<Double>.size
           entries.append(.init("tokens_since_active", .int64, [weights.latents], ages))
-          entries.append(.init("activation_scale", .float64, [], scale))
+          entries.append(
+            .init(
+              "activation_scale", .float64, [],
+              UnsafeRawBufferPointer(rebasing: numbers[..<scaleBytes])))
+          if !recentLosses.isEmpty {
+            entries.append(
+              .init(
+                "recent_losses", .float64, [recentLosses.count],
+                UnsafeRawBufferPointer(rebasing: numbers[scaleBytes...])))
+          }
           var metadata = ["step": String(step), "optimizer_steps": String(optimizer.steps)]
           // All of its bits: as decimal digits it might lose some.
           metadata["serving_threshold_bits"] = servingThreshold.map { String($0.bitPattern) }
@@ -154,7 +167,20 @@ struct Checkpoint {
       statistics: ActivationStatistics(
         mean: mean, deviation: deviation, scale: scale.bytes.loadUnaligned(as: Double.self)),
       servingThreshold: file.metadata["serving_threshold_bits"].flatMap { UInt64($0) }
-        .map { Double(bitPattern: $0) })
+        .map { Double(bitPattern: $0) },
+      recentLosses: try recentLosses(file))
+  }
+
+  private static func recentLosses(_ file: SafetensorsFile) throws -> [Double] {
+    guard let tensor = file["recent_losses"] else { return [] }
+    guard tensor.type == .float64, tensor.count <= DivergenceWatch.window else {
+      throw tensor.fault("has \(tensor.count) values, at most \(DivergenceWatch.window) are kept")
+    }
+    let losses = (0..<tensor.count).map {
+      tensor.bytes.loadUnaligned(fromByteOffset: 8 * $0, as: Double.self)
+    }
+    guard losses.allSatisfy(\.isFinite) else { throw tensor.fault("has a loss that is not finite") }
+    return losses
   }
 
   private static func remove(_ folder: String) {

@@ -3,18 +3,25 @@ package struct DivergenceWatch {
   /// A loss of more than so many times the running median is suspect.
   static let factor = 10.0
   /// Steps that the median is of.
-  private static let window = 101
+  static let window = 101
 
   /// Suspect losses in a row that are too many.
   let stepsMax: Int
-  private var recent: [Double] = []
+  private var recent: [Double]
   private var next = 0
   private var suspects = 0
 
   /// Whether the last loss may be the begin of an end.
   package var isSuspect: Bool { suspects > 0 }
 
-  package init(stepsMax: Int) { self.stepsMax = stepsMax }
+  /// The losses that the median is of, the oldest first: what a watch that goes on must know.
+  package var recentLosses: [Double] { Array(recent[next...] + recent[..<next]) }
+
+  /// - Parameter recentLosses: those of the watch that this one goes on for, at most `window`.
+  package init(stepsMax: Int, recentLosses: [Double] = []) {
+    self.stepsMax = stepsMax
+    recent = recentLosses
+  }
 
   /// Takes a step's loss; false where training has diverged.
   package mutating func isSound(_ loss: Double) -> Bool {

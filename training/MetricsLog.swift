@@ -12,6 +12,10 @@ final class MetricsLog {
   private let file: UnsafeMutablePointer<FILE>
   private let path: String
   private let events: EventFile
+  /// Of the lines so far.
+  private(set) var totals = TrainingTotals()
+  private let secondsBefore: Double
+  private let start = ContinuousClock.now
 
   /// Opens the log of a run, dropping lines of steps after `step`: they are taken again.
   ///
@@ -35,7 +39,11 @@ final class MetricsLog {
     events = try EventFile(
       path: "\(folder)/\(Self.eventFileName)",
       seconds: kept.first?.line["time"]?.number ?? Self.now)
-    for entry in kept { try events.append(entry.line) }
+    for entry in kept {
+      try events.append(entry.line)
+      totals.add(entry.line)
+    }
+    secondsBefore = totals.seconds
     guard let file = fopen(path, "ae") else {
       throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
     }
@@ -43,6 +51,9 @@ final class MetricsLog {
   }
 
   deinit { fclose(file) }
+
+  /// Seconds that the run has been trained for, without those between processes.
+  var seconds: Double { secondsBefore + (ContinuousClock.now - start) / .seconds(1) }
 
   /// Appends a line, with the time, and hands it to the system.
   ///
@@ -53,6 +64,7 @@ final class MetricsLog {
       throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
     }
     try events.append(line)
+    totals.add(line)
   }
 
   /// Seconds since 1970.

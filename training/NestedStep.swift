@@ -150,7 +150,7 @@ package final class NestedStep {
     losses.penalty = penalty.loss(sum: errors.penalty)
     if usesAuxiliary {
       losses.auxiliary = try seconds.timing(\.auxiliary) { () throws(EncodingError) in
-        try reviveDead(batch, tokens: tokens, dead: dead, objective.auxiliaryCoefficient)
+        try reviveDead(batch, tokens: tokens, dead: dead, objective)
       }
     }
     losses.total =
@@ -421,10 +421,10 @@ package final class NestedStep {
   ///
   /// - Returns: the auxiliary loss.
   private func reviveDead(
-    _ batch: FloatStorage, tokens: Int, dead: [Int], _ coefficient: Double
+    _ batch: FloatStorage, tokens: Int, dead: [Int], _ objective: StepObjective
   ) throws(EncodingError) -> Double {
     let variance = BatchMoments.variance(of: residuals.pointer, rows: tokens, columns: dModel)
-    var scale = Float(2 * coefficient / variance)
+    var scale = Float(2 * objective.auxiliaryCoefficient / variance)
     let deadWeights = DictionaryWeights(latents: dead.count, dModel: dModel)
     Parallel.forRanges(dead.count) { _, range in
       for row in range {
@@ -437,7 +437,7 @@ package final class NestedStep {
       }
     }
     deadWeights.decoderBias.pointer.update(from: weights.decoderBias.pointer, count: dModel)
-    let k = StepObjective.auxiliaryK(dModel: dModel, dead: dead.count)
+    let k = objective.auxiliaryK(dModel: dModel, dead: dead.count)
     let codes = try pool.encode(
       SparseAutoencoder(deadWeights.parts(.topk(k: k))),
       UnsafeBufferPointer(start: batch.pointer, count: tokens * dModel), tokens: tokens,

@@ -138,7 +138,7 @@ package struct ReferenceStep {
 
     let targets = constants?.residuals ?? fullResiduals
     if !dead.isEmpty, objective.auxiliaryCoefficient > 0 {
-      let auxiliaryK = max(1, min(dModel / 2, dead.count))
+      let auxiliaryK = max(1, min(objective.auxiliaryLatents ?? dModel / 2, dead.count))
       let residualVariance = Self.variance(targets)
       for (t, target) in targets.enumerated() {
         let h = pre[t]

@@ -35,21 +35,4 @@ public enum TextSequences {
     }
     return sequences
   }
-
-  /// As `read`, of sequences at even distances over all the text.
-  static func sample(
-    _ paths: [String], tokenizer: Tokenizer, context: Int, tokens limit: Int
-  ) throws -> [[Int32]] {
-    let all = try read(paths, tokenizer: tokenizer, context: context, tokens: .max)
-    let total = all.reduce(0) { $0 + $1.count }
-    guard total > limit else { return all }
-    let count = max(1, (all.count * limit + total - 1) / total)
-    var left = limit
-    var sequences: [[Int32]] = []
-    for number in 0..<count where left >= 2 {
-      sequences.append(Array(all[number * all.count / count].prefix(left)))
-      left -= sequences[sequences.count - 1].count
-    }
-    return sequences
-  }
 }

@@ -8,16 +8,36 @@ internal import Tensors
 public final class Trainer {
   /// What is known after a step.
   public struct Progress: Sendable {
+    /// What takes the time.
+    public enum Activity: Sendable, Equatable {
+      /// A step was done.
+      case step
+      /// The dictionary as of this step is measured on held-out activations: the share done.
+      case validation(Double)
+      /// The finished dictionary's granularities are measured: the share done.
+      case calibration(Double)
+    }
+
+    /// A prefix that was trained in the step.
+    public struct Prefix: Sendable, Equatable {
+      /// Number of latents.
+      public var latents: Int
+      /// FVU of the batch.
+      public var fvu: Double
+    }
+
+    /// What takes the time.
+    public var activity: Activity
     /// Steps done, of `steps`.
     public var step: Int
     /// Steps of the run.
     public var steps: Int
     /// Tokens trained on so far.
     public var tokens: Int
-    /// The batch's loss: mean FVU over granularities, and the auxiliary loss.
+    /// The batch's loss: mean FVU over granularities, and the auxiliary loss and the penalty, weighted.
     public var loss: Double
-    /// FVU of the batch at full size.
-    public var fvu: Double
+    /// The granularities, ascending; the last is the full size.
+    public var prefixes: [Prefix]
     /// FVU of held-out activations at full size, as of the last validation; nil before the first.
     public var heldOutFVU: Double?
     /// Mean number of active latents a token of the batch.
@@ -38,7 +58,8 @@ public final class Trainer {
   public enum Outcome: Sendable {
     /// The dictionary is in the run's folder `dictionary`.
     case finished(SparseAutoencoder)
-    /// It was told to stop; a checkpoint holds what was done.
+    /// It was told to stop. A checkpoint holds what was done, unless the loss looked like diverging:
+    /// then the run goes on from `checkpointStep`.
     case interrupted(step: Int)
   }
 
@@ -51,16 +72,17 @@ public final class Trainer {
   public let training: ActivationDataset
   /// The activations kept from training, nil where none are.
   public let heldOut: ActivationDataset?
-  /// In how many of the steps of this process the core alone had so many active latents that the others
-  /// were given a quarter of k, so that there were more than k in all.
+  /// In how many of the run's steps the core alone had so many active latents that the others were given
+  /// a quarter of k, so that there were more than k in all.
   public private(set) var flooredSteps = 0
   /// Why the newest checkpoint could not be read, where an older one was taken up instead.
   public let damagedCheckpoint: String?
+  /// The step of the newest checkpoint, nil where there is none yet.
+  public private(set) var checkpointStep: Int?
   private let run: String
   /// Held until training ends.
   private var lock: RunLock?
   private var state: Checkpoint
-  private var heldOutFVU: Double?
   private let core: StartingCore?
 
   /// Begins a run in a new folder.
@@ -74,7 +96,8 @@ public final class Trainer {
         "\(run) holds a run already: continue it with --resume, or choose another --out")
     }
     var resolved = try Self.resolved(configuration)
-    (training, heldOut) = try Self.split(resolved)
+    let activations = try ActivationDataset(paths: resolved.activations)
+    (training, heldOut) = try Self.split(activations, resolved)
     core = try Self.readCore(&resolved, dModel: training.dModel)
     let configuration = resolved
     state = try Self.initialState(
@@ -90,6 +113,8 @@ public final class Trainer {
       try Folder.make(copy)
       try core.dictionary.write(to: copy)
     }
+    // Before the configuration, with which there is a run.
+    try RunActivations(activations).write(to: run)
     try configuration.write(to: run)
   }
 
@@ -109,13 +134,13 @@ public final class Trainer {
 
   /// Takes up a run where its last checkpoint left it; without one, from the start.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where there is no run, another process trains it,
-  ///   or its files are damaged.
+  /// - Throws: `TrainingError` or `TensorFileError` where there is no run, another process trains it, its
+  ///   files are damaged, or its activations are not those that it was begun on.
   public init(resuming run: String) throws {
     configuration = try TrainingConfiguration(run: run)
     self.run = run
     lock = try RunLock(run)
-    (training, heldOut) = try Self.split(configuration)
+    (training, heldOut) = try Self.split(run: run)
     core =
       configuration.core.isEmpty
       ? nil : try StartingCore(folder: "\(run)/\(StartingCore.folderName)")
@@ -131,15 +156,29 @@ public final class Trainer {
       hasThresholds: configuration.objective == .jumprelu,
       onDamaged: { damaged = $0 })
     damagedCheckpoint = damaged
+    checkpointStep = checkpoint?.step
     state =
       try checkpoint
       ?? Self.initialState(configuration, training: training, heldOut: heldOut, core: core)
   }
 
-  private static func initialState(
+  /// Looks at all that beginning a run looks at, and writes nothing.
+  ///
+  /// - Throws: as `init(_:run:)`.
+  static func check(_ configuration: TrainingConfiguration) throws {
+    try configuration.validate()
+    var resolved = try resolved(configuration)
+    let (training, heldOut) = try split(
+      ActivationDataset(paths: resolved.activations), resolved)
+    _ = try readCore(&resolved, dModel: training.dModel)
+    _ = try statistics(resolved, training: training, heldOut: heldOut)
+  }
+
+  /// The statistics of activations that there is memory to train on.
+  private static func statistics(
     _ configuration: TrainingConfiguration, training: ActivationDataset,
-    heldOut: ActivationDataset?, core: StartingCore?
-  ) throws(TrainingError) -> Checkpoint {
+    heldOut: ActivationDataset?
+  ) throws(TrainingError) -> ActivationStatistics {
     let (latents, dModel) = (configuration.latents, training.dModel)
     // Weights, two moments and the gradient, of encoder and decoder.
     let needed = 4 * 2 * latents * dModel * MemoryLayout<Float>.size
@@ -152,6 +191,15 @@ public final class Trainer {
     let statistics = try ActivationStatistics(training)
     // Better now than at the first validation.
     if let heldOut { _ = try ActivationStatistics.measure(heldOut) }
+    return statistics
+  }
+
+  private static func initialState(
+    _ configuration: TrainingConfiguration, training: ActivationDataset,
+    heldOut: ActivationDataset?, core: StartingCore?
+  ) throws(TrainingError) -> Checkpoint {
+    let (latents, dModel) = (configuration.latents, training.dModel)
+    let statistics = try statistics(configuration, training: training, heldOut: heldOut)
     let hasThresholds = configuration.objective == .jumprelu
     let weights = DictionaryWeights(
       latents: latents, dModel: dModel, hasThresholds: hasThresholds)
@@ -175,26 +223,32 @@ public final class Trainer {
   /// Trains to the end of the run, or until told to stop.
   ///
   /// - Parameters:
-  ///   - onProgress: called after every step.
-  ///   - shouldStop: asked after every step; true writes a checkpoint and returns.
-  /// - Throws: `TrainingError` where the loss is no longer finite or a token cannot be encoded;
-  ///   `TensorFileError` where a file cannot be written. The last checkpoint stays.
+  ///   - onProgress: called after every step, and while the dictionary is measured.
+  ///   - shouldStop: asked as often; true writes a checkpoint and returns.
+  /// - Throws: `TrainingError` where training diverged or a token cannot be encoded; `TensorFileError`
+  ///   where a file cannot be written. The last checkpoint stays, and it is of weights with which the
+  ///   loss of another batch was as it should be.
   public func train(
     onProgress: (Progress) -> Void = { _ in }, shouldStop: () -> Bool = { false }
   ) throws -> Outcome {
     defer { lock = nil }
     let log = try MetricsLog(run: run, keepingStepsUpTo: state.step)
+    flooredSteps = log.totals.flooredSteps
+    let steps = configuration.steps
     let batches = BatchPrefetcher(
       try BatchSampler(training, scale: state.statistics.scale, seed: configuration.seed),
-      batchTokens: configuration.batchTokens, step: state.step, steps: configuration.steps)
+      batchTokens: configuration.batchTokens, step: state.step,
+      // Beyond the last step what the finished weights are judged by.
+      steps: steps + configuration.divergenceSteps)
     let nested = NestedStep(
       weights: state.weights,
       activationDeviation: state.statistics.deviation.map { $0 * Float(state.statistics.scale) })
     var clock = RateClock(tokens: state.step * configuration.batchTokens)
-    var lastCheckpoint = state.step
-    var divergence = DivergenceWatch(stepsMax: configuration.divergenceSteps)
+    var divergence = DivergenceWatch(
+      stepsMax: configuration.divergenceSteps, recentLosses: state.recentLosses)
+    var isStopping = false
 
-    while state.step < configuration.steps {
+    while true {
       let batch = batches.next()
       let dead = state.tokensSinceActive.indices.filter {
         state.tokensSinceActive[$0] >= configuration.deadAfterTokens
@@ -206,17 +260,58 @@ public final class Trainer {
       } catch {
         throw failure(error, indices: batch.indices)
       }
-      guard divergence.isSound(losses.total) else {
-        throw TrainingError(
-          "training diverged: \(divergence.reason(losses.total)) at step \(state.step); the last "
-            + "good checkpoint is of step \(lastCheckpoint). A lower --learning-rate may help")
+      func report(_ activity: Progress.Activity) {
+        let tokens = state.step * configuration.batchTokens
+        onProgress(
+          Progress(
+            activity: activity, step: state.step, steps: steps, tokens: tokens,
+            loss: losses.total,
+            prefixes: zip(objective.granularities, losses.fvu).map {
+              Progress.Prefix(latents: $0, fvu: $1)
+            }, heldOutFVU: log.totals.heldOut?.fvu, l0: losses.l0, coreL0: losses.coreL0,
+            isFloored: losses.isFloored, deadLatents: dead.count,
+            tokensPerSecond: clock.tokensPerSecond,
+            secondsLeft: Double(steps * configuration.batchTokens - tokens)
+              / clock.tokensPerSecond))
       }
+
+      // This loss judges the weights of the steps so far: only now is a checkpoint of them written.
+      var judged = divergence
+      guard judged.isSound(losses.total) else { throw diverged(judged.reason(losses.total)) }
+      let isLast = state.step == steps
+      let isDue = isLast || state.step % configuration.checkpointEverySteps == 0
+      if !judged.isSuspect, state.step > 0, isDue || isStopping {
+        if checkpointStep != state.step {
+          state.recentLosses = divergence.recentLosses
+          try writeCheckpoint()
+        }
+        if !isStopping, log.totals.heldOut?.step != state.step {
+          do {
+            try validate(log, onProgress: report, shouldStop: shouldStop)
+          } catch is CancellationError {
+            return .interrupted(step: state.step)
+          }
+        }
+      }
+      if isStopping { return .interrupted(step: state.step) }
+      divergence = judged
+      if isLast {
+        // One batch may be odd; weights that are good show it with the next.
+        if judged.isSuspect {
+          isStopping = shouldStop()
+          continue
+        }
+        do {
+          return .finished(try export(onProgress: report, shouldStop: shouldStop))
+        } catch is CancellationError {
+          return .interrupted(step: state.step)
+        }
+      }
+
       let learningRate = configuration.learningRate(atStep: state.step)
       let gradientNorm = nested.update(
         &state.optimizer,
-        AdamOptimizer.Step(
-          learningRate: learningRate, weightDecay: configuration.weightDecay,
-          gradientNormMax: configuration.gradientNormMax), objective: objective)
+        configuration.optimizerStep(learningRate: learningRate), objective: objective)
       if let least = losses.leastKept {
         state.servingThreshold =
           state.servingThreshold.map { 0.99 * $0 + 0.01 * least } ?? least
@@ -227,38 +322,37 @@ public final class Trainer {
           ? 0 : state.tokensSinceActive[latent] + configuration.batchTokens
       }
       state.step += 1
-
-      let tokens = state.step * configuration.batchTokens
-      let rate = clock.tokensPerSecond(at: tokens)
+      clock.advance(to: state.step * configuration.batchTokens)
       try log.append(
         metrics(
           losses, objective, dead: dead.count, learningRate: learningRate,
-          gradientNorm: gradientNorm,
-          tokensPerSecond: rate, secondsWaited: batch.secondsWaited))
-      if losses.isFloored { flooredSteps += 1 }
-      let isCheckpoint = state.step % configuration.checkpointEverySteps == 0
-      // Not of a state that may have to be given up.
-      if isCheckpoint && !divergence.isSuspect || state.step == configuration.steps {
-        try state.write(run: run, kept: configuration.checkpointsKept)
-        lastCheckpoint = state.step
-        try validate(log)
-      }
-      onProgress(
-        Progress(
-          step: state.step, steps: configuration.steps, tokens: tokens, loss: losses.total,
-          fvu: losses.fvu.last ?? 0, heldOutFVU: heldOutFVU, l0: losses.l0,
-          coreL0: losses.coreL0, isFloored: losses.isFloored, deadLatents: dead.count,
-          tokensPerSecond: rate,
-          secondsLeft: Double(configuration.steps * configuration.batchTokens - tokens) / rate))
-      if shouldStop(), state.step < configuration.steps {
-        if lastCheckpoint != state.step {
-          try state.write(run: run, kept: configuration.checkpointsKept)
-        }
-        return .interrupted(step: state.step)
+          gradientNorm: gradientNorm, tokensPerSecond: clock.tokensPerSecond,
+          seconds: log.seconds, secondsWaited: batch.secondsWaited))
+      flooredSteps = log.totals.flooredSteps
+      report(.step)
+      isStopping = shouldStop() && state.step < steps
+    }
+  }
+
+  private func writeCheckpoint() throws {
+    for (name, _, values) in state.weights.named {
+      guard values.values.allSatisfy(\.isFinite) else {
+        throw diverged("\(name) has a value that is not finite")
       }
     }
-    let dictionary = try export()
-    return .finished(dictionary)
+    try state.write(run: run, kept: configuration.checkpointsKept)
+    checkpointStep = state.step
+  }
+
+  private func diverged(_ reason: String) -> TrainingError {
+    TrainingError(
+      "training diverged: \(reason) at step \(state.step); \(lastGoodCheckpoint). A lower "
+        + "--learning-rate may help")
+  }
+
+  private var lastGoodCheckpoint: String {
+    checkpointStep.map { "the last good checkpoint is of step \($0)" }
+      ?? "there is no checkpoint yet"
   }
 
   /// The dictionary as of now, acting on raw activations: the scale of training is folded away.
@@ -297,9 +391,18 @@ public final class Trainer {
     }
   }
 
-  private func export() throws -> SparseAutoencoder {
+  /// Activations to measure a dictionary on, as many as are asked for.
+  private var measured: ActivationDataset {
+    (heldOut ?? training).spread(tokens: configuration.validationTokens)
+  }
+
+  private func export(
+    onProgress: (Progress.Activity) -> Void, shouldStop: () -> Bool
+  ) throws -> SparseAutoencoder {
+    onProgress(.calibration(0))
     let dictionary = try Evaluation.calibrated(
-      rawDictionary(), granularities: configuration.listedGranularities, on: heldOut ?? training)
+      rawDictionary(), granularities: configuration.listedGranularities, on: measured,
+      onProgress: { onProgress(.calibration($0)) }, shouldStop: shouldStop)
     // Written aside and renamed, so that the folder is whole whenever it is there.
     let folder = "\(run)/\(Self.dictionaryFolderName)"
     let temporary = "\(run)/.\(Self.dictionaryFolderName)"
@@ -314,21 +417,25 @@ public final class Trainer {
     return dictionary
   }
 
-  private func validate(_ log: MetricsLog) throws {
-    guard let heldOut else { return }
+  private func validate(
+    _ log: MetricsLog, onProgress: (Progress.Activity) -> Void, shouldStop: () -> Bool
+  ) throws {
+    guard heldOut != nil else { return }
+    onProgress(.validation(0))
     let evaluation = try Evaluation(
-      rawDictionary(), on: heldOut, granularities: [configuration.latents])
+      rawDictionary(), on: measured, granularities: [configuration.latents],
+      onProgress: { onProgress(.validation($0)) }, shouldStop: shouldStop)
     guard let row = evaluation.rows.first else { return }
-    heldOutFVU = row.fvu
     try log.append([
       .init("step", JSONValue(state.step)), .init("held_out_fvu", JSONValue(row.fvu)),
-      .init("held_out_l0", JSONValue(row.l0)), .init("held_out_tokens", JSONValue(heldOut.tokens)),
+      .init("held_out_l0", JSONValue(row.l0)),
+      .init("held_out_tokens", JSONValue(evaluation.tokens)),
     ])
   }
 
   private func metrics(
     _ losses: NestedStep.Losses, _ objective: StepObjective, dead: Int, learningRate: Double,
-    gradientNorm: Double, tokensPerSecond: Double, secondsWaited: Double
+    gradientNorm: Double, tokensPerSecond: Double, seconds: Double, secondsWaited: Double
   ) -> [JSONValue.Member] {
     let pairs = Array(zip(objective.granularities, losses.fvu))
     // Drawn ones are others at each step: a list, not so many keys.
@@ -343,7 +450,7 @@ public final class Trainer {
       .init("auxiliary_loss", JSONValue(losses.auxiliary)), .init("l0", JSONValue(losses.l0)),
       .init("dead_latents", JSONValue(dead)), .init("learning_rate", JSONValue(learningRate)),
       .init("gradient_norm", JSONValue(gradientNorm)),
-      .init("tokens_per_second", JSONValue(tokensPerSecond)),
+      .init("tokens_per_second", JSONValue(tokensPerSecond)), .init("seconds", JSONValue(seconds)),
       .init("seconds_waited_for_data", JSONValue(secondsWaited)),
     ]
     if !drawn.isEmpty {
@@ -371,10 +478,11 @@ public final class Trainer {
       return TrainingError(
         "\(training.describe(token: indices[token])): dimension \(dimension) is not finite")
     case .overflow(let token):
+      let fault = training.describeOverflow(
+        token: indices[token], encoder: state.weights.encoder)
       return TrainingError(
-        "a pre-activation of \(training.describe(token: indices[token])) overflows at step "
-          + "\(state.step): the activation is an outlier, or training diverged; a lower "
-          + "--learning-rate may help")
+        "training stopped at step \(state.step): \(fault). Unless that activation is an outlier, "
+          + "training diverged; \(lastGoodCheckpoint). A lower --learning-rate may help")
     default: return TrainingError("\(error)")
     }
   }
@@ -395,13 +503,24 @@ public final class Trainer {
     return result
   }
 
-  /// The activations that a configuration trains on, and those that it holds out.
+  /// The activations that a run trains on, and those that it holds out.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where they cannot be opened or are too few.
+  /// - Throws: `TrainingError` or `TensorFileError` where they cannot be opened, or are not those that the
+  ///   run was begun on.
   public static func split(
-    _ configuration: TrainingConfiguration
+    run: String
   ) throws -> (training: ActivationDataset, heldOut: ActivationDataset?) {
-    var dataset = try ActivationDataset(paths: configuration.activations)
+    let configuration = try TrainingConfiguration(run: run)
+    let dataset = try ActivationDataset(paths: configuration.activations)
+    try RunActivations.check(dataset, of: run)
+    return try split(dataset, configuration)
+  }
+
+  /// - Throws: `TrainingError` where they are too few.
+  private static func split(
+    _ all: ActivationDataset, _ configuration: TrainingConfiguration
+  ) throws -> (training: ActivationDataset, heldOut: ActivationDataset?) {
+    var dataset = all
     if let sequences = configuration.sequences {
       dataset = try dataset.selecting(sequences: sequences)
     }
@@ -424,13 +543,16 @@ private struct RateClock {
   private static let windowSeconds = 5.0
   private var marks: [(seconds: Double, tokens: Int)]
 
+  /// 0 before the first step.
+  private(set) var tokensPerSecond = 0.0
+
   init(tokens: Int) { marks = [(Self.now(), tokens)] }
 
-  mutating func tokensPerSecond(at tokens: Int) -> Double {
+  mutating func advance(to tokens: Int) {
     let now = Self.now()
     marks.append((now, tokens))
     while marks.count > 2, now - marks[1].seconds > Self.windowSeconds { marks.removeFirst() }
-    return Double(tokens - marks[0].tokens) / max(now - marks[0].seconds, 1e-9)
+    tokensPerSecond = Double(tokens - marks[0].tokens) / max(now - marks[0].seconds, 1e-9)
   }
 
   private static func now() -> Double {

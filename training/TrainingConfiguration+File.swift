@@ -116,6 +116,7 @@ extension TrainingConfiguration {
           return ends[0]..<ends[1] + 1
         }),
       .integer("held_out_sequences", \.heldOutSequences),
+      .integer("validation_tokens", \.validationTokens),
       .integer("latents", \.latents),
       .choice("objective", \.objective),
       .list("granularities", \.granularities, write: { JSONValue($0) }, read: \.integer),
@@ -142,8 +143,11 @@ extension TrainingConfiguration {
       .integer("warm_up_steps", \.warmUpSteps),
       .integer("decay_steps", \.decaySteps),
       .number("weight_decay", \.weightDecay),
+      .number("beta1", \.beta1),
+      .number("beta2", \.beta2),
       .number("gradient_norm_max", \.gradientNormMax),
       .number("auxiliary_coefficient", \.auxiliaryCoefficient),
+      .integer("auxiliary_latents", \.auxiliaryLatents),
       .integer("dead_after_tokens", \.deadAfterTokens),
       Field(
         "seed", \.seed, write: { .integer(Int64(bitPattern: $0)) },

@@ -6,6 +6,9 @@ public struct TrainingConfiguration: Sendable, Equatable {
   public var sequences: Range<Int>?
   /// The last so many sequences are kept from training, to validate and calibrate on; nil: a tenth.
   public var heldOutSequences: Int?
+  /// Tokens, of sequences spread over those held out, that validation looks at, and those that the
+  /// finished dictionary is calibrated on; where none are held out, over those trained on.
+  public var validationTokens = 100_000
   /// Dictionary size N.
   public var latents: Int
   /// How codes are kept sparse.
@@ -49,11 +52,17 @@ public struct TrainingConfiguration: Sendable, Equatable {
   public var decaySteps: Int?
   /// Decoupled weight decay (AdamW); 0 is Adam.
   public var weightDecay = 0.0
+  /// Adam's β₁: how much of its mean of gradients each step keeps.
+  public var beta1 = 0.9
+  /// Adam's β₂: how much of its mean of squared gradients each step keeps.
+  public var beta2 = 0.999
   /// Gradients are scaled so that their norm is at most this; 0 leaves them.
   public var gradientNormMax = 1.0
   /// Weight of the auxiliary loss that revives dead latents; for TopK and BatchTopK 1/32, for the
   /// others 0, as in their papers.
   public var auxiliaryCoefficient: Double
+  /// The most dead latents that the auxiliary loss may use a token; nil: d_model / 2.
+  public var auxiliaryLatents: Int?
   /// A latent is dead once it has not been active for so many tokens.
   public var deadAfterTokens: Int
   /// Seed of the initial weights and of the order of tokens.
@@ -141,6 +150,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
     result.freezesCoreEncoders = !trainsCoreEncoders
     result.k = k
     result.auxiliaryCoefficient = auxiliaryCoefficient
+    result.auxiliaryLatents = auxiliaryLatents
     let warmUp = sparsityWarmUpSteps ?? steps / 10
     let share = warmUp > 0 ? min(1, Double(step + 1) / Double(warmUp)) : 1
     result.sparsityCoefficient = objective.hasK ? 0 : sparsityCoefficient * share
@@ -149,6 +159,13 @@ public struct TrainingConfiguration: Sendable, Equatable {
     result.bandwidth = bandwidth
     result.tanhScale = tanhScale
     return result
+  }
+
+  func optimizerStep(learningRate: Double) -> AdamOptimizer.Step {
+    var step = AdamOptimizer.Step(
+      learningRate: learningRate, weightDecay: weightDecay, gradientNormMax: gradientNormMax)
+    (step.beta1, step.beta2) = (beta1, beta2)
+    return step
   }
 
   /// A function of seed and step alone, so that a resumed run draws what the uninterrupted one would
@@ -224,7 +241,11 @@ public struct TrainingConfiguration: Sendable, Equatable {
       (1...1 << 20).contains(checkpointsKept),
       "checkpoints kept is \(checkpointsKept), at least 1 is needed")
     try require(
-      divergenceSteps >= 1, "divergence steps is \(divergenceSteps), at least 1 is needed")
+      (1...1 << 20).contains(divergenceSteps),
+      "divergence steps is \(divergenceSteps), it must be in 1 … 2^20")
+    try require(
+      (1...1 << 48).contains(validationTokens),
+      "validation tokens is \(validationTokens), it must be in 1 … 2^48")
     try require((1...1 << 48).contains(tokens), "tokens is \(tokens), it must be in 1 … 2^48")
     try require(
       (1...1 << 20).contains(batchTokens), "batch is \(batchTokens), it must be in 1 … 2^20")
@@ -238,6 +259,13 @@ public struct TrainingConfiguration: Sendable, Equatable {
     try require(
       auxiliaryCoefficient >= 0 && auxiliaryCoefficient.isFinite,
       "auxiliary coefficient \(auxiliaryCoefficient) is negative")
+    for (name, value) in [("beta 1", beta1), ("beta 2", beta2)] {
+      try require(
+        value >= 0 && Float(value) < 1, "\(name) is \(value), it must be at least 0 and below 1")
+    }
+    try require(
+      (1...1 << 24).contains(auxiliaryLatents ?? 1),
+      "auxiliary latents is \(auxiliaryLatents ?? 1), it must be in 1 … 2^24")
     try require(
       (0...1 << 40).contains(heldOutSequences ?? 0),
       "held-out sequences is \(heldOutSequences ?? 0), it must be in 0 … 2^40")

@@ -37,6 +37,8 @@ package struct StepObjective: Sendable {
   /// Active latents a token, for those that have a k.
   package var k = 1
   package var auxiliaryCoefficient = 0.0
+  /// The most latents the auxiliary loss may use a token; nil: d_model / 2 (Gao et al., appendix A.2).
+  package var auxiliaryLatents: Int?
   package var sparsityCoefficient = 0.0
   package var penalty = SparsityPenalty.l0
   /// Where set, JumpReLU's penalty is (L0 / target − 1)², L0 the batch's mean (arXiv 2407.14435,
@@ -70,6 +72,8 @@ package struct StepObjective: Sendable {
   /// Encoder rows that are not trained, from the first.
   package var frozenEncoders: Int { freezesCoreEncoders ? coreLatents : 0 }
 
-  /// The most latents the auxiliary loss may use a token (Gao et al., appendix A.2).
-  static func auxiliaryK(dModel: Int, dead: Int) -> Int { max(1, min(dModel / 2, dead)) }
+  /// Latents that the auxiliary loss may use a token, where so many are dead.
+  func auxiliaryK(dModel: Int, dead: Int) -> Int {
+    max(1, min(auxiliaryLatents ?? dModel / 2, dead))
+  }
 }

@@ -67,6 +67,32 @@ extension ModelRepository {
     return version
   }
 
+  /// The newest version of a model where it holds the very files of a folder, else nil: so that one who
+  /// was killed before he could note what he had published does not publish it again.
+  ///
+  /// - Throws: `ModelRepositoryError`
+  public func newestVersion(
+    of name: String, holding folder: String
+  ) throws(ModelRepositoryError) -> UInt64? {
+    guard let version = try versions(of: name).last else { return nil }
+    var digests: [String: String] = [:]
+    for (fileName, entry) in try Manifest(folder: "\(path)/\(name)/\(version)").files {
+      digests[fileName] = entry.sha256
+    }
+    for fileName in DictionaryFiles.names {
+      guard access("\(folder)/\(fileName)", F_OK) == 0 else {
+        if digests[fileName] == nil { continue }
+        return nil
+      }
+      let file: FileBytes
+      do throws(TensorFileError) { file = try FileBytes.read("\(folder)/\(fileName)") } catch {
+        throw .system(path: error.file, fault: error.fault)
+      }
+      guard digests[fileName] == Digest.sha256(file.bytes) else { return nil }
+    }
+    return version
+  }
+
   /// Removes the oldest complete versions until at most `keep` (at least 1) remain. A server that
   /// has one of them in memory keeps answering from it.
   ///

@@ -8,7 +8,8 @@ struct DictionaryLocation {
   let folder: String
   /// Whether it is a run, which knows its activations.
   var isRun: Bool { run != nil }
-  private let run: TrainingConfiguration?
+  /// The run's folder.
+  private let run: String?
 
   /// - Throws: `TrainingError` where the path is neither, or a run that has not finished.
   init(_ path: String) throws {
@@ -41,16 +42,17 @@ struct DictionaryLocation {
         "\(path) is a run that has not finished: go on with granule train --resume --out \(path)")
     }
     folder = dictionary
-    run = try TrainingConfiguration(run: path)
+    run = path
   }
 
   /// The activations to evaluate on: those given, else the run's own that it held out.
   func activations(paths: [String], sequences: Range<Int>?) throws -> ActivationDataset {
     if paths.isEmpty, let run {
       if let sequences {
-        return try ActivationDataset(paths: run.activations).selecting(sequences: sequences)
+        let paths = try TrainingConfiguration(run: run).activations
+        return try ActivationDataset(paths: paths).selecting(sequences: sequences)
       }
-      let split = try Trainer.split(run)
+      let split = try Trainer.split(run: run)
       return split.heldOut ?? split.training
     }
     guard !paths.isEmpty else {

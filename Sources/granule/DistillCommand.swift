@@ -211,10 +211,7 @@ struct DistillCommand: AsyncParsableCommand {
   private static func status(_ progress: Distillation.Progress) -> String {
     let what =
       switch progress.phase {
-      case .training(let training):
-        "step \(training.step)/\(training.steps)  FVU \(training.fvu.formatted(digits: 3))  "
-          + "L0 \(training.l0.formatted(digits: 1)) (core \(training.coreL0.formatted(digits: 1)))  "
-          + "\(Int(training.tokensPerSecond).grouped) tokens/s"
+      case .training(let training): training.text(isDrawn: false)
       case .attribution(let share): "attributing, \((100 * share).formatted(digits: 0)) %"
       }
     return "cycle \(progress.cycle)/\(progress.cycles)  \(what)  "

@@ -1,12 +1,12 @@
 import Foundation
 
-/// Progress of long work on standard error: one line redrawn in place on a terminal, else a plain
-/// line now and then.
+/// Progress of long work on standard error: redrawn in place on a terminal, on as many lines as its width
+/// makes it, else a plain line now and then.
 struct ProgressBar {
   private let isTerminal = isatty(STDERR_FILENO) == 1
   private let isQuiet: Bool
   private var nextUpdate = Date.distantPast
-  private var drawn = false
+  private var linesDrawn = 0
 
   /// - Parameter isQuiet: show nothing, for scripts.
   init(isQuiet: Bool = false) { self.isQuiet = isQuiet }
@@ -21,8 +21,9 @@ struct ProgressBar {
       let width = 24
       let full = min(width, max(0, Int(fraction * Double(width))))
       let bar = String(repeating: "█", count: full) + String(repeating: "░", count: width - full)
-      write("\r\u{1B}[2K\(bar) \(percent)  \(text())")
-      drawn = true
+      let lines = Self.folded("\(bar) \(percent)  \(text())", columns: Self.columns)
+      write(erasure + lines.joined(separator: "\n"))
+      linesDrawn = lines.count
     } else {
       write("\(percent)  \(text())\n")
     }
@@ -30,11 +31,41 @@ struct ProgressBar {
 
   /// Ends the line, so that what is printed next begins its own.
   mutating func finish() {
-    if drawn { write("\r\u{1B}[2K") }
-    drawn = false
+    write(erasure)
+    linesDrawn = 0
   }
 
-  private func write(_ text: String) { printError(text, terminator: "") }
+  /// What takes the terminal back to where the lines drawn begin, and clears them.
+  private var erasure: String {
+    guard linesDrawn > 0 else { return "" }
+    return "\r" + (linesDrawn > 1 ? "\u{1B}[\(linesDrawn - 1)A" : "") + "\u{1B}[J"
+  }
+
+  /// Columns of the terminal, 80 where it does not say.
+  private static var columns: Int {
+    var size = winsize()
+    guard ioctl(STDERR_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return 80 }
+    return Int(size.ws_col)
+  }
+
+  /// Parts that two spaces separate, on lines that leave the last column free; a part longer than a line
+  /// is cut, since a line that wraps could not be cleared.
+  static func folded(_ text: String, columns: Int) -> [String] {
+    var lines: [String] = []
+    var line = ""
+    for part in text.split(separator: "  ").map({ $0.prefix(max(columns - 1, 1)) }) {
+      if !line.isEmpty, line.count + 2 + part.count >= columns {
+        lines.append(line)
+        line = ""
+      }
+      line += (line.isEmpty ? "" : "  ") + part
+    }
+    return lines + [line]
+  }
+
+  private func write(_ text: String) {
+    if !text.isEmpty { printError(text, terminator: "") }
+  }
 
   /// `1:02:03`, `2:03` or `4 s`.
   static func duration(_ seconds: Double) -> String {

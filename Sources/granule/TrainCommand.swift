@@ -61,15 +61,24 @@ struct TrainCommand: AsyncParsableCommand {
     Interruption.install()
     let outcome = try trainer.train(
       onProgress: { progress in
-        bar.update(fraction: Double(progress.step) / Double(progress.steps), status(progress))
+        bar.update(
+          fraction: Double(progress.step) / Double(progress.steps),
+          progress.text(isDrawn: configuration.sampledGranularities != nil) + "  "
+            + "\(ProgressBar.duration(progress.secondsLeft)) left")
       }, shouldStop: { Interruption.isRequested })
     bar.finish()
     let seconds = Date().timeIntervalSince(start)
 
     switch outcome {
     case .interrupted(let step):
+      let from =
+        trainer.checkpointStep.map { "the checkpoint before, of step \($0)" } ?? "the beginning"
+      let goesOn =
+        trainer.checkpointStep == step
+        ? "go on with"
+        : "its loss looked like diverging, so that it was not kept. From \(from), go on with"
       printError(
-        "Interrupted at step \(step) of \(configuration.steps); go on with:\n"
+        "Interrupted at step \(step) of \(configuration.steps); \(goesOn):\n"
           + "  granule train --resume --out \(out)")
       throw ExitCode(Interruption.exitCode)
     case .finished(let dictionary):
@@ -96,18 +105,6 @@ struct TrainCommand: AsyncParsableCommand {
     }
   }
 
-  private func status(_ progress: Trainer.Progress) -> String {
-    let heldOut = progress.heldOutFVU.map { ", held out \($0.formatted(digits: 3))" } ?? ""
-    let core =
-      progress.coreL0 > 0
-      ? " (core \(progress.coreL0.formatted(digits: 1))\(progress.isFloored ? ", exceeds k" : ""))"
-      : ""
-    return "step \(progress.step)/\(progress.steps)  FVU \(progress.fvu.formatted(digits: 3))"
-      + "\(heldOut)  L0 \(progress.l0.formatted(digits: 1))\(core)  dead \(progress.deadLatents)  "
-      + "\(Int(progress.tokensPerSecond).grouped) tokens/s  "
-      + "\(ProgressBar.duration(progress.secondsLeft)) left"
-  }
-
   private func objective(_ configuration: TrainingConfiguration) -> String {
     let name = configuration.objective.rawValue
     let sampled =
@@ -131,7 +128,12 @@ struct TrainCommand: AsyncParsableCommand {
 
   private func introduce(_ trainer: Trainer) {
     let configuration = trainer.configuration
-    let heldOut = trainer.heldOut.map { ", \($0.tokens.grouped) held out" } ?? ", none held out"
+    let heldOut =
+      trainer.heldOut.map { heldOut in
+        let validated = configuration.validationTokens
+        return ", \(heldOut.tokens.grouped) held out"
+          + (validated < heldOut.tokens ? " (validated on \(validated.grouped) of them)" : "")
+      } ?? ", none held out"
     let epochs = Double(configuration.tokens) / Double(trainer.training.tokens)
     print(
       """

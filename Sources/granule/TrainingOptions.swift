@@ -14,6 +14,11 @@ struct TrainingOptions: ParsableArguments {
       "Keep the last so many sequences from training, to validate and calibrate on. "
         + "Default: a tenth of them."))
   var heldOutSequences: Int?
+  @Option(
+    help: ArgumentHelp(
+      "Validate and calibrate on at most so many tokens, spread over the sequences held out. "
+        + "Default: 100000."))
+  var validationTokens: Int?
   @Option(help: "Dictionary size N.")
   var latents: Int?
   @Option(
@@ -66,6 +71,10 @@ struct TrainingOptions: ParsableArguments {
   var decaySteps: Int?
   @Option(help: "Decoupled weight decay (AdamW). Default: 0.")
   var weightDecay: Double?
+  @Option(help: "Adam's β₁, of its mean of gradients. Default: 0.9.")
+  var beta1: Double?
+  @Option(help: "Adam's β₂, of its mean of squared gradients. Default: 0.999.")
+  var beta2: Double?
   @Option(
     help: "Largest norm of the gradient; larger ones are scaled down. 0: no limit. Default: 1.")
   var gradientNorm: Double?
@@ -74,6 +83,9 @@ struct TrainingOptions: ParsableArguments {
       "Weight of the auxiliary loss that revives dead latents. Default: 1/32 for topk and batchtopk, "
         + "else 0."))
   var auxiliaryCoefficient: Double?
+  @Option(
+    help: "The most dead latents that the auxiliary loss may use a token. Default: d_model / 2.")
+  var auxiliaryLatents: Int?
   @Option(
     help: ArgumentHelp(
       "A latent is dead after so many tokens without being active. Default: 10 million, in shorter "
@@ -132,6 +144,7 @@ struct TrainingOptions: ParsableArguments {
       [JSONValue($0.range.lowerBound), JSONValue($0.range.upperBound - 1)]
     }
     add("--held-out-sequences", "held_out_sequences", heldOutSequences)
+    add("--validation-tokens", "validation_tokens", validationTokens)
     add("--latents", "latents", latents)
     add("--objective", "objective", objective?.rawValue)
     add("--k", "k", k)
@@ -155,8 +168,11 @@ struct TrainingOptions: ParsableArguments {
     add("--warm-up-steps", "warm_up_steps", warmUpSteps)
     add("--decay-steps", "decay_steps", decaySteps)
     add("--weight-decay", "weight_decay", weightDecay)
+    add("--beta1", "beta1", beta1)
+    add("--beta2", "beta2", beta2)
     add("--gradient-norm", "gradient_norm_max", gradientNorm)
     add("--auxiliary-coefficient", "auxiliary_coefficient", auxiliaryCoefficient)
+    add("--auxiliary-latents", "auxiliary_latents", auxiliaryLatents)
     add("--dead-after", "dead_after_tokens", deadAfter)
     add("--seed", "seed", seed) { .integer(Int64(bitPattern: $0)) }
     add("--checkpoint-every", "checkpoint_every_steps", checkpointEvery)
@@ -190,6 +206,40 @@ struct TrainingOptions: ParsableArguments {
     }
   }
 
+  /// - Throws: `ValidationError` naming what was given and does nothing in this configuration.
+  private func requireUse(in configuration: TrainingConfiguration) throws {
+    let objective = configuration.objective
+    func refuse(_ option: String, _ isGiven: Bool, unless isUsed: Bool, _ use: String) throws {
+      guard isGiven, !isUsed else { return }
+      throw ValidationError(
+        "\(option) does nothing with --objective \(objective.rawValue), it is \(use): leave it out")
+    }
+    let hasThresholds = objective == .jumprelu
+    try refuse("--k", k != nil, unless: objective.hasK, "for topk and batchtopk")
+    for (option, isGiven) in [
+      ("--sparsity-coefficient", sparsityCoefficient != nil),
+      ("--sparsity-warm-up-steps", sparsityWarmUpSteps != nil),
+    ] {
+      try refuse(option, isGiven, unless: !objective.hasK, "for jumprelu and relu")
+    }
+    for (option, isGiven) in [
+      ("--target-l0", targetL0 != nil), ("--sparsity-penalty", sparsityPenalty != nil),
+      ("--bandwidth", bandwidth != nil), ("--initial-threshold", initialThreshold != nil),
+      ("--tanh-scale", tanhScale != nil),
+    ] {
+      try refuse(option, isGiven, unless: hasThresholds, "for jumprelu")
+    }
+    if configuration.targetL0 != nil, sparsityPenalty == .tanh || tanhScale != nil {
+      throw ValidationError(
+        "\(tanhScale != nil ? "--tanh-scale" : "--sparsity-penalty tanh") does nothing beside a "
+          + "target L0, whose penalty is of L0: leave one of them out")
+    }
+    if tanhScale != nil, configuration.sparsityPenalty != .tanh {
+      throw ValidationError(
+        "--tanh-scale is for --sparsity-penalty tanh: leave it out, or name that")
+    }
+  }
+
   /// The configuration that is asked for.
   ///
   /// - Parameter objective: the one to take where none is named.
@@ -208,6 +258,9 @@ struct TrainingOptions: ParsableArguments {
     if let objective, !members.contains(where: { $0.key == "objective" }) {
       members.append(.init("objective", .string(objective.rawValue)))
     }
-    return try TrainingConfiguration(json: .object(members), source: config ?? "options")
+    let configuration = try TrainingConfiguration(
+      json: .object(members), source: config ?? "options")
+    try requireUse(in: configuration)
+    return configuration
   }
 }

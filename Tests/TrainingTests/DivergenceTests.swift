@@ -27,6 +27,28 @@ struct DivergenceTests {
     #expect(!watch.isSuspect)
   }
 
+  @Test("is told by a watch that goes on for another as by one that never stopped")
+  func goesOn() {
+    var losses = (0..<250).map { 1 + Double($0 * 37 % 101) / 100 }
+    losses += [18, 19, 20, 18]
+    for stop in [0, 1, 40, 101, 150, 202, 249] {
+      var first = DivergenceWatch(stepsMax: 3)
+      for loss in losses[..<stop] { _ = first.isSound(loss) }
+      #expect(first.recentLosses == losses[..<stop].suffix(101))
+      var second = DivergenceWatch(stepsMax: 3, recentLosses: first.recentLosses)
+      for loss in losses[stop...] {
+        #expect(first.isSound(loss) == second.isSound(loss))
+        #expect(first.recentLosses == second.recentLosses)
+        #expect(first.isSuspect == second.isSuspect && first.reason(loss) == second.reason(loss))
+      }
+      #expect(first.isSuspect)
+    }
+    // Without what it knew, it would take an exploded loss for the usual one.
+    #expect(sound([50, 50, 50], stepsMax: 3) == [true, true, true])
+    var knowing = DivergenceWatch(stepsMax: 3, recentLosses: [1, 1.1, 0.9])
+    #expect([50, 50, 50].map { knowing.isSound($0) } == [true, true, false])
+  }
+
   @Test("is not a loss that falls, nor one that rises slowly")
   func slow() {
     var losses = [1000.0]

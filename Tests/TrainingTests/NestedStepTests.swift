@@ -1,3 +1,4 @@
+import Glibc
 import SparseAutoencoder
 import Tensors
 import TestSupport
@@ -18,6 +19,7 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
   var granularityWeights: [Double]?
   var core = 0
   var freezesCore = true
+  var auxiliaryLatents: Int?
 
   var testDescription: String {
     "\(kind)\(core > 0 ? " core \(core)\(freezesCore ? " frozen" : "")" : "") d \(dModel), G \(granularities), k \(k), dead \(dead.count), penalty \(penalty)"
@@ -31,6 +33,7 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
     objective.granularityWeights = granularityWeights
     objective.k = k
     objective.auxiliaryCoefficient = 1.0 / 32
+    objective.auxiliaryLatents = auxiliaryLatents
     objective.sparsityCoefficient = 0.03
     objective.penalty = penalty
     objective.targetL0 = targetL0
@@ -51,6 +54,13 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
     StepProblem(
       dModel: 64, granularities: [50, 130], k: 9, tokens: 70, dead: [1, 129],
       granularityWeights: [1, 0]),
+    // Fewer dead latents than the auxiliary loss would take by itself, and more than there are.
+    StepProblem(
+      dModel: 12, granularities: [9, 40], k: 4, tokens: 10, dead: Array(20..<40),
+      auxiliaryLatents: 2),
+    StepProblem(
+      dModel: 6, granularities: [9, 40], k: 4, tokens: 10, dead: Array(20..<36),
+      auxiliaryLatents: 1000),
   ]
   static let all =
     topk + [
@@ -303,6 +313,34 @@ struct NestedStepTests {
     let largest = expected.map(abs).max() ?? 0
     let difference = zip(got, expected).map { abs($0 - $1) }.max() ?? 0
     #expect(difference <= relative * largest, "\(what): \(difference) of \(largest)")
+  }
+
+  @Test("takes Adam's steps with the betas that it is given, as plain float64 does")
+  func betas() throws {
+    let problem = StepProblem.topk[1]
+    let weights = problem.weights(seed: 1)
+    let step = NestedStep(weights: weights)
+    var optimizer = AdamOptimizer(latents: problem.latents, dModel: problem.dModel)
+    var adam = AdamOptimizer.Step(learningRate: 1e-2, weightDecay: 0, gradientNormMax: 0)
+    (adam.beta1, adam.beta2) = (0.5, 0.7)
+    var expected = weights.encoderBias.array.map(Double.init)
+    var first = [Double](repeating: 0, count: expected.count)
+    var second = first
+    for number in 1...4 {
+      _ = try step.run(
+        batch: FloatStorage(problem.batch(seed: UInt64(number))), dead: [],
+        objective: problem.objective)
+      let gradient = step.gradient.weights.encoderBias.array.map(Double.init)
+      for i in expected.indices {
+        first[i] = 0.5 * first[i] + 0.5 * gradient[i]
+        second[i] = 0.7 * second[i] + 0.3 * gradient[i] * gradient[i]
+        let mean = first[i] / (1 - pow(0.5, Double(number)))
+        let deviation = (second[i] / (1 - pow(0.7, Double(number)))).squareRoot()
+        expected[i] -= 1e-2 * mean / (deviation + 1e-8)
+      }
+      _ = step.update(&optimizer, adam, objective: problem.objective)
+    }
+    expectClose(weights.encoderBias.array.map(Double.init), expected, 1e-4, "b_enc")
   }
 
   @Test("names the token that is not finite")

@@ -84,22 +84,28 @@ public final class Distillation {
     configuration.repository = configuration.repository.map(Folder.absolute)
     self.configuration = configuration
     self.folder = folder
-    source = try Self.check(configuration)
+    let activations: ActivationDataset
+    (source, activations) = try Self.check(configuration)
+    try Trainer.check(configuration.training(cycle: 1, core: nil))
     cycles = []
     try Folder.make(folder)
     lock = try RunLock(folder)
+    // Before the configuration, with which there is a distillation.
+    try RunActivations(activations).write(to: folder)
     try configuration.write(to: folder)
   }
 
   /// Takes up a distillation where it was left.
   ///
-  /// - Throws: as `init(_:folder:)`, or where there is none, another process is at it, or its files are
-  ///   damaged.
+  /// - Throws: as `init(_:folder:)`, or where there is none, another process is at it, its files are
+  ///   damaged, or the activations are not those that it was begun on.
   public init(resuming folder: String) throws {
     configuration = try DistillationConfiguration(folder: folder)
     self.folder = folder
     lock = try RunLock(folder)
-    source = try Self.check(configuration)
+    let activations: ActivationDataset
+    (source, activations) = try Self.check(configuration)
+    try RunActivations.check(activations, of: folder)
     cycles = []
     for number in 1...configuration.cycles {
       let path = Self.cycleFolder(folder, number)
@@ -112,18 +118,13 @@ public final class Distillation {
     "\(folder)/cycle-\(number)"
   }
 
-  /// Looks at everything that a distillation needs.
+  /// Looks at everything that a distillation needs beside what its first training does.
   private static func check(
     _ configuration: DistillationConfiguration
-  ) throws -> HarvestSource {
+  ) throws -> (source: HarvestSource, activations: ActivationDataset) {
     try configuration.validate()
     let dataset = try ActivationDataset(paths: configuration.training.activations)
     let source = try HarvestSource(of: dataset)
-    if !configuration.training.core.isEmpty {
-      try StartingCore(folder: configuration.training.core).check(
-        dModel: dataset.dModel, languageModel: dataset.origin?.languageModel ?? "",
-        hook: dataset.origin?.hook ?? "")
-    }
     let file = try GGUFFile(path: configuration.model)
     try source.check(file, path: configuration.model)
     let shape = try LlamaConfiguration(file)
@@ -138,9 +139,8 @@ public final class Distillation {
         "\(path): \(String(cString: strerror(errno))); name text to attribute on with --text")
     }
     // Says now, not after a cycle's training, where all the files are empty.
-    _ = try TextSequences.read(
-      text, tokenizer: Tokenizer(file), context: source.context, tokens: 2)
-    return source
+    try TextSequences.requireText(text, tokenizer: Tokenizer(file), context: source.context)
+    return (source, dataset)
   }
 
   private static func text(
@@ -191,9 +191,13 @@ public final class Distillation {
     _ number: Int, onProgress: (Progress.Phase) -> Void, shouldStop: () -> Bool
   ) throws -> DistillationCycle? {
     let run = Self.cycleFolder(folder, number)
-    var (seconds, flooredShare): (Double?, Double?)
     if !Folder.isFolder("\(run)/\(Trainer.dictionaryFolderName)") {
       let isNew = access("\(run)/\(TrainingConfiguration.fileName)", F_OK) != 0
+      if isNew {
+        // Every cycle on the same, also where a harvest goes on.
+        try RunActivations.check(
+          ActivationDataset(paths: configuration.training.activations), of: folder)
+      }
       let trainer =
         isNew
         ? try Trainer(
@@ -203,20 +207,14 @@ public final class Distillation {
               ? "\(Self.cycleFolder(folder, number - 1))/\(Self.selectedFolderName)" : nil),
           run: run)
         : try Trainer(resuming: run)
-      let isWhole = trainer.step == 0
-      let start = ContinuousClock.now
       guard
         case .finished = try trainer.train(
           onProgress: { onProgress(.training($0)) }, shouldStop: shouldStop)
       else { return nil }
-      if isWhole {
-        seconds = (ContinuousClock.now - start) / .seconds(1)
-        flooredShare = Double(trainer.flooredSteps) / Double(trainer.step)
-      }
     }
     let training = try TrainingConfiguration(run: run)
     let dictionary = try SparseAutoencoder(folder: "\(run)/\(Trainer.dictionaryFolderName)")
-    let (attribution, attributionSeconds) = try attribute(
+    let attribution = try attribute(
       dictionary, granularity: training.prefixes[0], run: run, onProgress: onProgress,
       shouldStop: shouldStop)
     let selection = try CoreSelection(
@@ -229,8 +227,9 @@ public final class Distillation {
       rows: dictionary.granularities.map {
         .init(latents: $0.latents, l0: Double($0.l0 ?? 0), fvu: Double($0.fvu ?? 0))
       }, attribution: attribution)
-    (cycle.trainingSeconds, cycle.flooredShare) = (seconds, flooredShare)
-    cycle.attributionSeconds = attributionSeconds
+    let totals = try TrainingTotals(run: run)
+    cycle.trainingSeconds = totals.seconds
+    cycle.flooredShare = Double(totals.flooredSteps) / Double(max(totals.steps, 1))
 
     let core = "\(run)/\(Self.selectedFolderName)"
     if !Folder.isFolder(core) {
@@ -241,9 +240,12 @@ public final class Distillation {
       ).write(newFolder: core)
     }
     if let repository = configuration.repository {
+      let (models, name) = (ModelRepository(path: repository), configuration.publishedName)
+      let folder = "\(run)/\(Trainer.dictionaryFolderName)"
+      // A process that was killed right here may have published it.
       cycle.publishedVersion = Int(
-        try ModelRepository(path: repository).publish(
-          folder: "\(run)/\(Trainer.dictionaryFolderName)", name: configuration.publishedName))
+        try models.newestVersion(of: name, holding: folder)
+          ?? models.publish(folder: folder, name: name))
     }
     try cycle.write(to: run)
     return cycle
@@ -252,16 +254,16 @@ public final class Distillation {
   private func attribute(
     _ dictionary: SparseAutoencoder, granularity: Int, run: String,
     onProgress: (Progress.Phase) -> Void, shouldStop: () -> Bool
-  ) throws -> (LatentAttribution, seconds: Double?) {
+  ) throws -> LatentAttribution {
     let path = "\(run)/\(Self.attributionFileName)"
     if access(path, F_OK) == 0 {
-      return (try LatentAttribution(path: path, granularity: granularity), nil)
+      return try LatentAttribution(path: path, granularity: granularity)
     }
     let start = ContinuousClock.now
     onProgress(.attribution(0))
     let file = try GGUFFile(path: configuration.model)
     let tokenizer = try Tokenizer(file)
-    let attribution = try LatentAttribution(
+    var attribution = try LatentAttribution(
       of: dictionary, granularity: granularity, in: LanguageModel(LlamaWeights(file)),
       before: source.layer,
       sequences: TextSequences.sample(
@@ -269,8 +271,9 @@ public final class Distillation {
         tokens: configuration.attributionTokens), endTokens: tokenizer.endTokens,
       aggregation: configuration.aggregation,
       onProgress: { onProgress(.attribution($0)) }, shouldStop: shouldStop)
+    attribution.seconds = (ContinuousClock.now - start) / .seconds(1)
     try attribution.write(to: path)
-    return (attribution, (ContinuousClock.now - start) / .seconds(1))
+    return attribution
   }
 
   /// What was selected, with the number that each has in every cycle: a core's latents are those of
@@ -319,10 +322,10 @@ public final class Distillation {
     }
     let newest = try dictionaries[last.number] ?? Self.dictionary(folder, last.number)
     var core = Self.core(of: latents, like: newest, found: Self.distilled(ids, history))
-    let (training, heldOut) = try Trainer.split(
-      TrainingConfiguration(run: Self.cycleFolder(folder, last.number)))
+    let (training, heldOut) = try Trainer.split(run: Self.cycleFolder(folder, last.number))
     core = try Evaluation.calibrated(
-      core, granularities: [core.latents], on: heldOut ?? training)
+      core, granularities: [core.latents],
+      on: (heldOut ?? training).spread(tokens: configuration.training.validationTokens))
     try core.write(newFolder: path)
     return core
   }

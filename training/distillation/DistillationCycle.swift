@@ -56,9 +56,9 @@ public struct DistillationCycle: Sendable, Equatable {
   public var attributedTokens: Int
   /// Mean next-token cross-entropy with the innermost reconstruction spliced in, nats.
   public var crossEntropy: Double
-  /// Seconds of training; nil where it went on in another process.
+  /// Seconds of training, of all processes that took part in it; nil where an older Granule did.
   public var trainingSeconds: Double?
-  /// Seconds of attribution; nil where it was done by another process.
+  /// Seconds of the attribution that was not interrupted; nil as `trainingSeconds`.
   public var attributionSeconds: Double?
   /// The share of steps in which the core alone had so many active latents that the rest was given a
   /// quarter of k; nil as `trainingSeconds`.
@@ -164,5 +164,6 @@ public struct DistillationCycle: Sendable, Equatable {
     self.rows = rows
     attributedTokens = attribution.tokens
     crossEntropy = attribution.crossEntropy
+    attributionSeconds = attribution.seconds
   }
 }

@@ -9,14 +9,16 @@ extension LatentAttribution {
     let temporary = path + ".new"
     try scores.withBytes { (scores) throws(TensorFileError) in
       try frequencies.withBytes { (frequencies) throws(TensorFileError) in
+        var metadata = [
+          "tokens": String(tokens), "cross_entropy_bits": String(crossEntropy.bitPattern),
+        ]
+        metadata["seconds"] = seconds.map { String($0) }
         try SafetensorsWriter.write(
           [
             .init("score", .float64, [self.scores.count], scores),
             .init("frequency", .float64, [self.scores.count], frequencies),
           ],
-          metadata: [
-            "tokens": String(tokens), "cross_entropy_bits": String(crossEntropy.bitPattern),
-          ], to: temporary)
+          metadata: metadata, to: temporary)
       }
     }
     guard rename(temporary, path) == 0 else {
@@ -48,5 +50,6 @@ extension LatentAttribution {
     self.init(
       scores: try values("score"), frequencies: try values("frequency"), tokens: tokens,
       crossEntropy: Double(bitPattern: bits))
+    seconds = file.metadata["seconds"].flatMap { Double($0) }.flatMap { $0.isFinite ? $0 : nil }
   }
 }

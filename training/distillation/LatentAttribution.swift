@@ -19,6 +19,8 @@ public struct LatentAttribution: Sendable, Equatable {
   public let tokens: Int
   /// Mean next-token cross-entropy with the reconstructions spliced in, nats a token.
   public let crossEntropy: Double
+  /// How long it took, nil where nobody measured it.
+  public var seconds: Double?
 
   /// What was measured before.
   init(scores: [Double], frequencies: [Double], tokens: Int, crossEntropy: Double) {

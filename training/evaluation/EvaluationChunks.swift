@@ -89,7 +89,7 @@ struct EvaluationChunks {
         "\(dataset.describe(token: chunk.token(token))): dimension \(dimension) is not finite")
     case .overflow(let token):
       TrainingError(
-        "\(dataset.describe(token: chunk.token(token))): the activation is too large for float32")
+        dataset.describeOverflow(token: chunk.token(token), encoder: dictionary.encoderWeights))
     default: TrainingError("\(error)")
     }
   }
