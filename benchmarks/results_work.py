@@ -1,6 +1,7 @@
 """Runs granule's commands for benchmarks/results.py: each once, and none on what is out of date."""
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -58,7 +59,8 @@ class Ledger:
                         entry["seconds"] = before + time.monotonic() - start
                         self.write()
             except KeyboardInterrupt:
-                process.wait()  # it has the signal, too, and writes a checkpoint
+                process.send_signal(signal.SIGINT)  # it may have it already; it leaves a checkpoint
+                process.wait()
                 entry["seconds"] = before + time.monotonic() - start
                 self.write()
                 raise
