@@ -4,6 +4,7 @@ import math
 import statistics
 
 from line_plot import line_plot
+from recaptured_loss import recaptured_loss
 from results_plan import BY_FREQUENCY, BY_SQUARE
 from verdict import verdict, within
 
@@ -43,22 +44,7 @@ class Page:
         files = sorted((self.work.out / "losses" / name).glob("*.json"))
         if len(files) < len(self.work.held_out_files):
             return None
-        parts = [json.loads(file.read_text())["recaptured"] for file in files]
-        weights = [part["predicted_tokens"] for part in parts]
-
-        def mean(values):
-            return sum(w * v for w, v in zip(weights, values)) / sum(weights)
-
-        result = {key: mean([part[key] for part in parts])
-                  for key in ("cross_entropy_clean", "cross_entropy_mean")}
-        result["replaced_tokens"] = sum(part["replaced_tokens"] for part in parts)
-        result["rows"] = []
-        for rows in zip(*[part["rows"] for part in parts]):
-            spliced = mean([row["cross_entropy"] for row in rows])
-            result["rows"].append({
-                **rows[0], "cross_entropy": spliced, "l0": mean([row["l0"] for row in rows]),
-                RATIO: result["cross_entropy_clean"] / spliced})
-        return result
+        return recaptured_loss(files)
 
     def rows(self, name, sparsity="fixed-ratio", key="fvu"):
         """By granularity; where both sparsities have the same k, or there is no k, the row there is."""

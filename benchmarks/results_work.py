@@ -306,7 +306,7 @@ def modified(path):
 
 
 def different(before, now):
-    for a, b in zip(before, now):
+    for index, (a, b) in enumerate(zip(before, now)):
         if a != b:
-            return f"{a}, not {b}, as asked for"
-    return f"{len(before)} arguments, not {len(now)}, as asked for"
+            return f"{before[index - 1]} {a}, and {b} is asked for"
+    return f"{len(before)} arguments, and {len(now)} are asked for"
