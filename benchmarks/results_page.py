@@ -380,12 +380,17 @@ class Page:
             self.lines.append(
                 f"- FVU and recaptured loss correlate: Pearson's r "
                 f"{statistics.correlation(fvus, ratios):.3f}, of ranks "
-                f"{statistics.correlation(fvus, ratios, method='ranked'):.3f}, over {len(points)} "
+                f"{statistics.correlation(ranks(fvus), ranks(ratios)):.3f}, over {len(points)} "
                 "codes, each of a dictionary, a granularity and a k.")
 
 
 def cell(value, digits=4):
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def ranks(values):
+    order = sorted(range(len(values)), key=values.__getitem__)
+    return [rank for _, rank in sorted(zip(order, range(len(values))))]
 
 
 def hours(seconds):
