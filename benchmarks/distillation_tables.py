@@ -59,7 +59,8 @@ class Page:
             "# Distillation, reproduced",
             "What the pipeline of [distillation.md](distillation.md) came to. What the dictionaries "
             "themselves are worth is in [results.md](results.md). Made by",
-            f"```\n{values} \\\n  SEEDS='{' '.join(self.seeds)}' "
+            f"```\n{values} \\\n  HARVEST_TOKENS={manifest['tokens_asked'] or manifest['tokens']} "
+            f"SEEDS='{' '.join(self.seeds)}' "
             f"OTHER_KS='{' '.join(self.ks[1:])}' scripts/distill\n```",
             f"on {manifest['model']['name']}, {manifest['tokens']:,} tokens, the first of "
             f"{len(manifest['text'])} files in an order that mixes them; in each cycle {attributed:,} "
@@ -97,7 +98,7 @@ class Page:
         name = f"results-distillation-coverage-{seed}.svg"
         title = f"Attribution explained by the fewest latents, seed {seed}"
         (self.page / name).write_text(line_plot(
-            title, "of the innermost granularity's", "latents", "share of attribution",
+            title, "of the innermost granularity, the highest scores first", "latents", "share of attribution",
             {f"cycle {cycle['cycle']}": [(0, 0)] + [(count, share) for share, count in
                                                    cycle["latents_for_coverage"]]
              for cycle in report["cycles"]}, log_x=False))

@@ -180,8 +180,10 @@ class Page:
         self.by_granularity(MAIN, "fixed-ratio", further=[
             ["TopK, trained from scratch"] + [cell(scratch.get(g)) for g in self.prefixes]
         ] if scratch else [])
+        curves = [("matryoshka", "Matryoshka"), ("matryoshka-sampled", "Matryoshka, sampled"),
+                  (REORDERED, "TopK, reordered"), ("topk", "TopK, unordered")]
         series = {label: [(g, row["fvu"]) for g, row in sorted(self.rows(name).items())]
-                  for name, label in [MAIN[0], MAIN[1], MAIN[4], MAIN[6]] if self.rows(name)}
+                  for name, label in curves if self.rows(name)}
         if len(scratch) > 1:
             series["TopK from scratch"] = sorted(scratch.items())
         if series:

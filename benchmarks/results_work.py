@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from held_out import Unusable, checked_harvest, training_files
+from held_out import checked_harvest, training_files
 
 # Options of granule train that a run asks for, by their names in its config.json.
 FLAGS = {"activations": "--activations", "tokens": "--tokens", "learning_rate": "--learning-rate",
@@ -192,15 +192,15 @@ class Work:
 
     def check_made(self, path, arguments, source):
         """That it was made by the same command, and not before what it was made of."""
+        weights = self.dictionary(source) / "sae_weights.safetensors"
+        if not weights.exists():
+            raise Stale(f"{path}: was made of {source}, which is not there: remove it")
         arguments = [str(argument) for argument in arguments]
         made_by = self.ledger.arguments(self.key(path))
         if made_by != arguments:
             differ = ("its command is not known" if made_by is None else
                       f"was made with {different(made_by, arguments)} now")
             raise Stale(f"{path}: {differ}: remove it, ask for the same, or choose another --out")
-        weights = self.dictionary(source) / "sae_weights.safetensors"
-        if not weights.exists():
-            raise Stale(f"{path}: was made of {source}, which is not there: remove it")
         if modified(path) < modified(weights):
             raise Stale(f"{path}: is older than {source}, which it was made of: remove it")
 
