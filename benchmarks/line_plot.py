@@ -2,7 +2,8 @@
 import html
 import math
 
-COLOURS = ["#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#374151", "#be185d"]
+COLOURS = ["#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#374151", "#be185d", "#0e7490",
+           "#a16207"]
 
 
 def ticks_of(values, logarithmic):
