@@ -19,10 +19,10 @@ enum SVG {
   static func column(_ plots: [Plot], title: String) -> String {
     let pictures = plots.map(\.picture)
     var top = 0.0
-    var parts = [#"<rect width="100%" height="100%" fill="#ffffff"/>"#]
+    var parts = ["<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>"]
     for picture in pictures {
       let body = picture.body.joined(separator: "\n")
-      parts.append(#"<g transform="translate(0 \#(number(top)))">"# + body + "</g>")
+      parts.append("<g transform=\"translate(0 \(number(top)))\">\(body)</g>")
       top += picture.height + 12
     }
     return self.picture(
