@@ -129,6 +129,10 @@ extension DistillationTests {
     #expect(try #require(resumed.cycles.last?.trainingSeconds) > seconds)
     let share = try #require(whole.cycles.last?.flooredShare)
     #expect(share > 0 && resumed.cycles.last?.flooredShare == share)
+    let steps = try String(contentsOfFile: path("part/cycle-2/metrics.jsonl"), encoding: .utf8)
+      .split(separator: "\n").map { try StrictJSON.parse(String($0)) }.filter { $0["loss"] != nil }
+    let floored = steps.count { $0["core_exceeds_k"] == .bool(true) }
+    #expect(share == Double(floored) / 40 && steps.count == 40)
   }
 
   @Test("goes on with the activations that it was begun on alone")
