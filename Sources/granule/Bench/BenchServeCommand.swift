@@ -95,6 +95,7 @@ struct BenchServeCommand: AsyncParsableCommand {
     for minGranularity in [0] + (minGranularity.map { [$0] } ?? []) {
       request.minGranularity = minGranularity
       for load in loads.values {
+        try await settle(clients[0])
         let tally = try await offer(load * capacity, clients, request)
         points.append(point(load, load * capacity, tally, minGranularity))
       }
@@ -105,6 +106,16 @@ struct BenchServeCommand: AsyncParsableCommand {
     if let plot {
       try DurableFile.replace(
         plot, with: curve.svg(title: "\(model), \(tokens.grouped) tokens a request"))
+    }
+  }
+
+  /// Waits until the server has got over the load before.
+  private func settle(_ client: Client) async throws {
+    while true {
+      let status = try await client.status(timeout: .seconds(60))
+      if status.queuedRequests == 0, status.pressure == 0 { return }
+      // It has to be asked; not so often as to be a load itself.
+      try await Task.sleep(for: .milliseconds(20))
     }
   }
 
