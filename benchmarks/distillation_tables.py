@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from line_plot import line_plot
+from markdown_page import MarkdownPage
 from recaptured_loss import recaptured_loss
 from verdict import counted, verdict
 
@@ -16,22 +17,14 @@ STABLE, ABOVE = 0.1, 2.0
 RECOVERED = "loss_recovered_against_mean"
 
 
-class Page:
+class Page(MarkdownPage):
     def __init__(self, out, page, seeds, ks):
+        super().__init__()
         self.out, self.page, self.seeds, self.ks = out, page, seeds, ks
         self.reports = {seed: self.load(f"seed-{seed}.json") for seed in seeds}
-        self.lines = []
 
     def load(self, name):
         return json.loads((self.out / name).read_text())
-
-    def say(self, *paragraphs):
-        self.lines += [line for p in paragraphs for line in (p, "")]
-
-    def table(self, titles, rows):
-        self.lines.append("| " + " | ".join(titles) + " |")
-        self.lines.append("| --- |" + " ---: |" * (len(titles) - 1))
-        self.lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows] + [""]
 
     def write(self):
         self.introduction()

@@ -4,6 +4,7 @@ import math
 import statistics
 
 from line_plot import line_plot
+from markdown_page import MarkdownPage
 from recaptured_loss import recaptured_loss
 from results_plan import BY_FREQUENCY, BY_SQUARE
 from verdict import verdict, within
@@ -22,13 +23,13 @@ POWER_LAWS = {"decoder_covariance_eigenvalues": (-0.72, -0.54),
 RATIO = "cross_entropy_ratio"
 
 
-class Page:
+class Page(MarkdownPage):
     def __init__(self, work):
+        super().__init__()
         self.work, self.plan = work, work.plan
         self.n, self.k = work.plan.n, work.plan.k
         self.prefixes, self.below = work.plan.prefixes, work.plan.prefixes[:-1]
         self.folder = work.options.page
-        self.lines = []
 
     # MARK: Figures
 
@@ -88,14 +89,6 @@ class Page:
         return [g * latents // self.n for g in self.prefixes]
 
     # MARK: Markdown
-
-    def say(self, *paragraphs):
-        self.lines += [line for p in paragraphs for line in (p, "")]
-
-    def table(self, head, rows):
-        self.lines.append("| " + " | ".join(head) + " |")
-        self.lines.append("| --- |" + " ---: |" * (len(head) - 1))
-        self.lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows] + [""]
 
     def figure(self, name, title, *arguments, **keywords):
         (self.folder / f"results-{name}.svg").write_text(line_plot(title, *arguments, **keywords))

@@ -114,8 +114,7 @@ struct BenchServeCommand: AsyncParsableCommand {
     while true {
       let status = try await client.status(timeout: .seconds(60))
       if status.queuedRequests == 0, status.pressure == 0 { return }
-      // It has to be asked; not so often as to be a load itself.
-      try await Task.sleep(for: .milliseconds(20))
+      try await Task.sleep(for: .milliseconds(20))  // asked without pause it would be a load itself
     }
   }
 
