@@ -101,8 +101,11 @@ struct BenchServeCommand: AsyncParsableCommand {
       }
     }
     let curve = LoadCurve(points: points)
-    print(json ? StrictJSON.text(curve.json, indented: true) : curve.table, terminator: "")
-    if json { print() }
+    if json {
+      print(StrictJSON.text(curve.json, indented: true))
+    } else {
+      print(curve.table, terminator: "")
+    }
     if let plot {
       try DurableFile.replace(
         plot, with: curve.svg(title: "\(model), \(tokens.grouped) tokens a request"))
@@ -110,12 +113,18 @@ struct BenchServeCommand: AsyncParsableCommand {
   }
 
   /// Waits until the server has got over the load before.
+  ///
+  /// - Throws: `CommandError` where others keep it busy.
   private func settle(_ client: Client) async throws {
-    while true {
+    let end = ContinuousClock.now + .seconds(60)
+    while ContinuousClock.now < end {
       let status = try await client.status(timeout: .seconds(60))
       if status.queuedRequests == 0, status.pressure == 0 { return }
       try await Task.sleep(for: .milliseconds(20))  // asked without pause it would be a load itself
     }
+    throw CommandError(
+      "the server has requests waiting for 60 s that are not this command's; measure one that is idle"
+    )
   }
 
   private func point(
