@@ -1,5 +1,7 @@
 // [latents, d_model] · [tokens, d_model]ᵀ → pre-activations in the one order of summation that all
 // encoders share: 16 partial sums, sum l of the dimensions l modulo 16, added pairwise; then the bias
+#include <immintrin.h>
+
 #include "cpu.h"
 #include "vector.h"
 
@@ -73,6 +75,37 @@
     }                                                                                         \
   }
 
+// Appends those of up to four latents that reach a token's threshold and are above their floors. Without
+// a branch: where many are kept, none could foresee which.
+GRANULE_AVX512 static inline void append_avx512(
+    granule_screened_token *token, const float *scores, const float *biases, const float *floors,
+    size_t first, size_t latents) {
+  __mmask8 kept = (__mmask8)((1u << latents) - 1);
+  __m128 values = _mm_add_ps(_mm_loadu_ps(scores), _mm_loadu_ps(biases));
+  __m128i indices = _mm_add_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32((int)first));
+  if (floors)
+    kept = _mm_mask_cmp_ps_mask(kept, values, _mm_maskz_loadu_ps(kept, floors), _CMP_GT_OQ);
+  kept = _mm_mask_cmp_ps_mask(kept, values, _mm_set1_ps(token->threshold), _CMP_GE_OQ);
+  _mm_storeu_ps(token->bounds + token->count, _mm_maskz_compress_ps(kept, values));
+  _mm_storeu_si128(
+      (__m128i *)(token->latents + token->count), _mm_maskz_compress_epi32(kept, indices));
+  token->count += (uint32_t)__builtin_popcount(kept);
+}
+
+#define APPEND(VERSION, TARGET)                                                               \
+  TARGET static inline void append_##VERSION(                                                 \
+      granule_screened_token *token, const float *scores, const float *biases,                \
+      const float *floors, size_t first, size_t latents) {                                    \
+    for (size_t l = 0; l < latents; l++) {                                                    \
+      float value = scores[l] + biases[l];                                                    \
+      token->bounds[token->count] = value;                                                    \
+      token->latents[token->count] = (uint32_t)(first + l);                                   \
+      token->count += value >= token->threshold && (!floors || value > floors[l]);            \
+    }                                                                                         \
+  }
+APPEND(avx2, GRANULE_AVX2)
+APPEND(portable, )
+
 // Four latents' rows stay in the fastest cache while the tokens pass by.
 #define SCORE_PANEL(VERSION, TARGET, LATENTS, TOKENS)                                         \
   TARGET static void dots_tile_##VERSION DOTS(LATENTS, TOKENS)                                \
@@ -96,18 +129,9 @@
           tile[t] = inputs + (t < size ? start + t : start) * d_model;                        \
         dots_tile_##VERSION(rows, tile, d_model, scores);                                     \
         for (size_t t = 0; t < size; t++) {                                                   \
-          granule_screened_token *token = tokens + start + t;                                 \
-          /* Mostly none reaches the threshold. */                                            \
-          int reaching = 0;                                                                   \
-          for (size_t l = 0; l < LATENTS; l++)                                                \
-            reaching |= scores[t * LATENTS + l] + bias[l] >= token->threshold;                \
-          if (!reaching) continue;                                                            \
-          for (size_t l = 0; l < latents; l++) {                                              \
-            float value = scores[t * LATENTS + l] + bias[l];                                  \
-            token->bounds[token->count] = value;                                              \
-            token->latents[token->count] = (uint32_t)(latent + l);                            \
-            token->count += value >= token->threshold && (!floors || value > floors[latent + l]); \
-          }                                                                                   \
+          append_##VERSION(                                                                   \
+              tokens + start + t, scores + t * LATENTS, bias, floors ? floors + latent : NULL, \
+              latent, latents);                                                               \
         }                                                                                     \
       }                                                                                       \
     }                                                                                         \
