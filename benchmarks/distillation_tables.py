@@ -55,7 +55,7 @@ class Page(MarkdownPage):
             f"```\n{values} \\\n  HARVEST_TOKENS={manifest['tokens_asked'] or manifest['tokens']} "
             f"SEEDS='{' '.join(self.seeds)}' "
             f"OTHER_KS='{' '.join(self.ks[1:])}' scripts/distill\n```",
-            f"on {manifest['model']['name']}, {manifest['tokens']:,} tokens, the first of "
+            f"on {Path(manifest['model']['file']).stem}, {manifest['tokens']:,} tokens, the first of "
             f"{len(manifest['text'])} files in an order that mixes them; in each cycle {attributed:,} "
             f"tokens of those files are attributed. Held out from both: {files}. FVU with and without "
             f"the core is measured on {fvu_tokens:,} tokens of them, recaptured loss on {replaced:,} "

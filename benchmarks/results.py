@@ -8,8 +8,8 @@ BatchTopK and JumpReLU, three seeds, a grid of sizes and k, and the paper's dept
 
 What is done already is skipped, and a run that was cut short goes on where it was: start the same
 command again after Ctrl-C or a crash. What is there but is not what is asked for now is named, before
-any work. --parts takes only some of it, in the order given; after each part the page is written of
-what there is. --list shows what is done and the tokens left to train on.
+any work. --parts takes only some of it, in the order given; after each dictionary the page is written
+of what there is. --list shows what is done and the tokens left to train on.
 
     python3 benchmarks/results.py --model $(scripts/fetch-model) --text $(scripts/fetch-text)
 
@@ -93,7 +93,7 @@ def main():
         work.check()
         work.harvest()
         for part in options.parts:
-            work.do(part)
+            work.do(part, lambda: Page(work).write())
             if part in ("grid", options.parts[-1]):
                 work.compare_grid()
             Page(work).write()

@@ -2,6 +2,7 @@
 import json
 import math
 import statistics
+from pathlib import Path
 
 from line_plot import line_plot
 from markdown_page import MarkdownPage
@@ -145,7 +146,7 @@ class Page(MarkdownPage):
             f"--learning-rate {options.learning_rate:g} \\\n"
             f"  --held-out-tokens {options.held_out_tokens} --loss-tokens {options.loss_tokens}{sizes}"
             "\n```",
-            f"{manifest['model']['name']}, residual stream before block 10, N = {self.n:,}, "
+            f"{Path(manifest['model']['file']).stem}, residual stream before block 10, N = {self.n:,}, "
             f"k = {self.k} at full size. Each dictionary was trained on {options.tokens:,} tokens, "
             f"that is {options.tokens / manifest['tokens']:.1f} passes over {manifest['tokens']:,} "
             f"tokens, the first of {len(manifest['text'])} files in an order that mixes them. Held "

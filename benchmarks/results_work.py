@@ -238,13 +238,16 @@ class Work:
         folder.parent.mkdir(exist_ok=True)
         self.granule_run(self.key(folder), *self.order_arguments(ordered))
 
-    def evaluate(self):
+    def evaluate(self, after_each):
         """All that is trained and not evaluated yet."""
         for name, run, is_nested in self.plan.dictionaries():
             if self.dictionary(name).is_dir():
-                for path, arguments in self.evaluations(name, run, is_nested):
-                    if not path.exists():
-                        self.granule_run(self.key(path), *arguments, output=path)
+                missing = [(path, arguments) for path, arguments
+                           in self.evaluations(name, run, is_nested) if not path.exists()]
+                for path, arguments in missing:
+                    self.granule_run(self.key(path), *arguments, output=path)
+                if missing:
+                    after_each()
 
     def compare_grid(self):
         """The scaling law, of what there is: made anew when there is more."""
@@ -259,13 +262,13 @@ class Work:
             return
         self.granule_run("grid.json", *arguments, output=path)
 
-    def do(self, part):
+    def do(self, part, after_each):
         for run in self.plan.runs:
             if run.part == part:
                 self.train(run)
         for ordered in self.plan.ordered:
             self.order(ordered)
-        self.evaluate()
+        self.evaluate(after_each)
 
     # MARK: How far it is
 
