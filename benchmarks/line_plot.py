@@ -17,6 +17,16 @@ def ticks_of(values, logarithmic):
     return [step * i for i in range(math.ceil(high / step) + 1)]
 
 
+def spaced(places, distance, last):
+    """places, ascending, moved so that they are that far apart and none is beyond last."""
+    moved = []
+    for place in places:
+        moved.append(max(place, moved[-1] + distance) if moved else place)
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], last - distance * (len(moved) - 1 - i))
+    return moved
+
+
 def line_plot(title, subtitle, x_label, y_label, series, log_x=True, log_y=False):
     """SVG text. series: {name: [(x, y), …]}, x ascending."""
     left, right, top, bottom = 70, 620, 84, 356
@@ -55,17 +65,13 @@ def line_plot(title, subtitle, x_label, y_label, series, log_x=True, log_y=False
         x, _ = at(tick, y_low if log_y else 0)
         parts.append(f'<text x="{x:.1f}" y="{bottom + 22}" text-anchor="middle" fill="#6b7280">'
                      f"{tick:,.6g}</text>")
-    label_ys = []
-    for (name, points), colour in sorted(
-            zip(series.items(), COLOURS), key=lambda item: -item[0][1][-1][1]):
+    ordered = sorted(zip(series.items(), COLOURS), key=lambda item: -item[0][1][-1][1])
+    label_ys = spaced([at(*points[-1])[1] for (_, points), _ in ordered], 18, bottom)
+    for ((name, points), colour), label_y in zip(ordered, label_ys):
         path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += ['<circle cx="{:.1f}" cy="{:.1f}" r="3.5" fill="{}"/>'.format(*at(x, y), colour)
                   for x, y in points]
-        label_y = at(*points[-1])[1]
-        if label_ys and label_y < label_ys[-1] + 18:
-            label_y = label_ys[-1] + 18
-        label_ys.append(label_y)
         parts.append(f'<text x="{right + 14}" y="{label_y + 4:.1f}" fill="{colour}">'
                      f"{html.escape(name)}</text>")
     return "\n".join(parts + ["</svg>", ""])

@@ -207,7 +207,7 @@ class Page(MarkdownPage):
 
     def full_size(self):
         rows, reached = [], []
-        for name in ("topk", "matryoshka", "batchtopk", "jumprelu"):
+        for name in ("topk", "matryoshka", "matryoshka-sampled", "batchtopk", "jumprelu"):
             row = self.rows(name).get(self.n)
             if row is None:
                 continue
