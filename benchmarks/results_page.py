@@ -137,8 +137,9 @@ class Page(MarkdownPage):
         self.say(
             "# Progressive coding, reproduced",
             "What [Progressive Coding for Sparse Autoencoders](https://arxiv.org/abs/2505.00190) "
-            "compares, on a small language model. [evaluation.md](evaluation.md) defines the metrics; "
-            "[results-distillation.md](results-distillation.md) has what distillation came to. "
+            "compares, on a small language model. [evaluation.md](evaluation.md) defines the metrics. "
+            + ("[results-distillation.md](results-distillation.md) has what distillation came to. "
+               if (self.folder / "results-distillation.md").exists() else "") +
             "Everything here was trained and measured by",
             "```\npython3 benchmarks/results.py --model MODEL.gguf --text FOLDER \\\n"
             f"  --unique-tokens {manifest['tokens_asked'] or manifest['tokens']} "
@@ -254,9 +255,9 @@ class Page(MarkdownPage):
                                                  for k in self.plan.ks]
         series = {label: [(row["l0"], row["fvu"]) for n, name in names
                           if (row := self.rows(name).get(n))] for label, names in series.items()}
-        series = {label: points for label, points in series.items() if points}
-        if not series:
+        if all(len(points) < 2 for points in series.values()):
             return
+        series = {label: points for label, points in series.items() if points}
         self.say("## Sparsity and fidelity", "At full size, over k.")
         self.figure("frontier", "Sparsity–fidelity frontier", "lower is better; held-out text",
                     "L0", "FVU", series)

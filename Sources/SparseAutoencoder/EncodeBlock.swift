@@ -143,7 +143,7 @@ struct EncodeBlock {
   // MARK: Screened
 
   /// Quantised inputs, with the ends of their tokens' lists, that stay in the second-level cache while
-  /// panels pass by. Twice as much makes the screen a tenth slower: lists drop out.
+  /// panels pass by. With twice as much the lists drop out of it.
   private static let quantizedBytesCached = 300 << 10
   /// The threshold of a token that nothing more may be appended to, since it is scored in full.
   private static let abandoned = Float.infinity
