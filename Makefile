@@ -33,9 +33,8 @@ demo: build
 	@python3 -m pip --version >/dev/null 2>&1 || scripts/install-dependencies python3-pip
 	@scripts/demo
 
-# Release, since the kernels' tests would take minutes unoptimised.
 test: dependencies
-	swift test -c release
+	@scripts/test
 
 check-deep: dependencies
 	GRANULE_DEEP=1 swift test -c release --filter DeepTests

@@ -31,7 +31,7 @@ struct StopTests {
     let server = try CommandProcess(
       [
         "serve", "--repository", repository.path, "--listen", "\(address)", "--admin-listen",
-        "unix:\(folder.path)/admin",
+        "unix:\(folder.path)/admin", "--limit", "queue-wait-max=3600",
       ] + more)
     #expect(server.nextOutput().contains("serving"), "\(server.nextErrors())")
     return server

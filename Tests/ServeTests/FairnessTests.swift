@@ -17,7 +17,6 @@ private let slow = SparseAutoencoder.random(
       $0.workers = 1
       $0.limits.queueTokensMax = 2000
       $0.limits.batchTokensMax = 128
-      $0.limits.queueWaitMax = .seconds(3600)
     }
     let trickle = try await test.client()
     let flood = try test.socket()

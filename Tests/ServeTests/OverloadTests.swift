@@ -80,7 +80,6 @@ private let dictionary = SparseAutoencoder.random(
   func noPressure() async throws {
     let test = try TestServer(["m": dictionary]) {
       $0.limits.shedAbove = .seconds(3600)
-      $0.limits.queueWaitMax = .seconds(3600)
     }
     let client = try await test.client()
     var request = Activations(tokens: 5, dModel: 16, seed: 3).request("m")

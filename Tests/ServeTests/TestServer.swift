@@ -33,6 +33,11 @@ final class TestServer {
     options.logger.logLevel = .critical
     // Tests publish when they please; none waits for long.
     options.pollInterval = .milliseconds(10)
+    // Where all tests run at once a task may wait for its turn for a minute: no limit of time ends
+    // what a test is about, but where it says so.
+    options.limits.stall = .seconds(3600)
+    options.limits.httpIdle = .seconds(3600)
+    options.limits.queueWaitMax = .seconds(3600)
     configure(&options)
     server = try Server.start(options)
   }
@@ -60,15 +65,15 @@ final class TestServer {
 
   /// A question to the server that only a living server answers.
   func expectAlive(_ comment: Comment? = nil) async throws {
-    let status = try await client().status(timeout: .seconds(20))
+    let status = try await client().status(timeout: .seconds(600))
     #expect(status.ready, comment)
   }
 }
 
 /// Asks again and again until the answer is as wanted; each question waits for the server, so this
-/// does not spin freely.
+/// does not spin freely. The limit only ends what would never end.
 func eventually(_ what: Comment, _ isTrue: () async throws -> Bool) async throws {
-  let end = ContinuousClock.now + .seconds(30)
+  let end = ContinuousClock.now + .seconds(600)
   while ContinuousClock.now < end {
     if try await isTrue() { return }
     await Task.yield()
