@@ -21,7 +21,7 @@ private final class NotifySocket {
     }
     try #require(code == 0)
     // A test that waits for what never comes fails instead of hanging.
-    var limit = timeval(tv_sec: 30, tv_usec: 0)
+    var limit = timeval(tv_sec: 600, tv_usec: 0)
     setsockopt(
       descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
   }
@@ -31,7 +31,8 @@ private final class NotifySocket {
   /// Waits for the next message; nil where none comes.
   func receive() -> String? {
     var bytes = [UInt8](repeating: 0, count: 256)
-    let count = recv(descriptor, &bytes, bytes.count, 0)
+    var count = 0
+    repeat { count = recv(descriptor, &bytes, bytes.count, 0) } while count < 0 && errno == EINTR
     return count >= 0 ? String(decoding: bytes[..<count], as: UTF8.self) : nil
   }
 }

@@ -100,7 +100,7 @@ final class RawSocket {
     }
     try #require(code == 0)
     // A test that waits for what never comes fails instead of hanging.
-    var limit = timeval(tv_sec: 30, tv_usec: 0)
+    var limit = timeval(tv_sec: 600, tv_usec: 0)
     setsockopt(
       descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
     setsockopt(
@@ -115,6 +115,7 @@ final class RawSocket {
       let count = rest.withUnsafeBytes {
         Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
       }
+      if count < 0, errno == EINTR { continue }
       guard count > 0 else { return }
       rest = rest.dropFirst(count)
     }
@@ -137,6 +138,7 @@ final class RawSocket {
     var part = [UInt8](repeating: 0, count: 65536)
     while true {
       let count = recv(descriptor, &part, part.count, 0)
+      if count < 0, errno == EINTR { continue }
       guard count >= 0 else {
         throw ServerError(.internal, "recv: \(String(cString: strerror(errno)))")
       }
@@ -153,6 +155,7 @@ final class RawSocket {
       }
       let space = decoder.space()
       let count = recv(descriptor, space.baseAddress, space.count, 0)
+      if count < 0, errno == EINTR { continue }
       guard count >= 0 else {
         throw ServerError(.internal, "recv: \(String(cString: strerror(errno)))")
       }
