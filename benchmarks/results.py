@@ -4,7 +4,7 @@ trains, orders and evaluates what docs/results.md shows, and writes it.
 
 Matryoshka dictionaries (fixed and sampled granularities, reordered), TopK dictionaries (reordered by
 mean squared activation and by frequency, unordered, and trained from scratch at each smaller size),
-BatchTopK and JumpReLU, three seeds, a grid of sizes and k, and the paper's depth.
+BatchTopK and JumpReLU, three seeds, a grid of sizes and k, weighted losses, and the paper's depth.
 
 What is done already is skipped, and a run that was cut short goes on where it was: start the same
 command again after Ctrl-C or a crash. What is there but is not what is asked for now is named, before

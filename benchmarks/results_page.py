@@ -120,6 +120,7 @@ class Page(MarkdownPage):
         self.by_granularity(MAIN, "fixed-ratio", shown="rsa")
         self.full_size()
         self.seeds()
+        self.weights()
         self.grid()
         self.power_laws()
         self.depth()
@@ -247,6 +248,37 @@ class Page(MarkdownPage):
                 self.say(f"## Seeds, {what}", f"N = {half:,}, k = {self.k}, {what} at the fixed "
                          "ratio: mean and standard deviation.")
                 self.table(["dictionary"] + [f"G = {g:,}" for g in self.scaled(half)], rows)
+
+    def weights(self):
+        half = self.n // 2
+        names = [(self.plan.seeds["Matryoshka"][0], "Matryoshka, equal weights")]
+        names += [(name, f"Matryoshka, the last weight {weight}")
+                  for weight, name in self.plan.full_size_weights.items()]
+        if not any(self.rows(name) for name, _ in names[1:]):
+            return
+        names.append((self.plan.seeds["TopK, reordered"][0], "TopK, reordered by E[z²]"))
+        smallest = self.scaled(half)[0]
+        rows = []
+        for name, label in names:
+            if found := self.rows(name):
+                rows.append([label, cell(self.at(name, smallest, "as-trained", "l0"), 1)]
+                            + [cell(found.get(g, {}).get("fvu")) for g in self.scaled(half)])
+        self.say("## What nesting costs the full dictionary",
+                 f"N = {half:,}, k = {self.k}. Training makes a weighted mean of the losses at each "
+                 "granularity small. Here that of the full dictionary weighs more than each of the "
+                 f"others, to see what equal weights cost it. L0 is that of the first {smallest:,} "
+                 f"latents as trained, of {self.k}; FVU is at the fixed ratio.")
+        self.table(["dictionary", f"L0, first {smallest:,}"]
+                   + [f"G = {g:,}" for g in self.scaled(half)], rows)
+        equal, weighted = names[0][0], self.plan.full_size_weights.items()
+        for g, text in [(half, "The weight brings FVU at full size down"),
+                        (smallest, f"… and FVU at G {smallest:,} up")]:
+            self.lines.append(verdict(
+                text, {f"weight {weight}": (self.at(name, g), self.at(equal, g))
+                       for weight, name in weighted},
+                higher_is_better=g != half,
+                spread={f"weight {weight}": self.spread(2 * g) for weight, _ in weighted}))
+        self.lines.append("")
 
     def grid(self):
         series = {f"TopK, N = {n:,}": [(n, self.plan.topk(n, k)) for k in self.plan.ks]

@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass, field
 
-PARTS = ["main", "scratch", "baselines", "grid", "seeds", "depth"]
+PARTS = ["main", "scratch", "baselines", "grid", "seeds", "weights", "depth"]
 BY_SQUARE, BY_FREQUENCY = "mean-squared-activation", "frequency"
 
 
@@ -70,6 +70,11 @@ class Plan:
             run(f"matryoshka-{n // 2}-seed{seed}", "seeds", n // 2, nested=True, seed=seed)
         for seed in (1, 2):
             run(f"topk-{n // 2}-seed{seed}", "seeds", n // 2, seed=seed)
+        # What the equal weights of the nested losses cost the full dictionary.
+        self.full_size_weights = {4: f"matryoshka-{n // 2}-weight4",
+                                  16: f"matryoshka-{n // 2}-weight16"}
+        for weight, name in self.full_size_weights.items():
+            run(name, "weights", n // 2, nested=True, granularity_weights=[1, 1, 1, 1, weight])
         run("matryoshka-layer2", "depth", nested=True, layer=2)
         run("topk-layer2", "depth", layer=2)
 

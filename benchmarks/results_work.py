@@ -12,7 +12,8 @@ from held_out import checked_harvest, training_files
 FLAGS = {"activations": "--activations", "tokens": "--tokens", "learning_rate": "--learning-rate",
          "batch_tokens": "--batch", "held_out_sequences": "--held-out-sequences",
          "latents": "--latents", "granularities": "--granularities", "k": "--k", "seed": "--seed",
-         "objective": "--objective", "sampled_granularities": "--sample-granularities",
+         "objective": "--objective", "granularity_weights": "--granularity-weights",
+         "sampled_granularities": "--sample-granularities",
          "target_l0": "--target-l0", "sparsity_coefficient": "--sparsity-coefficient"}
 CONFIG_DEFAULTS = {"sparsity_coefficient": 0.001, "sampled_granularities": 0}
 
