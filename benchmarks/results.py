@@ -8,8 +8,9 @@ BatchTopK and JumpReLU, three seeds, a grid of sizes and k, weighted losses, and
 
 What is done already is skipped, and a run that was cut short goes on where it was: start the same
 command again after Ctrl-C or a crash. What is there but is not what is asked for now is named, before
-any work. --parts takes only some of it, in the order given; after each dictionary the page is written
-of what there is. --list shows what is done and the tokens left to train on.
+any work. --parts takes only some of it, in the order given, of which "losses" is the recaptured loss
+of all that is trained; after each dictionary the page is written of what there is. --list shows what is
+done and the tokens left to train on.
 
     python3 benchmarks/results.py --model $(scripts/fetch-model) --text $(scripts/fetch-text)
 

@@ -2,7 +2,8 @@
 import math
 from dataclasses import dataclass, field
 
-PARTS = ["main", "scratch", "baselines", "grid", "seeds", "weights", "depth"]
+# The last is the recaptured loss of all that is trained: hours by itself.
+PARTS = ["main", "scratch", "baselines", "grid", "seeds", "weights", "depth", "losses"]
 BY_SQUARE, BY_FREQUENCY = "mean-squared-activation", "frequency"
 
 

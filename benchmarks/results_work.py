@@ -239,12 +239,13 @@ class Work:
         folder.parent.mkdir(exist_ok=True)
         self.granule_run(self.key(folder), *self.order_arguments(ordered))
 
-    def evaluate(self, after_each):
-        """All that is trained and not evaluated yet."""
+    def evaluate(self, after_each, losses):
+        """All that is trained and not evaluated yet; losses: whether also recaptured loss."""
         for name, run, is_nested in self.plan.dictionaries():
             if self.dictionary(name).is_dir():
                 missing = [(path, arguments) for path, arguments
-                           in self.evaluations(name, run, is_nested) if not path.exists()]
+                           in self.evaluations(name, run, is_nested)
+                           if not path.exists() and (losses or "--model" not in arguments)]
                 for path, arguments in missing:
                     self.granule_run(self.key(path), *arguments, output=path)
                 if missing:
@@ -269,7 +270,7 @@ class Work:
                 self.train(run)
         for ordered in self.plan.ordered:
             self.order(ordered)
-        self.evaluate(after_each)
+        self.evaluate(after_each, losses=part == "losses")
 
     # MARK: How far it is
 
