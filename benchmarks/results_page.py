@@ -376,6 +376,10 @@ class Page(MarkdownPage):
             pairs = {f"G {b:,} and {a:,}": (gaps[b], gaps[a]) for a, b in zip(gaps, list(gaps)[1:])}
             self.lines.append(verdict("… and less so the smaller G/N, FVU over that from scratch",
                                       pairs))
+        self.claim(f"As trained, with the L0 of its own, a Matryoshka prefix with G/N ≥ 1/4 is within "
+                   f"10 % of a dictionary trained from scratch with k = {self.k}", "matryoshka",
+                   lambda g, key: self.at(self.plan.topk(g, self.k), g, key=key), near, "as-trained",
+                   factor=1.1, keys=("fvu",))
         self.claim("Sampled granularities improve the trained ones", "matryoshka-sampled",
                    "matryoshka", self.below)
         self.claim("… and those between them", "matryoshka-sampled", "matryoshka",
