@@ -314,15 +314,15 @@ class Page(MarkdownPage):
             self.say("## Power laws", "The paper: eigenvalues −0.54 … −0.72, E[z²] −1.03 … −1.27, "
                      "frequency −1.00 … −1.20, over ranks that it does not state; here 1 % to 50 %.")
             self.table(["values", "exponent", "R²"], rows)
-        self.say("How much of the summed z² the first G latents hold: the more of it is in few, the "
-                 "steeper is the law.")
         shares = []
         for name, label in MAIN:
             mass = (self.report(name) or {}).get("activation_mass", {}).get("share_of_first", [])
             found = {row["latents"]: row["share"] for row in mass}
             if found:
                 shares.append([label] + [cell(found.get(g), 3) for g in self.prefixes])
-        self.table(["dictionary"] + [f"G = {g:,}" for g in self.prefixes], shares)
+        if shares:
+            self.say("The share of the summed z² that the first G latents hold:")
+            self.table(["dictionary"] + [f"G = {g:,}" for g in self.prefixes], shares)
 
     def depth(self):
         names = [("matryoshka-layer2", "Matryoshka"),
