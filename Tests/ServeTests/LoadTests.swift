@@ -110,27 +110,31 @@ private let slow = SparseAutoencoder.random(
     let test = try TestServer(["m": slow]) {
       $0.workers = 1
       $0.limits.batchTokensMax = 8192
-      $0.limits.queueTokensMax = 16_000
     }
     let socket = try test.socket()
     // One batch, which takes far longer than the other's time.
     let long = Activations(tokens: 8000, dModel: 64, seed: 8).request("m")
     let short = Activations(tokens: 8000, dModel: 64, seed: 9).request("m", 32)
-    socket.send(
-      Request(id: 1, body: .encode(long)).frameBytes
-        + Request(id: 2, timeoutMilliseconds: 1, body: .encode(short)).frameBytes)
-    let first = try #require(try socket.receive())
-    #expect(first.id == 2)
-    #expect(first.error?.code == .deadlineExceeded)
-    // There is room for two.
-    socket.send(Request(id: 3, timeoutMilliseconds: 3_600_000, body: .encode(short)))
-    var ids: Set<UInt64> = []
-    for _ in 1...2 {
-      let response = try #require(try socket.receive())
-      #expect(response.error == nil)
-      ids.insert(response.id)
+    var rounds: UInt64 = 0
+    var isToldMeanwhile = false
+    // Where cores are scarce a batch may be done before the loop sees that the time has run out.
+    while !isToldMeanwhile, rounds < 100 {
+      rounds += 1
+      let (longID, shortID) = (2 * rounds - 1, 2 * rounds)
+      socket.send(
+        Request(id: longID, body: .encode(long)).frameBytes
+          + Request(id: shortID, timeoutMilliseconds: 1, body: .encode(short)).frameBytes)
+      let responses = try (1...2).map { _ in try #require(try socket.receive()) }
+      for response in responses {
+        #expect(response.error?.code == (response.id == shortID ? .deadlineExceeded : nil))
+      }
+      #expect(Set(responses.map(\.id)) == [longID, shortID])
+      isToldMeanwhile = responses[0].id == shortID
     }
-    #expect(ids == [1, 3])
+    #expect(isToldMeanwhile)
+    let status = try await test.client().status()
+    #expect(status.expiredRequests == rounds)
+    #expect(status.queuedRequests == 0 && status.queuedTokens == 0)
   }
 
   @Test("cancelling a task cancels its request; the client goes on")
