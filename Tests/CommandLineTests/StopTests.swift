@@ -58,6 +58,16 @@ struct StopTests {
       && response.codes?.values.array(of: Float.self) == expected.values
   }
 
+  /// Asks what takes far more room than the system's buffers have, and waits until it is computed.
+  func askWithoutReading() async throws -> SilentPeer {
+    var (long, _) = request(tokens: 4000, seed: 2, granularities: (1...16).map { UInt32(64 * $0) })
+    long.returnReconstruction = true
+    let peer = try SilentPeer(asking: Request(id: 1, body: .encode(long)), at: address)
+    let client = try await Client.connect(to: address)
+    while try await client.status().computedRequests == 0 {}
+    return peer
+  }
+
   /// Lets a moment drawn at random pass.
   func wait(upTo seconds: Double, _ generator: inout SeededGenerator) {
     let moment = Date().addingTimeInterval(.random(in: 0..<seconds, using: &generator))
@@ -108,13 +118,8 @@ struct StopTests {
 
   @Test("a second SIGTERM ends a server that drains at once")
   func secondSignal() async throws {
-    let server = try start("--workers", "1")
-    let client = try await Client.connect(to: address)
-    // Seconds of work.
-    let (long, _) = request(
-      tokens: 4000, seed: 2, granularities: (1...16).map { UInt32(64 * $0) })
-    let streams = (0..<20).map { _ in client.encodeStages(long) }
-    _ = try await client.status()
+    let server = try start("--drain-timeout", "3600", "--limit", "stall=3600")
+    let peer = try await askWithoutReading()
     kill(server.process.processIdentifier, SIGTERM)
     var log = ""
     while !log.contains("stopping") {
@@ -124,21 +129,13 @@ struct StopTests {
     }
     #expect(log.contains("stopping"))
     #expect(server.end(SIGTERM) == 128 + SIGTERM)
-    for stages in streams {
-      do { for try await _ in stages {} } catch { #expect(error is ClientError) }
-    }
+    withExtendedLifetime(peer) {}
   }
 
-  @Test(
-    "what is not answered by the drain timeout is cut off, and the server exits with 0")
+  @Test("what is not answered by the drain timeout is cut off, and the server exits with 0")
   func drainTimeout() async throws {
-    let server = try start("--drain-timeout", "0.2")
-    let client = try await Client.connect(to: address)
-    // Many times that.
-    let (long, _) = request(
-      tokens: 4000, seed: 2, granularities: (1...16).map { UInt32(64 * $0) })
-    let streams = (0..<20).map { _ in client.encodeStages(long) }
-    _ = try await client.status()
+    let server = try start("--drain-timeout", "0.2", "--limit", "stall=3600")
+    let peer = try await askWithoutReading()
     #expect(server.end(SIGTERM) == 0)
     var log = ""
     while true {
@@ -147,9 +144,7 @@ struct StopTests {
       log += more
     }
     #expect(log.contains("were cut off"))
-    for stages in streams {
-      do { for try await _ in stages {} } catch { #expect(error is ClientError) }
-    }
+    withExtendedLifetime(peer) {}
   }
 
   @Test("SIGKILL at any moment under load: the repository is valid, and the next start serves")
@@ -178,4 +173,34 @@ struct StopTests {
       #expect(next.end(SIGTERM) == 0, "seed \(seed)")
     }
   }
+}
+
+/// A client that asks once and reads no answer: a server that drains waits for it.
+final class SilentPeer {
+  private let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+
+  init(asking request: Request, at address: SocketAddress) throws {
+    guard case .unix(let path) = address else { preconditionFailure("not a Unix socket") }
+    var name = sockaddr_un()
+    name.sun_family = sa_family_t(AF_UNIX)
+    withUnsafeMutableBytes(of: &name.sun_path) { $0.copyBytes(from: path.utf8) }
+    let connected = withUnsafePointer(to: &name) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+      }
+    }
+    try #require(connected == 0)
+    let frame = request.packed()
+    var rest = frame.bytes[...]
+    while !rest.isEmpty {
+      let count = rest.withUnsafeBytes {
+        send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+      }
+      if count < 0, errno == EINTR { continue }
+      try #require(count > 0)
+      rest = rest.dropFirst(count)
+    }
+  }
+
+  deinit { close(descriptor) }
 }

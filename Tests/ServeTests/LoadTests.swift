@@ -198,7 +198,7 @@ private let slow = SparseAutoencoder.random(
 
   @Test("a server that stops answers what it admitted, and then nobody")
   func drain() async throws {
-    let test = try TestServer(["m": slow])
+    let test = try TestServer(["m": slow]) { $0.drainTimeout = .seconds(3600) }
     let client = try await test.client()
     let socket = try test.socket()
     let activations = Activations(tokens: 500, dModel: 64, seed: 6)

@@ -38,6 +38,9 @@ final class TestServer {
     options.limits.stall = .seconds(3600)
     options.limits.httpIdle = .seconds(3600)
     options.limits.queueWaitMax = .seconds(3600)
+    options.limits.shedAbove = .seconds(3600)
+    options.limits.loadRetryMin = .seconds(3600)
+    options.limits.loadRetryMax = .seconds(3600)
     configure(&options)
     server = try Server.start(options)
   }
