@@ -49,6 +49,7 @@ private let slow = SparseAutoencoder.random(
       $0.workers = 1
       $0.limits.batchTokensMax = 128
       $0.limits.queueWaitMax = .milliseconds(400)
+      $0.limits.shedAbove = .milliseconds(100)
     }
     let trickle = try await test.client()
     let few = Activations(tokens: 1, dModel: 64, seed: 2).request("m")
