@@ -20,6 +20,6 @@ def recaptured_loss(files):
         result["rows"].append({
             "granularity": rows[0]["granularity"], "sparsity": rows[0]["sparsity"],
             "l0": mean([row["l0"] for row in rows]), "cross_entropy": spliced,
-            "cross_entropy_ratio": clean / spliced,
+            "cross_entropy_ratio": clean / spliced, "cross_entropy_excess": spliced - clean,
             "loss_recovered_against_mean": 1 - (spliced - clean) / (ablated - clean)})
     return result

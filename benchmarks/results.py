@@ -9,14 +9,15 @@ BatchTopK and JumpReLU, three seeds, a grid of sizes and k, weighted losses, and
 What is done already is skipped, and a run that was cut short goes on where it was: start the same
 command again after Ctrl-C or a crash. What is there but is not what is asked for now is named, before
 any work. --parts takes only some of it, in the order given, of which "losses" is the recaptured loss
-of all that is trained; after each dictionary the page is written of what there is. --list shows what is
-done and the tokens left to train on.
+of those that are compared by it (the grid, the weighted losses and the paper's depth are not); after
+each dictionary the page is written of what there is. --list shows what is done and the tokens left to
+train on.
 
     python3 benchmarks/results.py --model $(scripts/fetch-model) --text $(scripts/fetch-text)
 
 tries all of it in minutes with
     --latents 256 --k 16 --unique-tokens 6000 --tokens 8000 --batch 512 --validation-sequences 2
-    --held-out-tokens 400 --loss-tokens 128 --out /tmp/try --page /tmp/try
+    --held-out-tokens 400 --loss-tokens 128 --out try --page try
 """
 import argparse
 import fcntl
@@ -96,7 +97,7 @@ def main():
         for part in options.parts:
             work.do(part, lambda: Page(work).write())
             if part in ("grid", options.parts[-1]):
-                work.compare_grid()
+                work.fit_laws()
             Page(work).write()
     except (Unusable, Stale) as error:
         sys.exit(str(error))

@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass, field
 
-# The last is the recaptured loss of all that is trained: hours by itself.
+# The last is the recaptured loss of those that are compared by it: hours by itself.
 PARTS = ["main", "scratch", "baselines", "grid", "seeds", "weights", "depth", "losses"]
 BY_SQUARE, BY_FREQUENCY = "mean-squared-activation", "frequency"
 
@@ -94,9 +94,10 @@ class Plan:
             "matryoshka", "matryoshka-sampled", "topk", "batchtopk", "jumprelu",
             *self.scratch.values(), *sum(self.seeds.values(), []),
             *[o.name for o in self.ordered if o.source.part == "main"]}
-        self.grid = [r for r in self.runs if r.layer == 10 and (
-            r.name in {self.topk(size, active) for size in self.sizes for active in self.ks}
-            or r.name in {self.matryoshka(active) for active in self.ks})]
+        # What the scaling laws are fitted to: of one kind each, N, G and K all different.
+        self.laws = {"TopK, reordered by E[z²]": self.grid_reordered(),
+                     "Matryoshka": [run for run in self.runs if run.name in {
+                         *map(self.matryoshka, self.ks), self.seeds["Matryoshka"][0]}]}
 
     def add(self, name, part, latents=None, k=None, nested=False, layer=10, **options):
         latents, k = latents or self.n, k or self.k
@@ -109,6 +110,16 @@ class Plan:
     def order(self, name, by):
         source = next(run for run in self.runs if run.name == name)
         return Ordered(f"{name}-by-{by}", source, by)
+
+    def grid_reordered(self):
+        names = {self.topk(size, active) for size in self.sizes for active in self.ks}
+        ordered = {o.source.name: o for o in self.ordered if o.by == BY_SQUARE}
+        return [ordered.get(run.name) or Ordered(f"{run.name}-by-{BY_SQUARE}", run, BY_SQUARE)
+                for run in self.runs if run.name in names]
+
+    def all_ordered(self):
+        """Also those that only a scaling law is fitted to."""
+        return list({o.name: o for o in [*self.ordered, *self.grid_reordered()]}.values())
 
     def topk(self, latents, k):
         return "topk" if (latents, k) == (self.n, self.k) else f"topk-{latents}-k{k}"

@@ -42,9 +42,11 @@ class Ledger:
         partial.rename(self.path)
 
     def run(self, key, arguments, command, stdout=None, **facts):
-        """Runs a command and adds its time, also where it is interrupted or fails."""
+        """Runs a command and adds its time, also where it is interrupted; one of other arguments that
+        fails changes nothing."""
+        replaced = None
         if self.arguments(key) != arguments and "--resume" not in arguments:
-            self.entries.pop(key, None)
+            replaced = self.entries.pop(key, None)
         entry = self.entries.setdefault(key, {"arguments": arguments, "seconds": 0.0})
         entry.update(facts)
         before, start = entry["seconds"], time.monotonic()
@@ -66,6 +68,9 @@ class Ledger:
                 self.write()
                 raise
         if code:
+            if replaced:
+                self.entries[key] = replaced
+                self.write()
             raise subprocess.CalledProcessError(code, command)
 
 
@@ -87,6 +92,7 @@ class Work:
             return
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = output.with_name(output.name + ".partial")
+        output.unlink(missing_ok=True)  # what is known of it is what makes it now
         with open(partial, "w") as file:
             self.ledger.run(key, arguments, [self.granule, *arguments], stdout=file)
         partial.rename(output)
@@ -152,6 +158,10 @@ class Work:
     def key(self, path):
         return str(path.relative_to(self.out))
 
+    @property
+    def held_out_share(self):
+        return self.options.held_out_tokens // len(self.held_out_files)
+
     # MARK: Is what is there what is asked for?
 
     def check(self):
@@ -160,10 +170,14 @@ class Work:
         - Throws: Unusable or Stale."""
         if self.options.activations:
             checked_harvest(self.harvest_folder, [2, 10], self.model, self.held_out_files)
+        else:
+            self.check_harvest(self.harvest_folder, self.options.unique_tokens)
+        for file in self.held_out_files:
+            self.check_harvest(self.out / "held-out" / file.stem, self.held_out_share)
         for run in self.plan.runs:
             if (self.run_folder(run.name) / "config.json").exists():
                 self.check_run(run)
-        for ordered in self.plan.ordered:
+        for ordered in self.plan.all_ordered():
             folder = self.out / "ordered" / ordered.name
             if folder.exists():
                 self.check_made(folder, self.order_arguments(ordered), ordered.source.name)
@@ -171,6 +185,13 @@ class Work:
             for path, arguments in self.evaluations(name, run, is_nested):
                 if path.exists():
                     self.check_made(path, arguments, name)
+
+    def check_harvest(self, folder, tokens):
+        path = folder / "manifest.json"
+        asked = json.loads(path.read_text())["tokens_asked"] if path.exists() else tokens
+        if asked != tokens:
+            raise Stale(f"{folder}: is a harvest of {asked or 'all'} tokens, now {tokens} are asked "
+                        "for: ask for the same, or choose another --out")
 
     def check_run(self, run):
         folder = self.run_folder(run.name)
@@ -214,9 +235,8 @@ class Work:
             self.granule_run("harvest", "harvest", *model, "--text", *files, "--tokens",
                              self.options.unique_tokens, "--out", self.harvest_folder)
         for file in self.held_out_files:
-            share = self.options.held_out_tokens // len(self.held_out_files)
             self.granule_run(f"harvest {file.stem}", "harvest", *model, "--text", file, "--tokens",
-                             share, "--out", self.out / "held-out" / file.stem)
+                             self.held_out_share, "--out", self.out / "held-out" / file.stem)
 
     def train(self, run):
         folder = self.run_folder(run.name)
@@ -251,24 +271,29 @@ class Work:
                 if missing:
                     after_each()
 
-    def compare_grid(self):
-        """The scaling law, of what there is: made anew when there is more."""
-        folders = [self.dictionary(run.name) for run in self.plan.grid
-                   if self.is_trained(run.name)]
-        path = self.out / "grid.json"
-        arguments = ["evaluate", *folders, "--activations", *self.held_out(10),
-                     "--without-decoder", "--rsa-samples", 0, "--json"]
-        newest = max([modified(f / "sae_weights.safetensors") for f in folders], default=0)
-        if len(folders) < 3 or (path.exists() and modified(path) > newest and
-                                self.ledger.arguments("grid.json") == [str(a) for a in arguments]):
-            return
-        self.granule_run("grid.json", *arguments, output=path)
+    def fit_laws(self):
+        """The scaling laws, of what there is: made anew when there is more."""
+        for label, dictionaries in self.plan.laws.items():
+            folders = [self.dictionary(d.name) for d in dictionaries
+                       if self.dictionary(d.name).is_dir()]
+            path = self.law(label)
+            arguments = ["evaluate", *folders, "--activations", *self.held_out(10),
+                         "--without-decoder", "--rsa-samples", 0, "--json"]
+            newest = max(map(modified, folders), default=0)
+            made_by = self.ledger.arguments(self.key(path))
+            if len(folders) < 3 or (path.exists() and modified(path) > newest
+                                    and made_by == [str(a) for a in arguments]):
+                continue
+            self.granule_run(self.key(path), *arguments, output=path)
+
+    def law(self, label):
+        return self.out / "laws" / f"{label.split(',')[0].lower()}.json"
 
     def do(self, part, after_each):
         for run in self.plan.runs:
             if run.part == part:
                 self.train(run)
-        for ordered in self.plan.ordered:
+        for ordered in self.plan.all_ordered():
             self.order(ordered)
         self.evaluate(after_each, losses=part == "losses")
 

@@ -1,12 +1,18 @@
 """Whether a claim holds, in words and figures."""
 
 
-def verdict(claim, pairs, higher_is_better=False, factor=1.0, spread=None, digits=4):
+# Of two runs that differ by their seed alone, about 3 in 100 are further apart than four times the
+# larger of two standard deviations over three seeds each.
+SPREADS = 4
+
+
+def verdict(claim, pairs, higher_is_better=False, factor=1.0, spread=None, notes=None, digits=4):
     """A line of Markdown.
 
     pairs: {label: (left, right)}; the claim is that left is at least as good as right, or no worse
     than right · factor (right / factor where higher is better). Where `spread`, {label: standard
-    deviation over seeds}, is given, a difference within twice of it decides nothing."""
+    deviation over seeds}, is given, a difference within SPREADS times of it decides nothing; where
+    it is None the line says that none was measured. notes: {label: (of left, of right)}."""
     pairs = {label: pair for label, pair in pairs.items() if None not in pair}
     if not pairs:
         return f"- {claim}: **not measured yet**."
@@ -14,13 +20,18 @@ def verdict(claim, pairs, higher_is_better=False, factor=1.0, spread=None, digit
     figures = []
     for label, (left, right) in pairs.items():
         margin = left - right / factor if higher_is_better else right * factor - left
-        chance = 2 * ((spread or {}).get(label) or 0)
+        deviation = (spread or {}).get(label)
+        chance = SPREADS * (deviation or 0)
         # Without a spread "at least as good" includes the same.
         word = ("holds" if margin > chance or (margin == 0 == chance) else
                 "does not hold" if margin < -chance else "within the seeds' spread")
         counts[word] += 1
-        figures.append(f"{label}: {left:.{digits}f} against {right:.{digits}f}"
-                       + (f" (spread {chance / 2:.{digits}f})" if chance else ""))
+        left_note, right_note = (f" ({note})" for note in (notes or {}).get(label, ())) \
+            if notes else ("", "")
+        figures.append(f"{label}: {left:.{digits}f}{left_note} against "
+                       f"{right:.{digits}f}{right_note}"
+                       + (f" (spread {deviation:.{digits}f})" if deviation else
+                          "" if spread is None else " (no spread measured)"))
     return f"- {claim}: **{counted(counts, len(pairs))}**. {'; '.join(figures)}."
 
 
@@ -33,12 +44,12 @@ def counted(counts, total):
                      for index, (word, count) in enumerate(found))
 
 
-def within(claim, values):
+def within(claim, values, digits=2):
     """As `verdict`; values: {label: (value, lowest, highest)}, the claim that it is between."""
     if not values:
         return f"- {claim}: **not measured yet**."
     held = sum(low <= value <= high for value, low, high in values.values())
     counts = {"holds": held, "does not hold": len(values) - held}
-    figures = "; ".join(f"{label}: {value:.2f} ({low:.2f} … {high:.2f})"
+    figures = "; ".join(f"{label}: {value:.{digits}f} ({low:.{digits}f} … {high:.{digits}f})"
                         for label, (value, low, high) in values.items())
     return f"- {claim}: **{counted(counts, len(values))}**. {figures}."

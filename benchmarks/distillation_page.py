@@ -1,7 +1,7 @@
 """The page of scripts/distill, results-distillation.md and its figures, from the JSON that its
 commands left.
 
-    python3 benchmarks/distillation_tables.py OUT PAGE "SEEDS" "KS"
+    python3 benchmarks/distillation_page.py OUT PAGE TEXT "SEEDS" "KS"
 """
 import json
 import sys
@@ -10,17 +10,17 @@ from pathlib import Path
 from line_plot import line_plot
 from markdown_page import MarkdownPage
 from recaptured_loss import recaptured_loss
-from verdict import counted, verdict
+from verdict import verdict, within
 
-# What the verdicts call stable, and well above chance.
-STABLE, ABOVE = 0.1, 2.0
+# What the verdicts call the same L0, well above chance, most latents, and slightly worse.
+SAME_L0, ABOVE, MOST, SLIGHTLY = 1.1, 2.0, 0.5, 0.02
 RECOVERED = "loss_recovered_against_mean"
 
 
 class Page(MarkdownPage):
-    def __init__(self, out, page, seeds, ks):
+    def __init__(self, out, page, text, seeds, ks):
         super().__init__()
-        self.out, self.page, self.seeds, self.ks = out, page, seeds, ks
+        self.out, self.page, self.text, self.seeds, self.ks = out, page, text, seeds, ks
         self.reports = {seed: self.load(f"seed-{seed}.json") for seed in seeds}
 
     def load(self, name):
@@ -52,12 +52,13 @@ class Page(MarkdownPage):
             "# Distillation, reproduced",
             "What the pipeline of [distillation.md](distillation.md) came to. What the dictionaries "
             "themselves are worth is in [results.md](results.md). Made by",
-            f"```\n{values} \\\n  HARVEST_TOKENS={manifest['tokens_asked'] or manifest['tokens']} "
+            f"```\nTEXT={self.text.name} {values} \\\n  HARVEST_TOKENS={manifest['tokens_asked'] or manifest['tokens']} "
             f"SEEDS='{' '.join(self.seeds)}' "
             f"OTHER_KS='{' '.join(self.ks[1:])}' scripts/distill\n```",
-            f"on {Path(manifest['model']['file']).stem}, {manifest['tokens']:,} tokens, the first of "
-            f"{len(manifest['text'])} files in an order that mixes them; in each cycle {attributed:,} "
-            f"tokens of those files are attributed. Held out from both: {files}. FVU with and without "
+            f"on {Path(manifest['model']['file']).stem}, {manifest['tokens']:,} tokens, read from the "
+            f"first of {len(manifest['text'])} files in a fixed order that mixes their kinds until "
+            f"there were as many; in each cycle {attributed:,} tokens of those files are attributed. "
+            f"Held out from both: {files}. FVU with and without "
             f"the core is measured on {fvu_tokens:,} tokens of them, recaptured loss on {replaced:,} "
             "replaced tokens, as many of each.")
 
@@ -87,7 +88,7 @@ class Page(MarkdownPage):
         self.say(f"The final core has {report['core_latents']} latents; cycles that selected them: "
                  f"{spread}. FVU and L0 here are on sequences of the harvest that training left out. "
                  "Floored: the share of steps in which the core alone had more than three quarters "
-                 "of k active latents, so that L0 is above k; a dash where a cycle was interrupted.")
+                 "of k active latents, so that L0 is above k.")
         name = f"results-distillation-coverage-{seed}.svg"
         title = f"Attribution explained by the fewest latents, seed {seed}"
         (self.page / name).write_text(line_plot(
@@ -104,6 +105,9 @@ class Page(MarkdownPage):
         pairs = [(name, f"final core of seed {self.seeds[0]} in that of seed {seed}")
                  for name, seed in self.pairs_of_seeds()]
         cycles = len(self.reports[self.seeds[0]]["cycles"])
+        pairs += [(f"overlap-first-{self.seeds[0]}-{seed}.json",
+                   f"core that cycle 1 of seed {self.seeds[0]} selected in that of seed {seed}")
+                  for seed in self.seeds[1:]]
         pairs += [(f"overlap-cycles-{n - 1}-{n}.json", f"core of cycle {n - 1} in that of cycle {n}")
                   for n in range(2, cycles + 1)]
         rows = []
@@ -117,7 +121,11 @@ class Page(MarkdownPage):
                 rows.append([against, sizes, number(figures["mean_largest_cosine"], 3)] + [
                     f"{100 * figures[f'share_at_least_{least}']:.1f} %"
                     for least in ("0.5", "0.7", "0.9")])
-        self.say("## Overlap: the largest cosine of encoder vectors")
+        self.say("## Overlap: the largest cosine of encoder vectors",
+                 "From cycle to cycle the core's vectors are copied and frozen: those that were "
+                 "selected again have a cosine of 1 with themselves. In cycle 1 nothing has been "
+                 "carried on yet: what the cores of two seeds share beyond that is what distilling "
+                 "made more alike.")
         self.table(["", "latents", "mean", "≥ 0.5", "≥ 0.7", "≥ 0.9"], rows)
 
     def recaptured(self, name):
@@ -145,64 +153,89 @@ class Page(MarkdownPage):
         self.say("## With and without the core, on the same tokens")
         self.table(["k", "granularity", "L0 with", "FVU with", "recovered with", "L0 without",
                     "FVU without", "recovered without"], rows)
+        floored = "; ".join(f"{100 * self.floored_share(k):.0f} % at k {k}" for k in self.ks)
         self.say("Recovered: 1 − (spliced − clean) / (mean − clean) of the next-token loss. All on "
-                 "the held-out text.")
+                 "the held-out text. The first granularity at each k is the core alone, which no "
+                 f"dictionary was trained to reconstruct with. Steps floored with the core: {floored}.")
+
+    def floored_share(self, k):
+        lines = (self.out / f"with-core-k{k}" / "metrics.jsonl").read_text().splitlines()
+        steps = {line["step"]: line["core_exceeds_k"] for line in map(json.loads, lines)
+                 if "core_exceeds_k" in line}
+        return sum(steps.values()) / len(steps)
 
     # MARK: Claims
 
+    def comparable(self, k):
+        """Granularities with about the same L0 on both sides, and how many others there are. Nobody
+        trained the core alone."""
+        rows = list(self.measured(k).items())[1:]
+        same = {g: row for g, row in rows if
+                1 / SAME_L0 <= row["with"]["l0"] / row["without"]["l0"] <= SAME_L0}
+        return same, len(rows) - len(same)
+
     def claims(self):
         self.say("## The paper's claims",
-                 "Of what was tested; SAEBench, its headline, was not. There is one pair of "
-                 "dictionaries at each k, so that how much of a difference is chance is not known.")
-        self.stability()
-        self.overlap_above_chance()
-        self.better(self.ks[0], "With the core at least as good as without")
+                 "There is one pair of dictionaries at each k, so that how much of a difference is "
+                 "chance is not known. Where L0 differs by more than a tenth nothing is compared.")
+        for k in self.ks:
+            same, others = self.comparable(k)
+            self.compare(
+                f"Loss recovered is slightly worse with the core (by up to {SLIGHTLY:g}), k = {k}",
+                others, within,
+                {f"G {g:,}": (row["without"][RECOVERED] - row["with"][RECOVERED], 0, SLIGHTLY)
+                 for g, row in same.items()}, digits=4)
         for k in self.ks[1:]:
-            self.better(k, f"The core transfers to k = {k}: at least as good as without")
+            self.better(k, f"The core transfers to k = {k}: FVU at least as good as without")
+        self.say("", "Not tested: that distilled dictionaries do better on SAEBench at low L0, and "
+                 "worse at high L0; RAVEL.")
+        self.say("## Our own questions")
+        self.better(self.ks[0], f"With the core FVU is at least as good as without, k = {self.ks[0]}")
+        self.sizes()
+        self.overlap_above_chance()
 
-    def stability(self):
-        counts, figures = {"holds": 0, "does not hold": 0}, []
+    def sizes(self):
         for seed, report in self.reports.items():
-            sizes = [len(cycle["selected"]) for cycle in report["cycles"]]
-            if len(sizes) < 2:
-                continue
-            change = sizes[-1] / sizes[-2] - 1
-            counts["holds" if abs(change) <= STABLE else "does not hold"] += 1
-            figures.append(f"seed {seed}: {' → '.join(map(str, sizes))}, last {100 * change:+.0f} %")
-        word = counted(counts, sum(counts.values())) if figures else "not measured"
-        self.lines.append("- The core's size settles over the cycles (the last cycle changes it by at "
-                          f"most {100 * STABLE:.0f} %), by seed: **{word}**. {'; '.join(figures)}.")
+            cycles = report["cycles"]
+            self.lines.append(
+                f"- The core's size, seed {seed}: "
+                + " → ".join(str(len(cycle["selected"])) for cycle in cycles)
+                + ". Selected of the candidates: "
+                + ", ".join(f"{100 * len(c['selected']) / c['candidates']:.0f} %" for c in cycles)
+                + "; kept of the core before: "
+                + (", ".join(f"{100 * c['kept'] / c['core_latents']:.0f} %" for c in cycles
+                             if c["core_latents"]) or "–")
+                + ". A constant share s of the candidates makes it grow towards s / (1 − s) times the "
+                  "innermost granularity.")
 
     def overlap_above_chance(self):
-        for key, what in [("mean_largest_cosine", "mean largest cosine"),
-                          ("share_at_least_0.7", "share at 0.7 or above")]:
-            pairs = {}
-            for name, seed in self.pairs_of_seeds():
-                overlap = self.load(name)
-                pairs[f"seeds {self.seeds[0]} and {seed}"] = (
-                    overlap["second"][key], ABOVE * overlap["random_latents"][key])
-            # Nothing found is not above a chance of nothing.
-            pairs = {label: (a, b if a > 0 else max(b, 1e-9)) for label, (a, b) in pairs.items()}
-            self.lines.append(verdict(
-                f"Seeds find the same core: {what} at least {ABOVE:g} times that of latents drawn at "
-                "random (which stands after \"against\", doubled)", pairs, higher_is_better=True,
-                digits=3))
+        figures = {key: {} for key in ("mean_largest_cosine", "share_at_least_0.7")}
+        for name, seed in self.pairs_of_seeds():
+            overlap = self.load(name)
+            for key, least in [("mean_largest_cosine", 0), ("share_at_least_0.7", MOST)]:
+                figures[key][f"seeds {self.seeds[0]} and {seed}"] = (
+                    overlap["second"][key], max(ABOVE * overlap["random_latents"][key], least))
+        self.lines.append(verdict(
+            f"Seeds' cores are alike: mean largest cosine at least {ABOVE:g} times that of latents "
+            'drawn at random (which stands after "against", doubled)',
+            figures["mean_largest_cosine"], higher_is_better=True, digits=3))
+        self.lines.append(verdict(
+            f"Seeds find the same core: {100 * MOST:.0f} % of one's latents have one in the other "
+            f"with a cosine of at least 0.7, and {ABOVE:g} times as many as drawn at random",
+            figures["share_at_least_0.7"], higher_is_better=True, digits=3))
 
     def better(self, k, claim):
-        measured = self.measured(k)
-        for key, what, higher in [("fvu", "FVU", False), (RECOVERED, "loss recovered", True)]:
-            self.lines.append(verdict(
-                f"{claim}, {what}, k = {k}",
-                {f"G {g:,}": (rows["with"][key], rows["without"][key])
-                 for g, rows in measured.items()}, higher_is_better=higher))
-        denser = [g for g, rows in measured.items()
-                  if rows["with"]["l0"] > 1.1 * rows["without"]["l0"]]
-        if denser:
-            self.lines.append(
-                f"  - Not at the same sparsity: with the core L0 is more than a tenth larger at "
-                f"{len(denser)} of {len(measured)} granularities (at the last one "
-                f"{measured[max(measured)]['with']['l0']:.1f} against "
-                f"{measured[max(measured)]['without']['l0']:.1f}).")
+        same, others = self.comparable(k)
+        self.compare(claim, others, verdict, {
+            f"G {g:,}": (row["with"]["fvu"], row["without"]["fvu"]) for g, row in same.items()})
+
+    def compare(self, claim, others, judge, pairs, **options):
+        """judge: `verdict` or `within`; others: how many granularities have another L0."""
+        if not pairs:
+            self.lines.append(f"- {claim}: **not comparable**, L0 differs at each granularity.")
+            return
+        where = f" (not at {others} other granularities, where L0 differs)" if others else ""
+        self.lines.append(judge(claim + where, pairs, **options))
 
 
 def as_trained(rows):
@@ -218,5 +251,5 @@ def seconds(value):
 
 
 if __name__ == "__main__":
-    out, page, seeds, ks = sys.argv[1:]
-    Page(Path(out), Path(page), seeds.split(), ks.split()).write()
+    out, page, text, seeds, ks = sys.argv[1:]
+    Page(Path(out), Path(page), Path(text), seeds.split(), ks.split()).write()
