@@ -14,12 +14,12 @@ help:
 	@echo "make check-threads"
 	@echo "             run the server's tests under the thread sanitizer"
 	@echo "make check-memory"
-	@echo "             run every test under the address sanitizer"
+	@echo "             run all but MemoryTests under the address sanitizer"
 	@echo "make check-peers"
 	@echo "             have SAELens and sparsify load what granule exports, and compute the same"
 	@echo "             (GRANULE_PYTHON=PATH of a Python that has them; else they are installed)"
 	@echo "make build   build .build/release/granule"
-	@echo "make lint    check the sources' format and the generated protobuf code"
+	@echo "make lint    check the format of the sources, and the scripts"
 	@echo "make clean   remove what was built"
 
 dependencies:

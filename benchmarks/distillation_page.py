@@ -187,7 +187,8 @@ class Page(MarkdownPage):
                  for g, row in same.items()}, digits=4)
         for k in self.ks[1:]:
             self.better(k, f"The core transfers to k = {k}: FVU at least as good as without")
-        self.say("", "Not tested: that distilled dictionaries do better on SAEBench at low L0, and "
+        self.lines.append("")
+        self.say("Not tested: that distilled dictionaries do better on SAEBench at low L0, and "
                  "worse at high L0; RAVEL.")
         self.say("## Our own questions")
         self.better(self.ks[0], f"With the core FVU is at least as good as without, k = {self.ks[0]}")

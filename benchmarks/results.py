@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The comparison of "Progressive Coding for Sparse Autoencoders", on a small language model: harvests,
-trains, orders and evaluates what docs/results.md shows, and writes it.
+"""The comparison of "Empirical Evaluation of Progressive Coding for Sparse Autoencoders", on a small
+language model: harvests, trains, orders and evaluates what docs/results.md shows, and writes it.
 
 Matryoshka dictionaries (fixed and sampled granularities, reordered), TopK dictionaries (reordered by
 mean squared activation and by frequency, unordered, and trained from scratch at each smaller size),

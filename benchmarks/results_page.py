@@ -570,7 +570,7 @@ class Page(MarkdownPage):
 
 
 def term(found):
-    name = "constant" if found["term"] == "1" else found["term"]
+    name = {"1": "constant", "floor: 1": "floor: constant"}.get(found["term"], found["term"])
     if found["coefficient"] is None:
         return f"{name} not identified"
     error = found["standard_error"]

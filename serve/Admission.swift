@@ -203,7 +203,8 @@ struct Admission {
   ///
   /// - Parameters:
   ///   - tokens, bytes: what the request adds.
-  /// - Throws: UNAVAILABLE where there is no room now. A request alone always has some.
+  /// - Throws: UNAVAILABLE where others leave no room now; RESOURCE_EXHAUSTED where the system has no
+  ///   memory for it, which may meet a request alone.
   func checkRoom(tokens: Int, bytes: Int, _ there: Occupancy) throws(ServerError) {
     let queue = there.queue
     let wait = Int((queue.expectedWait / .milliseconds(1)).rounded(.up))

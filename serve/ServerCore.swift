@@ -187,8 +187,7 @@ final class ServerCore {
 
   /// Lets a request in and queues it.
   ///
-  /// - Throws: UNAVAILABLE where there is no room, or the server is stopping.
-  ///
+  /// - Throws: what `Admission.checkRoom` throws.
   /// - Parameter bytes: of the connection's requests in flight, and of what waits to be written to it.
   func compute(
     _ plan: Admission.Plan, connection: UInt64, bytes: Int, requestID: UInt64,

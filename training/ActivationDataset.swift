@@ -1,4 +1,4 @@
-public import Tensors
+package import Tensors
 
 /// Activations in files: the tokens of many sequences, read as they are needed.
 ///
@@ -180,7 +180,7 @@ public struct ActivationDataset: Sendable {
   }
 
   /// All tokens as float32: [tokens, d_model].
-  public func allTokens() -> FloatStorage {
+  package func allTokens() -> FloatStorage {
     let result = FloatStorage(count: tokens * dModel)
     copyTokens(0..<tokens, into: result.pointer)
     return result
@@ -236,6 +236,10 @@ public struct ActivationDataset: Sendable {
     _ path: String
   ) throws(TensorFileError) -> (tensor: Tensor, sequenceStarts: [Int]?, origin: Origin?) {
     let file = try FileBytes.map(path)
+    guard path.hasSuffix(".npy") || path.hasSuffix(".safetensors") else {
+      throw TensorFileError(
+        file: path, tensor: nil, fault: "is neither a .npy nor a .safetensors file")
+    }
     if path.hasSuffix(".npy") { return (try NumpyFile(file).tensor, nil, nil) }
     let tensors = try SafetensorsFile(file)
     let activations = try tensors.tensor("activations")

@@ -420,7 +420,7 @@ struct EncodeBlock {
   }
 }
 
-/// When thresholds are raised: after 2 k latents, and whenever their number has doubled since; those
+/// When thresholds are raised: after 2 k latents, and whenever their number has tripled since; those
 /// of full lists, in between.
 private struct RaiseSchedule {
   enum Due { case nothing, full, all }

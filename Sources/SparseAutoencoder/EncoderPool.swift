@@ -4,7 +4,8 @@ internal import Tensors
 /// Encodes on all cores.
 public final class EncoderPool {
   private let workspaces: [EncodeWorkspace]
-  /// nil guesses BatchTopK's threshold from a sample; else this much of the largest value in it.
+  /// nil guesses BatchTopK's threshold from a sample; else this much of the largest value in it, which
+  /// only tests ask for.
   package var batchGuessFactor: Float?
 
   /// A pool of `threads` threads; nil: one a core.

@@ -66,7 +66,7 @@ struct DecodeCommand: AsyncParsableCommand {
     if let resident { return resident.version }
     throw CommandError(
       "\(codes): was made by version \(maker.version) of \(maker.model), which is not in the server's "
-        + "memory as \(model): load it with granule load \(model) --version \(maker.version) --beside"
+        + "memory as \(model): load it with granule load \(model) --version \(maker.version) --beside --admin ADDRESS"
     )
   }
 }

@@ -37,7 +37,7 @@ struct ImportCommand: AsyncParsableCommand {
   var format: DictionaryFormat?
   @Option(
     help: """
-      The widths that it was trained for, ascending, where the files do not record them (or to list \
+      The granularities that it was trained for, ascending, where the files do not record them (or to list \
       others).
       """)
   var granularities: Granularities?

@@ -18,7 +18,7 @@ struct LoadCommand: AsyncParsableCommand {
   @Option(
     name: .customLong("version"),
     help: ArgumentHelp("The version to keep to; without it the newest is followed."))
-  var modelVersion: UInt64 = 0
+  var modelVersion: UInt64?
 
   @Flag(
     help: "Keep the version for requests that name it, and go on serving the one that serves.")
@@ -27,14 +27,14 @@ struct LoadCommand: AsyncParsableCommand {
   @OptionGroup var admin: AdminOptions
 
   func validate() throws {
-    guard modelVersion > 0 || !beside else {
+    guard (modelVersion ?? 0) > 0 || !beside else {
       throw ValidationError("--beside: needs --version")
     }
   }
 
   func run() async throws {
     let model = try await admin.connect().loadModel(
-      name, version: modelVersion, beside: beside)
+      name, version: modelVersion ?? 0, beside: beside)
     show([model], json: admin.json)
   }
 }

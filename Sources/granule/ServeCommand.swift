@@ -93,7 +93,7 @@ struct ServeCommand: ParsableCommand {
     do throws(ServerLimitError) { _ = try limits() } catch {
       throw ValidationError("--limit: \(error)")
     }
-    guard Logger.Level(rawValue: logLevel) != nil else {
+    guard ["debug", "info", "warning", "error"].contains(logLevel) else {
       throw ValidationError("--log-level: \(logLevel) is none of debug, info, warning, error")
     }
   }

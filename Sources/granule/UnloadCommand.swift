@@ -17,11 +17,12 @@ struct UnloadCommand: AsyncParsableCommand {
   @Option(
     name: .customLong("version"),
     help: "Only this version, which was loaded with --beside; without it the whole model.")
-  var modelVersion: UInt64 = 0
+  var modelVersion: UInt64?
 
   @OptionGroup var admin: AdminOptions
 
   func run() async throws {
-    show([try await admin.connect().unloadModel(name, version: modelVersion)], json: admin.json)
+    let model = try await admin.connect().unloadModel(name, version: modelVersion ?? 0)
+    show([model], json: admin.json)
   }
 }

@@ -16,7 +16,7 @@ struct BenchServeCommand: AsyncParsableCommand {
       offered twice, by clients that insist on their granularity and by clients that allow less.
 
       EXAMPLE
-        granule bench serve --server 127.0.0.1:7700 --model smollm2 --loads 0.5,1,3 --min-granularity 512 \
+        granule bench serve --server 127.0.0.1:7700 --model smollm2 --loads 0.5,1,3 --min-granularity 512 \\
           --plot load.svg
       """)
 
