@@ -56,8 +56,7 @@ class Plan:
         for g, name in self.scratch.items():
             run(name, "scratch", g, k * g // n)
         run("batchtopk", "baselines", objective="batchtopk")
-        # 0.001, the default, hardly pulls at L0; 1 pulls it below the target.
-        run("jumprelu", "baselines", objective="jumprelu", target_l0=k, sparsity_coefficient=0.1)
+        run("jumprelu", "baselines", objective="jumprelu", target_l0=k)
         # This one is a seed, too.
         run(self.topk(n // 2, k), "seeds", n // 2)
         for size in self.sizes:

@@ -14,8 +14,8 @@ FLAGS = {"activations": "--activations", "tokens": "--tokens", "learning_rate": 
          "latents": "--latents", "granularities": "--granularities", "k": "--k", "seed": "--seed",
          "objective": "--objective", "granularity_weights": "--granularity-weights",
          "sampled_granularities": "--sample-granularities",
-         "target_l0": "--target-l0", "sparsity_coefficient": "--sparsity-coefficient"}
-CONFIG_DEFAULTS = {"sparsity_coefficient": 0.001, "sampled_granularities": 0}
+         "target_l0": "--target-l0"}
+CONFIG_DEFAULTS = {"sampled_granularities": 0}
 
 
 class Stale(Exception):

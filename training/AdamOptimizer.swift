@@ -18,6 +18,8 @@ package struct AdamOptimizer {
     package var gradientNormMax: Double
     /// How much of its first moment each gradient leaves, and of its second.
     package var (beta1, beta2) = (0.9, 0.999)
+    /// Thresholds are multiplied by this, too.
+    package var thresholdFactor = 1.0
 
     package init(learningRate: Double, weightDecay: Double, gradientNormMax: Double) {
       self.learningRate = learningRate
@@ -98,7 +100,8 @@ package struct AdamOptimizer {
             secondThresholds.pointer + start, thresholdGradients.pointer + start, end - start,
             &undecayed)
           for latent in start..<end {
-            thresholds.pointer[latent] = max(thresholds.pointer[latent], 0)
+            thresholds.pointer[latent] = max(
+              thresholds.pointer[latent] * Float(step.thresholdFactor), 0)
           }
         }
         afterPanel(thread, panel)

@@ -65,6 +65,8 @@ public final class Trainer {
 
   /// The folder within a run that holds the finished dictionary.
   public static let dictionaryFolderName = "dictionary"
+  /// Tokens that JumpReLU's first thresholds are set by.
+  private static let initialThresholdTokens = 1024
 
   /// The run's configuration.
   public let configuration: TrainingConfiguration
@@ -208,13 +210,44 @@ public final class Trainer {
       seed: configuration.seed)
     if let core { weights.adoptEncoders(core.dictionary.encoderWeights) }
     if let thresholds = weights.thresholds {
-      thresholds.pointer.update(
-        repeating: Float(configuration.initialThreshold), count: latents)
+      let initial: Float
+      if let given = configuration.initialThreshold {
+        initial = Float(given)
+      } else {
+        initial = try threshold(
+          leaving: configuration.initialL0(dModel: dModel), weights, training, statistics)
+      }
+      thresholds.pointer.update(repeating: initial, count: latents)
     }
     return Checkpoint(
       step: 0, weights: weights,
       optimizer: AdamOptimizer(latents: latents, dModel: dModel, hasThresholds: hasThresholds),
       tokensSinceActive: [Int](repeating: 0, count: latents), statistics: statistics)
+  }
+
+  /// The value that so many pre-activations of a token exceed, on average over some tokens at even
+  /// distances.
+  private static func threshold(
+    leaving l0: Double, _ weights: DictionaryWeights, _ training: ActivationDataset,
+    _ statistics: ActivationStatistics
+  ) throws(TrainingError) -> Float {
+    let (dModel, tokens) = (weights.dModel, min(training.tokens, initialThresholdTokens))
+    let sample = FloatStorage(count: tokens * dModel)
+    for number in 0..<tokens {
+      training.copyToken(
+        training.tokens * number / tokens, into: sample.pointer + number * dModel)
+    }
+    for i in 0..<sample.count { sample.pointer[i] *= Float(statistics.scale) }
+    do throws(EncodingError) {
+      return try EncoderPool().encodeBatchTopK(
+        SparseAutoencoder(weights.parts(.topk(k: max(Int(l0), 1)))),
+        UnsafeBufferPointer(start: sample.pointer, count: sample.count), tokens: tokens,
+        granularity: weights.latents, k: max(Int(l0), 1),
+        count: max(Int(l0 * Double(tokens)), 1)
+      ).threshold
+    } catch {
+      throw TrainingError("the first activations cannot be encoded: \(error)")
+    }
   }
 
   /// Steps done so far.
@@ -309,9 +342,10 @@ public final class Trainer {
       }
 
       let learningRate = configuration.learningRate(atStep: state.step)
-      let gradientNorm = nested.update(
-        &state.optimizer,
-        configuration.optimizerStep(learningRate: learningRate), objective: objective)
+      var optimizerStep = configuration.optimizerStep(learningRate: learningRate)
+      optimizerStep.thresholdFactor = configuration.thresholdFactor(
+        afterStep: state.step, l0: losses.l0, dModel: training.dModel)
+      let gradientNorm = nested.update(&state.optimizer, optimizerStep, objective: objective)
       if let least = losses.leastKept {
         state.servingThreshold =
           state.servingThreshold.map { 0.99 * $0 + 0.01 * least } ?? least

@@ -1,3 +1,5 @@
+internal import Glibc
+
 /// Everything that decides what a training run makes; saved with the run.
 public struct TrainingConfiguration: Sendable, Equatable {
   /// Files and folders of activations.
@@ -24,8 +26,9 @@ public struct TrainingConfiguration: Sendable, Equatable {
   public var sampledGranularities: Int?
   /// Active latents a token, in the full dictionary; without meaning for JumpReLU and ReLU.
   public var k: Int
-  /// Weight of the penalty by which JumpReLU and ReLU become sparse; see `StepObjective`.
-  public var sparsityCoefficient = 1e-3
+  /// Weight of the penalty by which JumpReLU and ReLU become sparse, see `StepObjective`; nil: 1 with a
+  /// target L0, which less hardly pulls at, else SAELens's 0.001.
+  public var sparsityCoefficient: Double?
   /// What JumpReLU penalises.
   public var sparsityPenalty = SparsityPenalty.l0
   /// The mean L0 that JumpReLU is drawn to, by the penalty (L0 / target − 1)²; nil: the penalty is L0
@@ -34,10 +37,11 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// The coefficient grows linearly over so many steps; nil: a tenth of the run.
   public var sparsityWarmUpSteps: Int?
   /// Width ε of JumpReLU's straight-through estimates, where activations have norm √d_model; the
-  /// default, and those of the two below, are SAELens's.
+  /// default, and that of the tanh penalty's scale, are SAELens's.
   public var bandwidth = 0.05
-  /// JumpReLU's thresholds at the start.
-  public var initialThreshold = 0.01
+  /// JumpReLU's thresholds at the start, all the same; nil: what leaves `initialL0` latents active.
+  /// Low ones leave half of the latents active, whose sum is far beyond the activation.
+  public var initialThreshold: Double?
   /// Of the tanh penalty.
   public var tanhScale = 4.0
   /// Tokens to train on, counting each time that one is seen.
@@ -137,6 +141,25 @@ public struct TrainingConfiguration: Sendable, Equatable {
     return learningRate * factor
   }
 
+  /// Active latents a token with which JumpReLU begins, where no threshold is given.
+  func initialL0(dModel: Int) -> Double {
+    min(targetL0 ?? Double(dModel) / 4, Double(latents) / 2)
+  }
+
+  /// What JumpReLU's thresholds are multiplied by after a step of so many active latents a token. While
+  /// the penalty's weight grows it holds L0 where it began: values shrink in the first steps faster
+  /// than Adam moves thresholds, and few latents would stay active.
+  func thresholdFactor(afterStep step: Int, l0: Double, dModel: Int) -> Double {
+    guard objective == .jumprelu, initialThreshold == nil, step < penaltyWarmUpSteps else { return 1 }
+    // The share of values beyond a threshold falls with some tenth power of it, or a higher one.
+    return pow(min(max(l0 / initialL0(dModel: dModel), 0.25), 4), 0.1)
+  }
+
+  /// The weight that the penalty grows to.
+  public var penaltyWeight: Double { sparsityCoefficient ?? (targetL0 == nil ? 1e-3 : 1) }
+
+  private var penaltyWarmUpSteps: Int { sparsityWarmUpSteps ?? steps / 10 }
+
   /// The objective of a step, counted from 0.
   package func objective(atStep step: Int) -> StepObjective {
     var result = StepObjective(granularities: trainedGranularities(atStep: step))
@@ -151,9 +174,9 @@ public struct TrainingConfiguration: Sendable, Equatable {
     result.k = k
     result.auxiliaryCoefficient = auxiliaryCoefficient
     result.auxiliaryLatents = auxiliaryLatents
-    let warmUp = sparsityWarmUpSteps ?? steps / 10
+    let warmUp = penaltyWarmUpSteps
     let share = warmUp > 0 ? min(1, Double(step + 1) / Double(warmUp)) : 1
-    result.sparsityCoefficient = objective.hasK ? 0 : sparsityCoefficient * share
+    result.sparsityCoefficient = objective.hasK ? 0 : penaltyWeight * share
     result.penalty = sparsityPenalty
     result.targetL0 = targetL0
     result.bandwidth = bandwidth
@@ -222,7 +245,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
         "sampled granularities is \(sampledGranularities), it must be in 1 … 64")
     }
     for (name, value) in [
-      ("sparsity coefficient", sparsityCoefficient), ("initial threshold", initialThreshold),
+      ("sparsity coefficient", sparsityCoefficient ?? 0), ("initial threshold", initialThreshold ?? 0),
     ] {
       try require(value >= 0 && value.isFinite, "\(name) is \(value), it must be at least 0")
     }

@@ -114,7 +114,7 @@ struct TrainCommand: AsyncParsableCommand {
     }
     let target = configuration.targetL0.map { " towards L0 \($0)" } ?? ""
     return
-      "\(name) with sparsity coefficient \(configuration.sparsityCoefficient)\(target)\(sampled)"
+      "\(name) with sparsity coefficient \(configuration.penaltyWeight)\(target)\(sampled)"
   }
 
   /// That a core left too little of k, nil where it did not.

@@ -38,7 +38,8 @@ struct TrainingOptions: ParsableArguments {
       "Train on so many prefixes that are drawn anew at each step, N always among them, instead of "
         + "the same ones. --granularities are those that the dictionary is calibrated for."))
   var sampleGranularities: Int?
-  @Option(help: "Weight of jumprelu's and relu's penalty. Default: 0.001.")
+  @Option(
+    help: "Weight of jumprelu's and relu's penalty. Default: 1 with a target L0, else 0.001.")
   var sparsityCoefficient: Double?
   @Option(help: "What jumprelu penalises: l0 or tanh. Default: l0.", transform: choice)
   var sparsityPenalty: SparsityPenalty?
@@ -51,7 +52,10 @@ struct TrainingOptions: ParsableArguments {
       "Width within which jumprelu's pre-activations move their thresholds, where activations have "
         + "norm √d_model. Default: 0.05."))
   var bandwidth: Double?
-  @Option(help: "jumprelu's thresholds at the start. Default: 0.01.")
+  @Option(
+    help: ArgumentHelp(
+      "jumprelu's thresholds at the start. Default: that which leaves the target L0 active, without "
+        + "one a quarter of d_model."))
   var initialThreshold: Double?
   @Option(help: "Scale within the tanh penalty. Default: 4.")
   var tanhScale: Double?

@@ -186,6 +186,22 @@ struct TrainerTests {
     #expect(fvu[0] > fvu[1] && fvu[2] < fvu[1] + 0.03, "\(fvu)")
   }
 
+  @Test("jumprelu begins with the target L0 active, without a target with a quarter of d_model")
+  func initialThresholds() throws {
+    var configuration = configuration(.jumprelu)
+    for (target, expected) in [(5.0, 5.0), (9.0, 9.0), (nil, 16.0 / 4)] {
+      configuration.targetL0 = target
+      configuration.tokens = configuration.batchTokens
+      let name = "target-\(target ?? 0)"
+      _ = try Trainer(configuration, run: run(name)).train()
+      let line = try #require(
+        String(contentsOfFile: "\(run(name))/metrics.jsonl", encoding: .utf8).split(separator: "\n")
+          .first)
+      let l0 = try #require(try StrictJSON.parse(String(line))["l0"]?.number)
+      #expect(abs(l0 - expected) < 0.2 * expected)
+    }
+  }
+
   @Test("draws granularities uniformly, the same at the same step, all latents among them")
   func sampledGranularities() {
     var configuration = configuration(.batchtopk)
