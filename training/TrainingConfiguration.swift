@@ -150,7 +150,9 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// the penalty's weight grows it holds L0 where it began: values shrink in the first steps faster
   /// than Adam moves thresholds, and few latents would stay active.
   func thresholdFactor(afterStep step: Int, l0: Double, dModel: Int) -> Double {
-    guard objective == .jumprelu, initialThreshold == nil, step < penaltyWarmUpSteps else { return 1 }
+    guard objective == .jumprelu, initialThreshold == nil, step < penaltyWarmUpSteps else {
+      return 1
+    }
     // The share of values beyond a threshold falls with some tenth power of it, or a higher one.
     return pow(min(max(l0 / initialL0(dModel: dModel), 0.25), 4), 0.1)
   }
@@ -245,7 +247,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
         "sampled granularities is \(sampledGranularities), it must be in 1 … 64")
     }
     for (name, value) in [
-      ("sparsity coefficient", sparsityCoefficient ?? 0), ("initial threshold", initialThreshold ?? 0),
+      ("sparsity coefficient", penaltyWeight), ("initial threshold", initialThreshold ?? 0),
     ] {
       try require(value >= 0 && value.isFinite, "\(name) is \(value), it must be at least 0")
     }
