@@ -65,7 +65,7 @@ public final class Trainer {
 
   /// The folder within a run that holds the finished dictionary.
   public static let dictionaryFolderName = "dictionary"
-  /// Tokens that JumpReLU's first thresholds are set by.
+  /// Tokens that JumpReLU's first thresholds and ReLU's first biases are set by.
   private static let initialThresholdTokens = 1024
 
   /// The run's configuration.
@@ -218,6 +218,11 @@ public final class Trainer {
           leaving: configuration.initialL0(dModel: dModel), weights, training, statistics)
       }
       thresholds.pointer.update(repeating: initial, count: latents)
+    }
+    if configuration.objective == .relu {
+      let initial = try threshold(
+        leaving: configuration.initialL0(dModel: dModel), weights, training, statistics)
+      weights.encoderBias.pointer.update(repeating: -initial, count: latents)
     }
     return Checkpoint(
       step: 0, weights: weights,

@@ -141,7 +141,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
     return learningRate * factor
   }
 
-  /// Active latents a token with which JumpReLU begins, where no threshold is given.
+  /// Active latents a token with which JumpReLU begins, where no threshold is given, and ReLU.
   func initialL0(dModel: Int) -> Double {
     min(targetL0 ?? Double(dModel) / 4, Double(latents) / 2)
   }

@@ -186,20 +186,20 @@ struct TrainerTests {
     #expect(fvu[0] > fvu[1] && fvu[2] < fvu[1] + 0.03, "\(fvu)")
   }
 
-  @Test("jumprelu begins with the target L0 active, without a target with a quarter of d_model")
-  func initialThresholds() throws {
-    var configuration = configuration(.jumprelu)
-    for (target, expected) in [(5.0, 5.0), (9.0, 9.0), (nil, 16.0 / 4)] {
-      configuration.targetL0 = target
-      configuration.tokens = configuration.batchTokens
-      let name = "target-\(target ?? 0)"
-      _ = try Trainer(configuration, run: run(name)).train()
-      let line = try #require(
-        String(contentsOfFile: "\(run(name))/metrics.jsonl", encoding: .utf8).split(separator: "\n")
-          .first)
-      let l0 = try #require(try StrictJSON.parse(String(line))["l0"]?.number)
-      #expect(abs(l0 - expected) < 0.2 * expected)
-    }
+  @Test(
+    "begins with the target L0 active, without a target with a quarter of d_model",
+    arguments: [
+      (TrainingObjective.jumprelu, 5.0, 5.0), (.jumprelu, 9, 9), (.jumprelu, nil, 4),
+      (.relu, nil, 4),
+    ])
+  func initialL0(objective: TrainingObjective, target: Double?, expected: Double) throws {
+    var configuration = configuration(objective)
+    configuration.targetL0 = target
+    configuration.tokens = configuration.batchTokens
+    _ = try Trainer(configuration, run: run("a")).train()
+    let lines = try String(contentsOfFile: "\(run("a"))/metrics.jsonl", encoding: .utf8)
+    let first = try StrictJSON.parse(String(try #require(lines.split(separator: "\n").first)))
+    #expect(abs(try #require(first["l0"]?.number) - expected) < 0.2 * expected)
   }
 
   @Test("draws granularities uniformly, the same at the same step, all latents among them")
