@@ -32,7 +32,11 @@ def line_plot(title, subtitle, x_label, y_label, series, log_x=True, log_y=False
     left, right, top, bottom = 70, 620, 84, 356
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
-    x_ticks = sorted(set(xs)) if len(set(xs)) <= 10 else ticks_of(xs, log_x)
+    x_ticks = sorted(set(xs))
+    along = [math.log(x) for x in x_ticks] if log_x else x_ticks
+    # Ten labels fit, at even distances.
+    if any(b - a < (along[-1] - along[0]) / 10 for a, b in zip(along, along[1:])):
+        x_ticks = ticks_of(xs, log_x)
     y_ticks = ticks_of(ys, log_y)
     x_low, x_high = min(xs + x_ticks), max(xs + x_ticks)
     y_low, y_high = (min(ys + y_ticks) if log_y else 0), max(ys + y_ticks)
