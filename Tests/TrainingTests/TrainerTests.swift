@@ -189,9 +189,8 @@ struct TrainerTests {
   @Test(
     "begins with the target L0 active, without a target with a quarter of d_model",
     arguments: [
-      (TrainingObjective.jumprelu, 5.0, 5.0), (.jumprelu, 9, 9), (.jumprelu, nil, 4),
-      (.relu, nil, 4),
-    ])
+      (.jumprelu, 5, 5), (.jumprelu, 9, 9), (.jumprelu, nil, 4), (.relu, nil, 4),
+    ] as [(TrainingObjective, Double?, Double)])
   func initialL0(objective: TrainingObjective, target: Double?, expected: Double) throws {
     var configuration = configuration(objective)
     configuration.targetL0 = target
