@@ -52,7 +52,8 @@ class Page(MarkdownPage):
             "# Distillation, reproduced",
             "What the pipeline of [distillation.md](distillation.md) came to. What the dictionaries "
             "themselves are worth is in [results.md](results.md). Made by",
-            f"```\nTEXT={self.text.name} {values} \\\n  HARVEST_TOKENS={manifest['tokens_asked'] or manifest['tokens']} "
+            f"```\nTEXT={self.text.name} {values} \\\n"
+            f"  HARVEST_TOKENS={manifest['tokens_asked'] or manifest['tokens']} "
             f"SEEDS='{' '.join(self.seeds)}' "
             f"OTHER_KS='{' '.join(self.ks[1:])}' scripts/distill\n```",
             f"on {Path(manifest['model']['file']).stem}, {manifest['tokens']:,} tokens, read from the "

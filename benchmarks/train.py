@@ -13,7 +13,8 @@ clipping of the gradient's norm, unit decoder rows with their gradient projected
     saelens-matryoshka  MatryoshkaBatchTopKTrainingSAE with --widths
 
 Granule takes --warm-up steps and then --steps, a peer --peer-warm-up and --peer-steps; the least
-time counts, of every side, since other work on the machine only adds. With --dead latents, as many are declared dead to every side.
+time counts, of every side, since other work on the machine only adds. With --dead latents, as many are
+declared dead to every side.
 
 --cpu-time counts the seconds of processor time that a step takes instead, PyTorch on one thread: for
 machines that others use, too, where it is steadier than the time on the wall.

@@ -26,8 +26,7 @@ def verdict(claim, pairs, higher_is_better=False, factor=1.0, spread=None, notes
         word = ("holds" if margin > chance or (margin == 0 == chance) else
                 "does not hold" if margin < -chance else "within the seeds' spread")
         counts[word] += 1
-        left_note, right_note = (f" ({note})" for note in (notes or {}).get(label, ())) \
-            if notes else ("", "")
+        left_note, right_note = [f" ({note})" for note in notes[label]] if notes else ("", "")
         figures.append(f"{label}: {left:.{digits}f}{left_note} against "
                        f"{right:.{digits}f}{right_note}"
                        + (f" (spread {deviation:.{digits}f})" if deviation else
