@@ -61,6 +61,16 @@ struct BenchEncodeTests {
       code == 0 && table.contains("survivors/token") && table.contains("OpenBLAS"), "\(errors)")
   }
 
+  @Test(
+    "compares with OpenBLAS's kernels for what this CPU has, also where it does not know the CPU",
+    .enabled(if: EncoderCPU.supported.contains(.avx2)))
+  func openBLASKernels() throws {
+    let (code, table, errors) = try CommandProcess.run(
+      ["bench", "encode", "--batch", "4"] + Self.shape)
+    #expect(code == 0, "\(errors)")
+    #expect(table.contains("OpenBLAS for ") && !table.contains("OpenBLAS for Prescott"))
+  }
+
   @Test("warns where the environment slows the baseline down")
   func warning() throws {
     let command = Process()
