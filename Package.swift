@@ -157,7 +157,8 @@ let package = Package(
       name: "FuzzTests", dependencies: ["FuzzTargets"], exclude: ["Corpora"],
       swiftSettings: strict),
     .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
-    .testTarget(name: "EventLoopTests", dependencies: ["EventLoop"], swiftSettings: strict),
+    .testTarget(
+      name: "EventLoopTests", dependencies: ["EventLoop", "TestSupport"], swiftSettings: strict),
     .testTarget(
       name: "ServeTests",
       dependencies: [

@@ -1,7 +1,6 @@
-"""The page of scripts/distill, results-distillation.md and its figures, from the JSON that its
-commands left.
+"""The page of scripts/distill, results-distillation.md and its figures, from its record.
 
-    python3 benchmarks/distillation_page.py OUT PAGE TEXT "SEEDS" "KS"
+    python3 benchmarks/distillation_page.py RECORD PAGE TEXT "SEEDS" "KS"
 """
 import json
 import sys
@@ -18,13 +17,13 @@ RECOVERED = "loss_recovered_against_mean"
 
 
 class Page(MarkdownPage):
-    def __init__(self, out, page, text, seeds, ks):
+    def __init__(self, record, page, text, seeds, ks):
         super().__init__()
-        self.out, self.page, self.text, self.seeds, self.ks = out, page, text, seeds, ks
+        self.record, self.page, self.text, self.seeds, self.ks = record, page, text, seeds, ks
         self.reports = {seed: self.load(f"seed-{seed}.json") for seed in seeds}
 
     def load(self, name):
-        return json.loads((self.out / name).read_text())
+        return json.loads((self.record / name).read_text())
 
     def write(self):
         self.introduction()
@@ -38,13 +37,14 @@ class Page(MarkdownPage):
         print(f"wrote {path}")
 
     def introduction(self):
-        settings = (self.out / "settings").read_text().splitlines()
-        values = " ".join(f"'{line}'" if " " in line else line for line in settings if "=" in line)
-        files = " and ".join(Path(line.removeprefix("held out ")).name for line in settings
+        lines = (self.record / "settings").read_text().splitlines()
+        values = dict(line.split("=", 1) for line in lines if "=" in line)
+        command = " ".join(f"{name}='{value}'" if " " in value else f"{name}={value}"
+                           for name, value in values.items())
+        model, = (line.split()[1] for line in lines if line.startswith("model "))
+        text_files, = (line.split()[1] for line in lines if line.startswith("text "))
+        files = " and ".join(line.removeprefix("held out ") for line in lines
                              if line.startswith("held out "))
-        harvest = Path(next(line.removeprefix("activations ") for line in settings
-                            if line.startswith("activations ")))
-        manifest = json.loads((harvest / "manifest.json").read_text())
         attributed = self.reports[self.seeds[0]]["cycles"][0]["attributed_tokens"]
         fvu_tokens = self.load(f"without-core-k{self.ks[0]}.json")["tokens"]
         replaced = self.recaptured(f"without-core-k{self.ks[0]}")["replaced_tokens"]
@@ -52,16 +52,15 @@ class Page(MarkdownPage):
             "# Distillation, reproduced",
             "What the pipeline of [distillation.md](distillation.md) came to. What the dictionaries "
             "themselves are worth is in [results.md](results.md). Made by",
-            f"```\nTEXT={self.text.name} {values} \\\n"
-            f"  HARVEST_TOKENS={manifest['tokens_asked'] or manifest['tokens']} "
-            f"SEEDS='{' '.join(self.seeds)}' "
-            f"OTHER_KS='{' '.join(self.ks[1:])}' scripts/distill\n```",
-            f"on {Path(manifest['model']['file']).stem}, {manifest['tokens']:,} tokens, read from the "
-            f"first of {len(manifest['text'])} files in a fixed order that mixes their kinds until "
-            f"there were as many; in each cycle {attributed:,} tokens of those files are attributed. "
-            f"Held out from both: {files}. FVU with and without "
-            f"the core is measured on {fvu_tokens:,} tokens of them, recaptured loss on {replaced:,} "
-            "replaced tokens, as many of each.")
+            f"```\nTEXT={self.text.name} {command} \\\n"
+            f"  SEEDS='{' '.join(self.seeds)}' OTHER_KS='{' '.join(self.ks[1:])}' scripts/distill\n```",
+            f"on {Path(model).stem}, {int(values['HARVEST_TOKENS']):,} tokens, read from the first of "
+            f"{text_files} files in a fixed order that mixes their kinds until there were as many, "
+            f"{int(values['TOKENS']) / int(values['HARVEST_TOKENS']):.1f} passes over them in each "
+            f"cycle and for each dictionary; in each cycle {attributed:,} tokens of those files are "
+            f"attributed. Held out from both: {files}. FVU with and without the core is measured on "
+            f"{fvu_tokens:,} tokens of them, recaptured loss on {replaced:,} replaced tokens, as many "
+            "of each.")
 
     def cycles(self, seed):
         report = self.reports[seed]
@@ -130,7 +129,7 @@ class Page(MarkdownPage):
         self.table(["", "latents", "mean", "≥ 0.5", "≥ 0.7", "≥ 0.9"], rows)
 
     def recaptured(self, name):
-        return recaptured_loss(sorted((self.out / "losses" / name).glob("*.json")))
+        return recaptured_loss(sorted((self.record / "losses" / name).glob("*.json")))
 
     def measured(self, k):
         """[granularity: [with or without: row]] as trained."""
@@ -160,10 +159,7 @@ class Page(MarkdownPage):
                  f"dictionary was trained to reconstruct with. Steps floored with the core: {floored}.")
 
     def floored_share(self, k):
-        lines = (self.out / f"with-core-k{k}" / "metrics.jsonl").read_text().splitlines()
-        steps = {line["step"]: line["core_exceeds_k"] for line in map(json.loads, lines)
-                 if "core_exceeds_k" in line}
-        return sum(steps.values()) / len(steps)
+        return float((self.record / f"with-core-k{k}-floored").read_text())
 
     # MARK: Claims
 
@@ -253,5 +249,5 @@ def seconds(value):
 
 
 if __name__ == "__main__":
-    out, page, text, seeds, ks = sys.argv[1:]
-    Page(Path(out), Path(page), Path(text), seeds.split(), ks.split()).write()
+    record, page, text, seeds, ks = sys.argv[1:]
+    Page(Path(record), Path(page), Path(text), seeds.split(), ks.split()).write()

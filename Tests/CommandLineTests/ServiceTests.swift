@@ -10,16 +10,7 @@ private final class NotifySocket {
 
   init(path: String) throws {
     self.path = path
-    descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
-    var name = sockaddr_un()
-    name.sun_family = sa_family_t(AF_UNIX)
-    withUnsafeMutableBytes(of: &name.sun_path) { $0.copyBytes(from: path.utf8) }
-    let code = withUnsafePointer(to: &name) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-      }
-    }
-    try #require(code == 0)
+    descriptor = try UnixSocket.bound(to: path, type: SOCK_DGRAM)
     // A test that waits for what never comes fails instead of hanging.
     var limit = timeval(tv_sec: 600, tv_usec: 0)
     setsockopt(

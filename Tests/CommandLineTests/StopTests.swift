@@ -177,19 +177,11 @@ struct StopTests {
 
 /// A client that asks once and reads no answer: a server that drains waits for it.
 final class SilentPeer {
-  private let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+  private let descriptor: Int32
 
   init(asking request: Request, at address: SocketAddress) throws {
     guard case .unix(let path) = address else { preconditionFailure("not a Unix socket") }
-    var name = sockaddr_un()
-    name.sun_family = sa_family_t(AF_UNIX)
-    withUnsafeMutableBytes(of: &name.sun_path) { $0.copyBytes(from: path.utf8) }
-    let connected = withUnsafePointer(to: &name) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-      }
-    }
-    try #require(connected == 0)
+    descriptor = try UnixSocket.connected(to: path, type: SOCK_STREAM)
     let frame = request.packed()
     var rest = frame.bytes[...]
     while !rest.isEmpty {

@@ -1,5 +1,6 @@
 import EventLoop
 import Foundation
+import TestSupport
 import Testing
 
 /// Collects what a stream receives, and answers as it is told.
@@ -175,17 +176,7 @@ private func temporarySocket() -> SocketAddress {
     guard case .unix(let path) = address else { return }
     defer { try? FileManager.default.removeItem(atPath: path) }
 
-    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
-    var name = sockaddr_un()
-    name.sun_family = sa_family_t(AF_UNIX)
-    withUnsafeMutableBytes(of: &name.sun_path) { $0.copyBytes(from: path.utf8) }
-    let bound = withUnsafePointer(to: &name) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-      }
-    }
-    try #require(bound == 0)
-    close(descriptor)
+    close(try UnixSocket.bound(to: path, type: SOCK_STREAM))
 
     let loop = try EventLoop()
     let listener = try Listener(loop: loop, address: address, ownerOnly: true) { _ in }
