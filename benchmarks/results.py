@@ -2,16 +2,18 @@
 """The comparison of "Empirical Evaluation of Progressive Coding for Sparse Autoencoders", on a small
 language model: harvests, trains, orders and evaluates what docs/results.md shows, and writes it.
 
-Matryoshka dictionaries (fixed and sampled granularities, reordered), TopK dictionaries (reordered by
-mean squared activation and by frequency, unordered, and trained from scratch at each smaller size),
-BatchTopK and JumpReLU, three seeds, a grid of sizes and k, weighted losses, and the paper's depth.
+--study comparison, docs/results.md: Matryoshka dictionaries (fixed and sampled granularities,
+reordered), TopK dictionaries (reordered by mean squared activation and by frequency, unordered, and
+trained from scratch at each smaller size), BatchTopK and JumpReLU, three seeds, weighted losses.
+
+--study grid, docs/results-grid.md: TopK and Matryoshka over sizes and k, for the sparsity–fidelity
+frontier and the scaling law, and both at the paper's depth, on fewer tokens each.
 
 What is done already is skipped, and a run that was cut short goes on where it was: start the same
 command again after Ctrl-C or a crash. What is there but is not what is asked for now is named, before
 any work. --parts takes only some of it, in the order given, of which "losses" is the recaptured loss
-of those that are compared by it (the grid, the weighted losses and the paper's depth are not); after
-each dictionary the page is written of what there is. --list shows what is done and the tokens left to
-train on.
+of those that are compared by it; after each dictionary the page is written of what there is. --list
+shows what is done and the tokens left to train on.
 
     python3 benchmarks/results.py --model $(scripts/fetch-model) --text $(scripts/fetch-text)
 
@@ -27,9 +29,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from grid_page import GridPage
 from held_out import Unusable, held_out_files, training_files
-from results_page import Page
-from results_plan import PARTS, Plan
+from results_page import ComparisonPage
+from results_plan import STUDIES
 from results_work import Stale, Work
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,12 +47,17 @@ def arguments():
                         help="files to evaluate on, never trained on; default: those known of --text")
     parser.add_argument("--activations", type=Path,
                         help="a harvest of layers 2 and 10 that is there already, without that text")
-    parser.add_argument("--out", type=Path, default=Path("results-out"))
-    parser.add_argument("--page", type=Path, default=ROOT / "docs", help="where results.md goes")
+    parser.add_argument("--study", choices=STUDIES, default="comparison")
+    parser.add_argument("--out", type=Path, help="default: results-out/STUDY")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs", help="where the page goes")
     parser.add_argument("--granule", type=Path, default=ROOT / ".build/release/granule",
                         help="the binary; default: .build/release/granule")
-    parser.add_argument("--unique-tokens", type=int, default=8_200_000, help="to harvest")
-    parser.add_argument("--tokens", type=int, default=16_400_000, help="to train each one on")
+    default = "; default: " + ", ".join(
+        f"{{0[{name}]:,}} in {name}" for name in STUDIES)
+    parser.add_argument("--unique-tokens", type=int, help="to harvest" + default.format(
+        {name: study.UNIQUE_TOKENS for name, study in STUDIES.items()}))
+    parser.add_argument("--tokens", type=int, help="to train each one on" + default.format(
+        {name: study.TOKENS for name, study in STUDIES.items()}))
     parser.add_argument("--batch", type=int, default=4096, help="tokens a step")
     parser.add_argument("--validation-sequences", type=int, default=200,
                         help="of the harvest, kept from training to calibrate on")
@@ -60,9 +68,17 @@ def arguments():
                         help="of the largest size N, smaller ones take it times √(N / latents)")
     parser.add_argument("--latents", type=int, default=16384, help="the largest size, N")
     parser.add_argument("--k", type=int, default=64, help="active latents of N; all else follows")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", metavar="PART", help="of the comparison: "
+                        + "; of the grid: ".join(", ".join(s.PARTS) for s in STUDIES.values()))
     parser.add_argument("--list", action="store_true", help="show what is done, and end")
     options = parser.parse_args()
+    study = STUDIES[options.study]
+    options.out = options.out or Path("results-out") / options.study
+    options.unique_tokens = options.unique_tokens or study.UNIQUE_TOKENS
+    options.tokens = options.tokens or study.TOKENS
+    options.parts = options.parts or study.PARTS
+    if unknown := [part for part in options.parts if part not in study.PARTS]:
+        parser.error(f"--parts: {unknown[0]} is none of {', '.join(study.PARTS)}")
     if options.latents % 64 or options.k % 16 or options.k > options.latents // 8:
         parser.error("--latents must be a multiple of 64, --k of 16 and at most an eighth of it")
     return options
@@ -83,7 +99,8 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
     try:
         held_out = check_inputs(options)
-        work = Work(options, Plan(options.latents, options.k), held_out)
+        work = Work(options, STUDIES[options.study](options.latents, options.k), held_out)
+        page = {"comparison": ComparisonPage, "grid": GridPage}[options.study]
         if options.list:
             work.list(options.parts)
             return
@@ -95,10 +112,9 @@ def main():
         work.check()
         work.harvest()
         for part in options.parts:
-            work.do(part, lambda: Page(work).write())
-            if part in ("grid", options.parts[-1]):
-                work.fit_laws()
-            Page(work).write()
+            work.do(part, lambda: page(work).write())
+            work.fit_laws()
+            page(work).write()
     except (Unusable, Stale) as error:
         sys.exit(str(error))
     except subprocess.CalledProcessError as error:

@@ -4,10 +4,8 @@ import math
 import statistics
 from pathlib import Path
 
-from line_plot import line_plot
-from markdown_page import MarkdownPage
-from recaptured_loss import recaptured_loss
 from results_plan import BY_FREQUENCY, BY_SQUARE
+from study_page import EXCESS, RATIO, StudyPage, cell
 from verdict import SPREADS, verdict, within
 
 REORDERED = f"topk-by-{BY_SQUARE}"
@@ -18,51 +16,14 @@ MAIN = [("matryoshka", "Matryoshka"),
         (REORDERED, "TopK, reordered by E[z²]"),
         (f"topk-by-{BY_FREQUENCY}", "TopK, reordered by frequency"),
         ("topk", "TopK, unordered")]
-DEPTH = [("matryoshka-layer2", "Matryoshka"),
-         (f"topk-layer2-by-{BY_SQUARE}", "TopK, reordered by E[z²]")]
 # Exponents that the paper found.
 POWER_LAWS = {"decoder_covariance_eigenvalues": (-0.72, -0.54),
               "mean_squared_activation": (-1.27, -1.03), "frequency": (-1.20, -1.00)}
-RATIO, EXCESS = "cross_entropy_ratio", "cross_entropy_excess"
-OF_LOSS = (RATIO, EXCESS, "loss_recovered_against_mean")
 METRICS = {"fvu": "FVU", RATIO: "CE ratio", EXCESS: "CE above clean"}
 
 
-class Page(MarkdownPage):
-    def __init__(self, work):
-        super().__init__()
-        self.work, self.plan = work, work.plan
-        self.n, self.k = work.plan.n, work.plan.k
-        self.prefixes, self.below = work.plan.prefixes, work.plan.prefixes[:-1]
-        self.folder = work.options.page
-
+class ComparisonPage(StudyPage):
     # MARK: Figures
-
-    def report(self, name):
-        path = self.work.out / "evaluations" / f"{name}.json"
-        if not path.exists():
-            return None
-        report = json.loads(path.read_text())
-        return report["dictionaries"][0] if "dictionaries" in report else report
-
-    def recaptured(self, name):
-        """Means over the tokens of all held-out files."""
-        files = sorted((self.work.out / "losses" / name).glob("*.json"))
-        if len(files) < len(self.work.held_out_files):
-            return None
-        return recaptured_loss(files)
-
-    def rows(self, name, sparsity="fixed-ratio", key="fvu"):
-        """By granularity; where both sparsities have the same k, or there is no k, the row there is."""
-        report = self.recaptured(name) if key in OF_LOSS else self.report(name)
-        result = {}
-        for row in (report or {"rows": []})["rows"]:
-            if row["granularity"] not in result or row["sparsity"] == sparsity:
-                result[row["granularity"]] = row
-        return result
-
-    def at(self, name, granularity, sparsity="fixed-ratio", key="fvu"):
-        return self.rows(name, sparsity, key).get(granularity, {}).get(key)
 
     def scratch(self, granularity, key="fvu"):
         name = "topk" if granularity == self.n else self.plan.scratch[granularity]
@@ -81,17 +42,6 @@ class Page(MarkdownPage):
         return (max(map(statistics.stdev, found)) if all(len(values) > 1 for values in found)
                 else None)
 
-    def scratch_at_l0(self, granularity, l0):
-        """FVU that a TopK dictionary of so many latents would have with that L0: between the two
-        nearest that were trained, along the line in log–log space."""
-        points = sorted((row["l0"], row["fvu"]) for k in {*self.plan.ks, self.k * granularity // self.n}
-                        if (row := self.rows(self.plan.topk(granularity, k)).get(granularity)))
-        for (x0, y0), (x1, y1) in zip(points, points[1:]):
-            if x0 <= l0 <= x1:
-                share = math.log(l0 / x0) / math.log(x1 / x0)
-                return math.exp(math.log(y0) + share * math.log(y1 / y0))
-        return None
-
     def excess(self, name, granularity, latents):
         """By how much FVU halfway between two granularities is above the line between them in
         log–log space, as a share: a plateau after the smaller one is above it."""
@@ -101,28 +51,6 @@ class Page(MarkdownPage):
             return None
         (x0, y0), (x, y), (x1, y1) = [(math.log(g), math.log(fvu)) for g, fvu in points]
         return math.exp(y - y0 - (y1 - y0) * (x - x0) / (x1 - x0)) - 1
-
-    def scaled(self, latents):
-        return [g * latents // self.n for g in self.prefixes]
-
-    # MARK: Markdown
-
-    def figure(self, name, title, *arguments, **keywords):
-        (self.folder / f"results-{name}.svg").write_text(line_plot(title, *arguments, **keywords))
-        self.say(f"![{title}](results-{name}.svg)")
-
-    def by_granularity(self, names, sparsity, key="fvu", digits=4, shown=None, further=()):
-        rows = []
-        for name, label in names:
-            found = self.rows(name, sparsity, key)
-            if found:
-                rows.append([label] + [cell(found.get(g, {}).get(shown or key), digits)
-                                       for g in self.prefixes])
-        rows += further
-        if rows:
-            self.table(["dictionary"] + [f"G = {g:,}" for g in self.prefixes], rows)
-        else:
-            self.say("Not measured yet.")
 
     # MARK: The page
 
@@ -142,58 +70,32 @@ class Page(MarkdownPage):
         self.full_size()
         self.seeds()
         self.weights()
-        self.grid()
-        self.scaling_laws()
         self.power_laws()
-        self.depth()
         self.claims()
         (self.folder / "results.md").write_text("\n".join(self.lines).rstrip() + "\n")
         print(f"wrote {self.folder}/results.md", flush=True)
 
     def introduction(self):
-        options, manifest = self.work.options, self.work.manifest()
-        trained = [run.name for run in self.plan.runs if self.work.is_trained(run.name)]
         report = self.report("matryoshka") or self.report("topk")
         loss = self.recaptured("matryoshka") or self.recaptured("topk")
-        files = " and ".join(file.name for file in self.work.held_out_files)
-        sizes = "" if (self.n, self.k) == (16384, 64) else f" --latents {self.n} --k {self.k}"
+        others = [f"[{page}]({page}) {what}" for page, what in [
+            ("results-grid.md", "has what follows from size, sparsity and depth, with scaling laws"),
+            ("results-distillation.md", "what distillation came to")]
+            if (self.folder / page).exists()]
         self.say(
             "# Progressive coding, reproduced",
             "What [Empirical Evaluation of Progressive Coding for Sparse Autoencoders]"
-            "(https://arxiv.org/abs/2505.00190) compares, on a small language model. [evaluation.md](evaluation.md) defines the metrics. "
-            + ("[results-distillation.md](results-distillation.md) has what distillation came to. "
-               if (self.folder / "results-distillation.md").exists() else "") +
-            "Everything here was trained and measured by",
-            "```\npython3 benchmarks/results.py --model MODEL.gguf --text FOLDER \\\n"
-            f"  --unique-tokens {manifest['tokens_asked'] or manifest['tokens']} "
-            f"--tokens {options.tokens} --batch {options.batch} "
-            f"--learning-rate {options.learning_rate:g} \\\n"
-            f"  --held-out-tokens {options.held_out_tokens} --loss-tokens {options.loss_tokens}{sizes}"
-            "\n```",
-            f"{Path(manifest['model']['file']).stem}, residual stream before block 10, N = {self.n:,}, "
-            f"k = {self.k} at full size. Each dictionary was trained on {options.tokens:,} tokens, "
-            f"that is {options.tokens / manifest['tokens']:.1f} passes over {manifest['tokens']:,} "
-            f"tokens, read from the first of {len(manifest['text'])} files in a fixed order that mixes "
-            f"their kinds until there were as many. Held out: {files}. FVU is measured on {report['tokens'] if report else 0:,} tokens of them, "
-            f"recaptured loss on {loss['replaced_tokens'] if loss else 0:,} replaced tokens, as many "
-            f"of each. Learning rate {options.learning_rate:g} · √({self.n:,} / N), batches of "
-            f"{options.batch:,}; seed 0 where none is named.")
-        seconds = self.work.ledger.seconds
-        harvest = ("harvest " + hours(seconds("harvest")) if options.activations is None else
-                   "harvest not measured, it was there already (of the held-out text "
-                   + hours(seconds("harvest")) + ")")
-        measured = [name for name in trained if f"runs/{name}" in self.work.ledger.entries]
-        training = sum(self.work.ledger.entries[f"runs/{name}"]["seconds"] for name in measured)
-        evaluation = sum(map(seconds, ("ordered/", "evaluations/", "losses/", "laws/")))
-        self.say(f"Wall time: {harvest}; training {hours(training)} for {len(measured)} of "
-                 f"{len(self.plan.runs)} dictionaries; ordering and evaluation {hours(evaluation)}.")
-        missing = [run.name for run in self.plan.runs if run.name not in trained]
-        if missing:
-            self.say("Not trained yet: " + ", ".join(missing) + ".")
-        missing = [name for name in sorted(self.plan.with_loss)
-                   if self.work.dictionary(name).is_dir() and not self.recaptured(name)]
-        if missing:
-            self.say("Recaptured loss not measured yet: " + ", ".join(missing) + ".")
+            "(https://arxiv.org/abs/2505.00190) compares, on a small language model. "
+            "[evaluation.md](evaluation.md) defines the metrics"
+            + "".join("; " + other for other in others)
+            + ". Everything here was trained and measured by",
+            self.command(),
+            f"{Path(self.work.manifest()['model']['file']).stem}, residual stream before block 10, "
+            f"N = {self.n:,}, k = {self.k} at full size. "
+            + self.data(report["tokens"] if report else 0)
+            + f" Recaptured loss is measured on {loss['replaced_tokens'] if loss else 0:,} replaced "
+            "tokens, as many of each file.")
+        self.summary()
 
     def fixed_ratio(self):
         self.say("## FVU at the fixed ratio k · G / N",
@@ -317,55 +219,6 @@ class Page(MarkdownPage):
                         for weight in weighted}))
         self.lines.append("")
 
-    def grid(self):
-        series = {f"TopK, N = {n:,}": [(k, n, self.plan.topk(n, k)) for k in self.plan.ks]
-                  for n in self.plan.sizes}
-        series[f"Matryoshka, N = {self.n:,}"] = [(k, self.n, self.plan.matryoshka(k))
-                                                 for k in self.plan.ks]
-        rows = {label: {k: self.rows(name).get(n) for k, n, name in names}
-                for label, names in series.items()}
-        points = {label: [(row["l0"], row["fvu"]) for row in found.values() if row]
-                  for label, found in rows.items()}
-        if all(len(found) < 2 for found in points.values()):
-            return
-        for name, label in [("batchtopk", "BatchTopK"), ("jumprelu", "JumpReLU")]:
-            if row := self.rows(name).get(self.n):
-                points[label] = [(row["l0"], row["fvu"])]
-        points = {label: found for label, found in points.items() if found}
-        self.say("## Sparsity and fidelity", "FVU at full size, over k, which is L0 there:")
-        self.table(["dictionary"] + [f"k = {k}" for k in self.plan.ks], [
-            [label] + [cell(row["fvu"] if row else None) for row in found.values()]
-            for label, found in rows.items() if points.get(label)])
-        every = {point for found in points.values() for point in found}
-        ahead = [label for label, found in points.items() for x, y in found
-                 if not any(a <= x and b <= y for a, b in every - {(x, y)})]
-        self.say("On the frontier, where no other has both fewer active latents and less FVU, there "
-                 "are points of: " + "; ".join(dict.fromkeys(ahead)) + ".")
-        self.figure("frontier", "Sparsity–fidelity frontier", "lower is better; held-out text",
-                    "L0", "FVU", points)
-
-    def scaling_laws(self):
-        reports = {label: json.loads(path.read_text()) for label in self.plan.laws
-                   if (path := self.work.law(label)).exists()}
-        found = {label: [law for law in report["scaling_laws"] if law["points"] > len(law["terms"])]
-                 for label, report in reports.items()}
-        if not any(found.values()):
-            return
-        self.say("## Scaling laws",
-                 "log FVU of one kind of dictionary, by least squares: N latents, the first G of them, "
-                 "K of those active. Each coefficient with its standard error. A fit that mixed kinds "
-                 "would take what the kinds differ by for an effect of N or G.")
-        for label, laws in found.items():
-            dictionaries = reports[label]["dictionaries"]
-            sizes = sorted({d["latents"] for d in dictionaries})
-            for law in laws:
-                self.lines.append(
-                    f"- {label}, {len(dictionaries)} dictionaries, N of "
-                    f"{', '.join(f'{n:,}' for n in sizes)}, {law['sparsity']}"
-                    f"{', with a floor' if law['has_floor'] else ''}, {law['points']} points, R² "
-                    f"{law['r_squared']:.4f}: " + ", ".join(map(term, law["terms"])) + ".")
-        self.lines.append("")
-
     def laws(self):
         return {(name, law["of"]): law for name in ("topk", "matryoshka", "matryoshka-sampled")
                 for law in (self.report(name) or {}).get("power_laws", [])
@@ -388,12 +241,6 @@ class Page(MarkdownPage):
             self.say("The share of the activation mass, E[z²] of unit decoder rows, that the first G "
                      "latents hold:")
             self.table(["dictionary"] + [f"G = {g:,}" for g in self.prefixes], shares)
-
-    def depth(self):
-        if any(self.rows(name) for name, _ in DEPTH):
-            self.say("## After two blocks, near the paper's depth",
-                     "Before block 2, where the first is block 0. FVU at the fixed ratio.")
-            self.by_granularity(DEPTH, "fixed-ratio")
 
     # MARK: Claims
 
@@ -434,19 +281,8 @@ class Page(MarkdownPage):
         self.claim("Matryoshka beats reordered TopK at every G below N", "matryoshka", REORDERED,
                    self.below)
         self.claim("… as trained, too", "matryoshka", REORDERED, self.below, "as-trained")
-        if any(self.rows(name) for name, _ in DEPTH):
-            self.lines.append(verdict(
-                "… and after two blocks, FVU",
-                {f"G {g:,}": tuple(self.at(name, g) for name, _ in DEPTH) for g in self.below},
-                spread={}))
         full_size = self.claim("At full size Matryoshka is within 5 % of TopK", "matryoshka", "topk",
                                [self.n], factor=1.05, keys=comparable)
-        others = [k for k in self.plan.ks if k != self.k]
-        self.lines.append(verdict(
-            "… with other k, too, FVU",
-            {f"k {k}": (self.at(self.plan.matryoshka(k), self.n),
-                        self.at(self.plan.topk(self.n, k), self.n)) for k in others}, factor=1.05,
-            spread={f"k {k}": self.spread(self.n) for k in others}))
         self.claim("Reordered TopK beats unordered", REORDERED, "topk", self.below)
         self.claim("E[z²] is the better order than frequency", REORDERED,
                    f"topk-by-{BY_FREQUENCY}", self.below)
@@ -459,13 +295,6 @@ class Page(MarkdownPage):
                 f"{label} prefix with G/N ≥ 1/4 is within 10 % of a dictionary trained from scratch",
                 name, self.scratch, near, factor=1.1, keys=comparable)
             self.lines.append(self.feature_splitting(name))
-        prefix_l0 = {g: self.at("matryoshka", g, "as-trained", "l0") for g in near}
-        self.claim("A Matryoshka prefix as trained with G/N ≥ 1/4 is within 10 % of a dictionary "
-                   "trained from scratch with its L0 ("
-                   + ", ".join(cell(l0, 0) for l0 in prefix_l0.values())
-                   + "; between the two nearest k that were trained)", "matryoshka",
-                   lambda g, key: prefix_l0[g] and self.scratch_at_l0(g, prefix_l0[g]), near,
-                   "as-trained", factor=1.1, keys=("fvu",))
         self.claim("Sampled granularities improve the trained ones", "matryoshka-sampled",
                    "matryoshka", self.below)
         self.claim("… as trained, too", "matryoshka-sampled", "matryoshka", self.below, "as-trained")
@@ -569,22 +398,7 @@ class Page(MarkdownPage):
                 f"{len(points)} codes, each of a dictionary, a granularity and a k.")
 
 
-def term(found):
-    name = {"1": "constant", "floor: 1": "floor: constant"}.get(found["term"], found["term"])
-    if found["coefficient"] is None:
-        return f"{name} not identified"
-    error = found["standard_error"]
-    return f"{name} {found['coefficient']:.3f} ± {'unknown' if error is None else f'{error:.3f}'}"
-
-
-def cell(value, digits=4):
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
 def ranks(values):
     order = sorted(range(len(values)), key=values.__getitem__)
     return [rank for _, rank in sorted(zip(order, range(len(values))))]
 
-
-def hours(seconds):
-    return f"{seconds / 3600:.2f} h"
