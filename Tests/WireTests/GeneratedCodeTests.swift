@@ -23,8 +23,9 @@ import Testing
     ] {
       let committed = try lines(proto.appending(path: "generated").appending(path: file))
       let generated = try lines(fresh.appending(path: file))
-      #expect(
-        committed == generated, "\(file) is stale: run proto/generate and commit what it writes")
+      // Compared beforehand: a failure would print both files.
+      let isUpToDate = committed == generated
+      #expect(isUpToDate, "\(file) is stale: run proto/generate and commit what it writes")
     }
   }
 
