@@ -61,8 +61,20 @@ class GridPage(StudyPage):
                  if not any(a <= x and b <= y for a, b in every - {(x, y)})]
         self.say("On the frontier, where no other has both fewer active latents and less FVU, there "
                  "are points of: " + "; ".join(dict.fromkeys(ahead)) + ".")
+        pairs = list(zip(self.plan.sizes, self.plan.sizes[1:]))
+        reversals = [f"N = {large:,} has more FVU than {small:,} at k = {k}"
+                     for k in self.plan.ks for small, large in pairs
+                     if self.full_size(large, k) > self.full_size(small, k)]
+        if reversals:
+            self.say("Larger is not better everywhere: " + "; ".join(reversals) + ". All were trained "
+                     f"on the same {self.work.options.tokens:,} tokens, which are fewer for each "
+                     "latent the more latents there are; no learning rate was tuned.")
         self.figure("frontier", "Sparsity–fidelity frontier", "lower is better; held-out text",
                     "L0", "FVU", points)
+
+    def full_size(self, n, k):
+        """FVU of TopK; NaN where it is not measured, which is neither more nor less."""
+        return self.at(self.plan.topk(n, k), n) or math.nan
 
     def scaling_laws(self):
         reports = {label: json.loads(path.read_text()) for label in self.plan.laws
