@@ -42,9 +42,9 @@ class Page(MarkdownPage):
         command = " ".join(f"{name}='{value}'" if " " in value else f"{name}={value}"
                            for name, value in values.items())
         model, = (line.split()[1] for line in lines if line.startswith("model "))
-        text_files, = (line.split()[1] for line in lines if line.startswith("text "))
-        files = " and ".join(line.removeprefix("held out ") for line in lines
+        files = " and ".join(line.removeprefix("held out ").rsplit(" ", 1)[0] for line in lines
                              if line.startswith("held out "))
+        harvest = self.load("harvest.json")
         attributed = self.reports[self.seeds[0]]["cycles"][0]["attributed_tokens"]
         fvu_tokens = self.load(f"without-core-k{self.ks[0]}.json")["tokens"]
         replaced = self.recaptured(f"without-core-k{self.ks[0]}")["replaced_tokens"]
@@ -54,9 +54,9 @@ class Page(MarkdownPage):
             "themselves are worth is in [results.md](results.md). Made by",
             f"```\nTEXT={self.text.name} {command} \\\n"
             f"  SEEDS='{' '.join(self.seeds)}' OTHER_KS='{' '.join(self.ks[1:])}' scripts/distill\n```",
-            f"on {Path(model).stem}, {int(values['HARVEST_TOKENS']):,} tokens, read from the first of "
-            f"{text_files} files in a fixed order that mixes their kinds until there were as many, "
-            f"{int(values['TOKENS']) / int(values['HARVEST_TOKENS']):.1f} passes over them in each "
+            f"on {Path(model).stem}, {harvest['tokens']:,} tokens, read from the first of "
+            f"{harvest['files']} files in a fixed order that mixes their kinds until there were as many, "
+            f"{int(values['TOKENS']) / harvest['tokens']:.1f} passes over them in each "
             f"cycle and for each dictionary; in each cycle {attributed:,} tokens of those files are "
             f"attributed. Held out from both: {files}. FVU with and without the core is measured on "
             f"{fvu_tokens:,} tokens of them, recaptured loss on {replaced:,} replaced tokens, as many "
@@ -159,7 +159,7 @@ class Page(MarkdownPage):
                  f"dictionary was trained to reconstruct with. Steps floored with the core: {floored}.")
 
     def floored_share(self, k):
-        return float((self.record / f"with-core-k{k}-floored").read_text())
+        return float((self.record / f"floored-k{k}").read_text())
 
     # MARK: Claims
 

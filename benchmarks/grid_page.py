@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from results_plan import BY_SQUARE
-from study_page import StudyPage, cell
+from study_page import StudyPage, by_granularity, cell
 from verdict import verdict
 
 DEPTH = [("matryoshka-layer2", "Matryoshka"),
@@ -59,16 +59,17 @@ class GridPage(StudyPage):
         every = {point for found in points.values() for point in found}
         ahead = [label for label, found in points.items() for x, y in found
                  if not any(a <= x and b <= y for a, b in every - {(x, y)})]
-        self.say("On the frontier, where no other has both fewer active latents and less FVU, there "
-                 "are points of: " + "; ".join(dict.fromkeys(ahead)) + ".")
+        self.say("On the frontier, where no other has at most as many active latents and at most as "
+                 "much FVU, there are points of: " + "; ".join(dict.fromkeys(ahead)) + ".")
         pairs = list(zip(self.plan.sizes, self.plan.sizes[1:]))
         reversals = [f"N = {large:,} has more FVU than {small:,} at k = {k}"
                      for k in self.plan.ks for small, large in pairs
-                     if self.full_size(large, k) > self.full_size(small, k)]
+                     if self.full_size(large, k) > self.full_size(small, k) + 1e-4]
         if reversals:
             self.say("Larger is not better everywhere: " + "; ".join(reversals) + ". All were trained "
                      f"on the same {self.work.options.tokens:,} tokens, which are fewer for each "
-                     "latent the more latents there are; no learning rate was tuned.")
+                     "latent the more latents there are; no learning rate was tuned, and how much of it is "
+                     "chance is not known.")
         self.figure("frontier", "Sparsity–fidelity frontier", "lower is better; held-out text",
                     "L0", "FVU", points)
 
@@ -136,9 +137,8 @@ class GridPage(StudyPage):
             if (path := self.work.law(label)).exists():
                 for dictionary in json.loads(path.read_text())["dictionaries"]:
                     if dictionary["dictionary"] == name:
-                        return next((row["fvu"] for row in dictionary["rows"]
-                                     if row["granularity"] == granularity
-                                     and row["sparsity"] == "fixed-ratio"), None)
+                        rows = by_granularity(dictionary["rows"], "fixed-ratio")
+                        return rows.get(granularity, {}).get("fvu")
         return None
 
     def prefixes_against_scratch(self):

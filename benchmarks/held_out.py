@@ -3,6 +3,8 @@
     python3 benchmarks/held_out.py training FOLDER [HELD-OUT ...]    files to harvest, a line each
     python3 benchmarks/held_out.py held-out FOLDER [HELD-OUT ...]    files to judge on
     python3 benchmarks/held_out.py check HARVEST LAYER MODEL HELD-OUT ...   ends with 1 where it fails
+    python3 benchmarks/held_out.py asked HARVEST                     how many tokens were asked for
+    python3 benchmarks/held_out.py facts HARVEST                     JSON: tokens, and of which text
 """
 import hashlib
 import json
@@ -78,6 +80,13 @@ def main(what, *arguments):
     if what == "check":
         harvest, layer, model, *held_out = arguments
         checked_harvest(harvest, [int(layer)], model, [Path(file) for file in held_out])
+        return
+    if what in ("asked", "facts"):
+        manifest = json.loads((Path(*arguments) / "manifest.json").read_text())
+        digests = "".join(sorted(text["sha256"] for text in manifest["text"]))
+        print(manifest["tokens_asked"] or manifest["tokens"] if what == "asked" else json.dumps({
+            "tokens": manifest["tokens"], "files": len(manifest["text"]),
+            "sha256": hashlib.sha256(digests.encode()).hexdigest()}))
         return
     folder, *named = arguments
     held_out = held_out_files(folder, named)

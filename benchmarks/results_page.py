@@ -42,6 +42,9 @@ class ComparisonPage(StudyPage):
         return (max(map(statistics.stdev, found)) if all(len(values) > 1 for values in found)
                 else None)
 
+    def scaled(self, latents):
+        return [g * latents // self.n for g in self.prefixes]
+
     def excess(self, name, granularity, latents):
         """By how much FVU halfway between two granularities is above the line between them in
         log–log space, as a share: a plateau after the smaller one is above it."""
@@ -401,4 +404,3 @@ class ComparisonPage(StudyPage):
 def ranks(values):
     order = sorted(range(len(values)), key=values.__getitem__)
     return [rank for _, rank in sorted(zip(order, range(len(values))))]
-

@@ -1,6 +1,5 @@
 """What the pages of benchmarks/results.py have in common."""
 import json
-from pathlib import Path
 
 from line_plot import line_plot
 from markdown_page import MarkdownPage
@@ -37,17 +36,10 @@ class StudyPage(MarkdownPage):
     def rows(self, name, sparsity="fixed-ratio", key="fvu"):
         """By granularity; where both sparsities have the same k, or there is no k, the row there is."""
         report = self.recaptured(name) if key in OF_LOSS else self.report(name)
-        result = {}
-        for row in (report or {"rows": []})["rows"]:
-            if row["granularity"] not in result or row["sparsity"] == sparsity:
-                result[row["granularity"]] = row
-        return result
+        return by_granularity(report["rows"], sparsity) if report else {}
 
     def at(self, name, granularity, sparsity="fixed-ratio", key="fvu"):
         return self.rows(name, sparsity, key).get(granularity, {}).get(key)
-
-    def scaled(self, latents):
-        return [g * latents // self.n for g in self.prefixes]
 
     # MARK: Markdown
 
@@ -110,6 +102,14 @@ class StudyPage(MarkdownPage):
                    if self.work.dictionary(name).is_dir() and not self.recaptured(name)]
         if missing:
             self.say("Recaptured loss not measured yet: " + ", ".join(missing) + ".")
+
+
+def by_granularity(rows, sparsity):
+    result = {}
+    for row in rows:
+        if row["granularity"] not in result or row["sparsity"] == sparsity:
+            result[row["granularity"]] = row
+    return result
 
 
 def cell(value, digits=4):
