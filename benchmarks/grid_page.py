@@ -16,6 +16,7 @@ class GridPage(StudyPage):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.introduction()
         self.grid()
+        self.full_size("topk", "matryoshka", "batchtopk", "jumprelu")
         self.scaling_laws()
         self.depth()
         self.claims()
@@ -35,8 +36,9 @@ class GridPage(StudyPage):
             "[evaluation.md](evaluation.md) defines the metrics. Made by",
             self.command(),
             f"{Path(manifest['model']['file']).stem}, residual stream before block 10 and, at the "
-            f"end, before block 2: TopK dictionaries of {sizes} latents with k = {ks}, and Matryoshka "
-            f"dictionaries of {self.n:,} with the same k. "
+            f"end, before block 2: TopK dictionaries of {sizes} latents with k = {ks}, Matryoshka "
+            f"dictionaries of {self.n:,} with the same k, BatchTopK and JumpReLU with an L0 of "
+            f"{self.k}. "
             + self.data(report["tokens"] if report else 0))
         self.summary()
 
@@ -51,6 +53,9 @@ class GridPage(StudyPage):
                   for label, found in rows.items()}
         if all(len(found) < 2 for found in points.values()):
             return
+        for name, label in [("batchtopk", "BatchTopK"), ("jumprelu", "JumpReLU")]:
+            if row := self.rows(name).get(self.n):
+                points[label] = [(row["l0"], row["fvu"])]
         points = {label: found for label, found in points.items() if found}
         self.say("## Sparsity and fidelity", "FVU at full size, over k, which is L0 there:")
         self.table(["dictionary"] + [f"k = {k}" for k in self.plan.ks], [
@@ -64,7 +69,7 @@ class GridPage(StudyPage):
         pairs = list(zip(self.plan.sizes, self.plan.sizes[1:]))
         reversals = [f"N = {large:,} has more FVU than {small:,} at k = {k}"
                      for k in self.plan.ks for small, large in pairs
-                     if self.full_size(large, k) > self.full_size(small, k) + 1e-4]
+                     if self.topk_fvu(large, k) > self.topk_fvu(small, k) + 1e-4]
         if reversals:
             self.say("Larger is not better everywhere: " + "; ".join(reversals) + ". All were trained "
                      f"on the same {self.work.options.tokens:,} tokens, which are fewer for each "
@@ -73,8 +78,8 @@ class GridPage(StudyPage):
         self.figure("frontier", "Sparsity–fidelity frontier", "lower is better; held-out text",
                     "L0", "FVU", points)
 
-    def full_size(self, n, k):
-        """FVU of TopK; NaN where it is not measured, which is neither more nor less."""
+    def topk_fvu(self, n, k):
+        """At full size; NaN where it is not measured, which is neither more nor less."""
         return self.at(self.plan.topk(n, k), n) or math.nan
 
     def scaling_laws(self):

@@ -70,7 +70,7 @@ class ComparisonPage(StudyPage):
         self.say("FVU where the variance is that from one mean over tokens and dimensions, which is "
                  "how the paper words it:")
         self.by_granularity(MAIN, "fixed-ratio", shown="fvu_scalar_mean")
-        self.full_size()
+        self.full_size("topk", "matryoshka", "matryoshka-sampled", "batchtopk", "jumprelu")
         self.seeds()
         self.weights()
         self.power_laws()
@@ -141,33 +141,6 @@ class ComparisonPage(StudyPage):
         self.say("The same as loss recovered, 1 − (spliced − clean) / (mean − clean), at the fixed "
                  "ratio:")
         self.by_granularity(names, "fixed-ratio", "loss_recovered_against_mean")
-
-    def full_size(self):
-        rows, reached = [], []
-        for name in ("topk", "matryoshka", "matryoshka-sampled", "batchtopk", "jumprelu"):
-            row = self.rows(name).get(self.n)
-            if row is None:
-                continue
-            in_training = self.trained_l0(name)
-            rows.append([name, cell(in_training, 1), cell(row["l0"], 1), cell(row["fvu"]),
-                         row["dead_latents"], cell(self.at(name, self.n, key=RATIO))])
-            if name in ("batchtopk", "jumprelu"):
-                reached.append(f"{name} reached {cell(in_training, 1)} in training and "
-                               f"{row['l0']:.1f} on held-out text")
-        if not rows:
-            return
-        self.say("## At full size", "L0 in training is the mean of the last 100 steps, that of "
-                 "held-out text with the thresholds that are served. Dead latents are never active "
-                 "on the held-out text."
-                 + (f" Asked for was {self.k}: " + "; ".join(reached) + "." if reached else ""))
-        self.table(["dictionary", "L0 in training", "L0 held out", "FVU", "dead latents",
-                    "CE ratio"], rows)
-
-    def trained_l0(self, name):
-        path = self.work.run_folder(name) / "metrics.jsonl"
-        values = [line["l0"] for line in map(json.loads, path.read_text().splitlines())
-                  if "l0" in line]
-        return statistics.mean(values[-100:]) if values else None
 
     def seeds(self):
         half = self.n // 2

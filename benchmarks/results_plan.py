@@ -46,7 +46,7 @@ class Plan:
         self.ks = [k // 4, k // 2, k, 2 * k]
         self.runs, self.ordered, self.ordered_for_laws = [], [], []
         # Where recaptured loss is measured, too: it takes a pass of the model for each granularity.
-        self.with_loss = set()
+        self.with_loss, self.losses_of_prefixes = set(), True
         # What the scaling laws are fitted to: of one kind each, N, G and K all different.
         self.laws = {}
 
@@ -125,7 +125,7 @@ class Comparison(Plan):
 
 class Grid(Plan):
     """Of sizes and k, for what follows from them, and a second depth; on fewer tokens each."""
-    PARTS = ["sizes", "nested", "depth"]
+    PARTS = ["sizes", "nested", "depth", "baselines", "losses"]
     UNIQUE_TOKENS, TOKENS = 4_100_000, 4_100_000
 
     def __init__(self, latents, k):
@@ -144,6 +144,10 @@ class Grid(Plan):
         self.laws = {"TopK, reordered by E[z²]": grid, "Matryoshka": nested}
         self.add("matryoshka-layer2", "depth", nested=True, layer=2)
         self.add("topk-layer2", "depth", layer=2)
+        self.add("batchtopk", "baselines", objective="batchtopk")
+        self.add("jumprelu", "baselines", objective="jumprelu", target_l0=k)
+        self.with_loss = {"topk", "matryoshka", "batchtopk", "jumprelu"}
+        self.losses_of_prefixes = False
         self.ordered, self.ordered_for_laws = [self.order("topk-layer2", BY_SQUARE)], grid
 
 

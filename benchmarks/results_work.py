@@ -147,12 +147,13 @@ class Work:
             "evaluate", folder, "--activations", *self.held_out(run.layer), "--granularities",
             commas(sorted(at + halfway)), "--json"]
         if name in self.plan.with_loss:
+            losses_at = at if self.plan.losses_of_prefixes else [run.latents]
             # Each file by itself, so that as much of each is replaced.
             for file in self.held_out_files:
                 yield self.out / "losses" / name / f"{file.stem}.json", [
                     "evaluate", folder, "--model", self.model, "--layer", run.layer, "--text", file,
                     "--tokens", self.options.loss_tokens // len(self.held_out_files),
-                    "--granularities", commas(at), "--without-decoder", "--rsa-samples", 0,
+                    "--granularities", commas(losses_at), "--without-decoder", "--rsa-samples", 0,
                     "--json"]
 
     def key(self, path):

@@ -1,5 +1,6 @@
 """What the pages of benchmarks/results.py have in common."""
 import json
+import statistics
 
 from line_plot import line_plot
 from markdown_page import MarkdownPage
@@ -59,6 +60,34 @@ class StudyPage(MarkdownPage):
             self.table(["dictionary"] + [f"G = {g:,}" for g in self.prefixes], rows)
         else:
             self.say("Not measured yet.")
+
+    def full_size(self, *names):
+        """What a dictionary of each kind is worth, beside the L0 that it came to."""
+        rows, reached = [], []
+        for name in names:
+            row = self.rows(name).get(self.n)
+            if row is None:
+                continue
+            in_training = self.trained_l0(name)
+            rows.append([name, cell(in_training, 1), cell(row["l0"], 1), cell(row["fvu"]),
+                         row["dead_latents"], cell(self.at(name, self.n, key=RATIO))])
+            if name in ("batchtopk", "jumprelu"):
+                reached.append(f"{name} reached {cell(in_training, 1)} in training and "
+                               f"{row['l0']:.1f} on held-out text")
+        if not rows:
+            return
+        self.say("## At full size", "L0 in training is the mean of the last 100 steps, that of "
+                 "held-out text with the thresholds that are served. Dead latents are never active "
+                 "on the held-out text."
+                 + (f" Asked for was {self.k}: " + "; ".join(reached) + "." if reached else ""))
+        self.table(["dictionary", "L0 in training", "L0 held out", "FVU", "dead latents",
+                    "CE ratio"], rows)
+
+    def trained_l0(self, name):
+        path = self.work.run_folder(name) / "metrics.jsonl"
+        values = [line["l0"] for line in map(json.loads, path.read_text().splitlines())
+                  if "l0" in line]
+        return statistics.mean(values[-100:]) if values else None
 
     def command(self):
         """What makes the page."""
