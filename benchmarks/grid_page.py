@@ -26,6 +26,7 @@ class GridPage(StudyPage):
     def introduction(self):
         manifest = self.work.manifest()
         report = self.report("topk") or self.report(self.plan.runs[0].name)
+        loss = self.recaptured("topk")
         sizes = ", ".join(f"{n:,}" for n in self.plan.sizes)
         ks = ", ".join(map(str, self.plan.ks))
         self.say(
@@ -39,7 +40,9 @@ class GridPage(StudyPage):
             f"end, before block 2: TopK dictionaries of {sizes} latents with k = {ks}, Matryoshka "
             f"dictionaries of {self.n:,} with the same k, BatchTopK and JumpReLU with an L0 of "
             f"{self.k}. "
-            + self.data(report["tokens"] if report else 0))
+            + self.data(report["tokens"] if report else 0)
+            + (f" Recaptured loss is measured on {loss['replaced_tokens']:,} replaced tokens, as many "
+               "of each file." if loss else ""))
         self.summary()
 
     def grid(self):
