@@ -55,8 +55,8 @@ class Page(MarkdownPage):
             f"```\nTEXT={self.text.name} {command} \\\n"
             f"  SEEDS='{' '.join(self.seeds)}' OTHER_KS='{' '.join(self.ks[1:])}' scripts/distill\n```",
             f"on {Path(model).stem}, {harvest['tokens']:,} tokens, read from the first of "
-            f"{harvest['files']} files in a fixed order that mixes their kinds until there were as many, "
-            f"{int(values['TOKENS']) / harvest['tokens']:.1f} passes over them in each "
+            f"{harvest['files']} files in a fixed order that mixes their kinds until there were as "
+            f"many, {int(values['TOKENS']) / harvest['tokens']:.1f} passes over them in each "
             f"cycle and for each dictionary; in each cycle {attributed:,} tokens of those files are "
             f"attributed. Held out from both: {files}. FVU with and without the core is measured on "
             f"{fvu_tokens:,} tokens of them, recaptured loss on {replaced:,} replaced tokens, as many "

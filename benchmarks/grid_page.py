@@ -76,8 +76,8 @@ class GridPage(StudyPage):
         if reversals:
             self.say("Larger is not better everywhere: " + "; ".join(reversals) + ". All were trained "
                      f"on the same {self.work.options.tokens:,} tokens, which are fewer for each "
-                     "latent the more latents there are; no learning rate was tuned, and how much of it is "
-                     "chance is not known.")
+                     "latent the more latents there are; no learning rate was tuned, and how much of "
+                     "it is chance is not known.")
         self.figure("frontier", "Sparsity–fidelity frontier", "lower is better; held-out text",
                     "L0", "FVU", points)
 

@@ -7,7 +7,8 @@ reordered), TopK dictionaries (reordered by mean squared activation and by frequ
 trained from scratch at each smaller size), BatchTopK and JumpReLU, three seeds, weighted losses.
 
 --study grid, docs/results-grid.md: TopK and Matryoshka over sizes and k, for the sparsity–fidelity
-frontier and the scaling law, and both at the paper's depth, on fewer tokens each.
+frontier and the scaling law, BatchTopK and JumpReLU beside them, and the paper's depth, on fewer
+tokens each.
 
 What is done already is skipped, and a run that was cut short goes on where it was: start the same
 command again after Ctrl-C or a crash. What is there but is not what is asked for now is named, before
@@ -47,17 +48,17 @@ def arguments():
                         help="files to evaluate on, never trained on; default: those known of --text")
     parser.add_argument("--activations", type=Path,
                         help="a harvest of layers 2 and 10 that is there already, without that text")
-    parser.add_argument("--study", choices=STUDIES, default="comparison")
+    parser.add_argument("--study", choices=STUDIES, default="comparison",
+                        help="what is compared, as above; default: comparison")
     parser.add_argument("--out", type=Path, help="default: results-out/STUDY")
     parser.add_argument("--page", type=Path, default=ROOT / "docs", help="where the page goes")
     parser.add_argument("--granule", type=Path, default=ROOT / ".build/release/granule",
                         help="the binary; default: .build/release/granule")
-    default = "; default: " + ", ".join(
-        f"{{0[{name}]:,}} in {name}" for name in STUDIES)
-    parser.add_argument("--unique-tokens", type=int, help="to harvest" + default.format(
-        {name: study.UNIQUE_TOKENS for name, study in STUDIES.items()}))
-    parser.add_argument("--tokens", type=int, help="to train each one on" + default.format(
-        {name: study.TOKENS for name, study in STUDIES.items()}))
+    for option, what, attribute in [("--unique-tokens", "to harvest", "UNIQUE_TOKENS"),
+                                    ("--tokens", "to train each one on", "TOKENS")]:
+        defaults = ", ".join(f"{getattr(study, attribute):,} in {name}"
+                             for name, study in STUDIES.items())
+        parser.add_argument(option, type=int, help=f"{what}; default: {defaults}")
     parser.add_argument("--batch", type=int, default=4096, help="tokens a step")
     parser.add_argument("--validation-sequences", type=int, default=200,
                         help="of the harvest, kept from training to calibrate on")

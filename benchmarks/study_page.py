@@ -116,7 +116,8 @@ class StudyPage(MarkdownPage):
         """Wall time, and what is missing."""
         trained = [run.name for run in self.plan.runs if self.work.is_trained(run.name)]
         seconds = self.work.ledger.seconds
-        harvest = ("harvest " + hours(seconds("harvest")) if self.work.options.activations is None else
+        harvested_here = self.work.options.activations is None
+        harvest = ("harvest " + hours(seconds("harvest")) if harvested_here else
                    "harvest not measured, it was there already (of the held-out text "
                    + hours(seconds("harvest")) + ")")
         measured = [name for name in trained if f"runs/{name}" in self.work.ledger.entries]
