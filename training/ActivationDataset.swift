@@ -2,10 +2,11 @@ package import Tensors
 
 /// Activations in files: the tokens of many sequences, read as they are needed.
 ///
-/// - `.npy` of three dimensions, `[sequences, positions, d_model]`: position 0, the attention sink,
-///   is dropped.
-/// - `.npy` of two dimensions and safetensors with a tensor `activations`, `[tokens, d_model]`:
-///   every row is a token. Where sequences begin a tensor `sequence_starts` says, as harvested files
+/// A `.npy` file, or the tensor `activations` of a safetensors file:
+///
+/// - of three dimensions, `[sequences, positions, d_model]`: position 0, the attention sink, is
+///   dropped;
+/// - of two, `[tokens, d_model]`: every row is a token. Where sequences begin a tensor `sequence_starts` says, as harvested files
 ///   have it; else blocks of 512 rows stand for sequences where they are split.
 ///
 /// Files are mapped: they must not be shortened while they are in use.
@@ -261,6 +262,7 @@ public struct ActivationDataset: Sendable {
   }
 
   private static func files(_ path: String) throws -> [String] {
+    if path.count > 1, path.hasSuffix("/") { return try files(String(path.dropLast())) }
     guard Folder.isFolder(path) else { return [path] }
     let names = try Folder.entries(of: path).filter {
       !$0.hasPrefix(".") && ($0.hasSuffix(".npy") || $0.hasSuffix(".safetensors"))

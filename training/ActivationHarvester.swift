@@ -85,7 +85,7 @@ public final class ActivationHarvester {
     }
     model = LanguageModel(weights)
     self.tokenizer = tokenizer
-    digest = Digest.sha256(bytes.bytes)
+    digest = Digest.sha256(bytes)
 
     let paths = try configuration.textFiles()
     textFileCount = paths.count
@@ -98,7 +98,7 @@ public final class ActivationHarvester {
       texts.append(
         .object([
           .init("file", .string(path)), .init("bytes", JSONValue(text.bytes.count)),
-          .init("sha256", .string(Digest.sha256(text.bytes))),
+          .init("sha256", .string(Digest.sha256(text))),
         ]))
       let limit = configuration.tokens ?? .max
       guard total < limit else { continue }

@@ -71,8 +71,7 @@ struct Checkpoint {
         }
       }
       let written = try FileBytes.map("\(temporary)/\(Self.stateName)")
-      let digest = withExtendedLifetime(written) { Digest.sha256(written.bytes) }
-      try Array((digest + "\n").utf8).withBytes { (text) throws(TensorFileError) in
+      try Array((Digest.sha256(written) + "\n").utf8).withBytes { (text) throws(TensorFileError) in
         try DurableFile.write([text], to: "\(temporary)/\(Self.digestName)")
       }
       try DurableFile.flushFolder(temporary)
@@ -127,7 +126,7 @@ struct Checkpoint {
     let path = "\(folder)/\(stateName)"
     let bytes = try FileBytes.read(path)
     let digest = try FileBytes.read("\(folder)/\(digestName)", byteCountMax: 1 << 10).text
-    guard withExtendedLifetime(bytes, { digest == Digest.sha256(bytes.bytes) + "\n" }) else {
+    guard digest == Digest.sha256(bytes) + "\n" else {
       throw TrainingError("\(path): its bytes are not those that \(digestName) was made of")
     }
     let file = try SafetensorsFile(bytes)

@@ -40,15 +40,26 @@ extension TextSequences {
     return sequences
   }
 
-  /// That there is text, found without tokenising much of it.
+  /// A sequence of fewer tokens has none that can be attributed: the first is not replaced, the last
+  /// predicts nothing.
+  static let attributableTokens = 3
+
+  /// That there is text to attribute on, found without tokenising much of it.
   ///
-  /// - Throws: as `read`.
-  static func requireText(_ paths: [String], tokenizer: Tokenizer, context: Int) throws {
+  /// - Throws: as `read`, and `TrainingError` where all that was looked at is too short.
+  static func requireAttributableText(
+    _ paths: [String], tokenizer: Tokenizer, context: Int
+  ) throws {
     let isLong = try files(paths).reduce(0) { $0 + $1.bytes } > wholeBytes
-    _ =
+    let sequences =
       isLong
       ? try sample(paths, tokenizer: tokenizer, context: context, tokens: 64 * context)
-      : try read(paths, tokenizer: tokenizer, context: context, tokens: 2)
+      : try read(paths, tokenizer: tokenizer, context: context, tokens: context)
+    guard sequences.contains(where: { $0.count >= attributableTokens }) else {
+      throw TrainingError(
+        "\(paths.joined(separator: ", ")): there is no text of \(attributableTokens) tokens to "
+          + "attribute on")
+    }
   }
 
   private typealias File = (path: String, bytes: Int)

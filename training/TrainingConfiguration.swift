@@ -116,6 +116,11 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// smaller than N are left out, but N itself.
   public var prefixes: [Int] { weightedPrefixes.map(\.latents) }
 
+  /// Those of `granularities` that, larger by the core, would not be smaller than N.
+  public var granularitiesLeftOut: [Int] {
+    granularities.dropLast().filter { $0 + coreLatents >= latents }
+  }
+
   private var weightedPrefixes: [(latents: Int, weight: Double)] {
     let weights = granularityWeights ?? [Double](repeating: 1, count: granularities.count)
     return zip(granularities, weights).enumerated().compactMap { number, prefix in
@@ -240,6 +245,10 @@ public struct TrainingConfiguration: Sendable, Equatable {
         granularityWeights.allSatisfy { $0 >= 0 && $0.isFinite }
           && granularityWeights.reduce(0, +) > 0,
         "granularity weights must be at least 0, and one more than 0")
+      try require(
+        weightedPrefixes.contains { $0.weight > 0 },
+        "granularity weights are 0 for all granularities but those that, larger by the core's "
+          + "\(coreLatents) latents, would not be below \(latents)")
     }
     if let sampledGranularities {
       try require(

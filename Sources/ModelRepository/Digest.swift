@@ -1,7 +1,13 @@
 internal import CLibCrypto
+package import Tensors
 
 /// SHA-256 by OpenSSL's libcrypto.
 package enum Digest {
+  /// The digest of a file's bytes, which live until it is there.
+  package static func sha256(_ file: FileBytes) -> String {
+    withExtendedLifetime(file) { sha256(file.bytes) }
+  }
+
   /// The digest of `bytes` as 64 lower-case hexadecimal digits.
   package static func sha256(_ bytes: UnsafeRawBufferPointer) -> String {
     var digest = [UInt8](repeating: 0, count: Int(EVP_MAX_MD_SIZE))

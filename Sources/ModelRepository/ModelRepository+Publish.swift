@@ -46,7 +46,7 @@ extension ModelRepository {
         files.append(
           (
             fileName,
-            Manifest.Entry(byteCount: file.bytes.count, sha256: Digest.sha256(file.bytes))
+            Manifest.Entry(byteCount: file.bytes.count, sha256: Digest.sha256(file))
           ))
       }
       let manifest = Manifest(files: files, created: Self.timestamp())
@@ -88,7 +88,7 @@ extension ModelRepository {
       do throws(TensorFileError) { file = try FileBytes.read("\(folder)/\(fileName)") } catch {
         throw .system(path: error.file, fault: error.fault)
       }
-      guard digests[fileName] == Digest.sha256(file.bytes) else { return nil }
+      guard digests[fileName] == Digest.sha256(file) else { return nil }
     }
     return version
   }

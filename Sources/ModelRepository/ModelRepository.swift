@@ -128,7 +128,7 @@ public struct ModelRepository: Sendable {
         path: path,
         fault: "is \(file.bytes.count) bytes long, the manifest says \(entry.byteCount)")
     }
-    let digest = Digest.sha256(file.bytes)
+    let digest = Digest.sha256(file)
     guard digest == entry.sha256 else {
       throw .corrupt(path: path, fault: "has sha256 \(digest), the manifest says \(entry.sha256)")
     }

@@ -142,9 +142,12 @@ struct DistillCommand: AsyncParsableCommand {
       onCycle: { cycle in
         bar.finish()
         if !isQuiet { printError(Self.line(cycle)) }
+        var training = distillation.configuration.training
+        training.coreLatents = cycle.coreLatents
+        if let leftOut = training.granularitiesLeftOutText { printError(leftOut) }
         if let share = cycle.flooredShare, share > 0 {
           printError(
-            "In \((100 * share).formatted(digits: 0)) % of cycle \(cycle.number)'s steps the core "
+            "In \((100 * share).formatted(digits: 1)) % of cycle \(cycle.number)'s steps the core "
               + "alone had more than three quarters of k active latents: L0 was above k there.")
         }
       }, shouldStop: { Interruption.isRequested })

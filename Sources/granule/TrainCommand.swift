@@ -144,14 +144,7 @@ struct TrainCommand: AsyncParsableCommand {
       \(configuration.tokens.grouped) tokens, \(epochs.formatted(digits: 1)) times over, in \
       \(configuration.steps.grouped) steps.
       """)
-    let leftOut = configuration.granularities.dropLast().filter {
-      $0 + configuration.coreLatents >= configuration.latents
-    }
-    if !leftOut.isEmpty {
-      print(
-        "Larger by the core, \(leftOut.map(String.init).joined(separator: ", ")) would not be below "
-          + "\(configuration.latents): left out.")
-    }
+    if let leftOut = configuration.granularitiesLeftOutText { print(leftOut) }
     if epochs > 4 {
       print(
         "So few tokens seen so often are learnt by heart: expect held-out FVU well above training "
@@ -162,5 +155,16 @@ struct TrainCommand: AsyncParsableCommand {
         "In a run this short, latents count as dead after \(configuration.deadAfterTokens.grouped) "
           + "tokens without being active.")
     }
+  }
+}
+
+extension TrainingConfiguration {
+  /// Which granularities a core leaves no room for; nil where it leaves room for all.
+  var granularitiesLeftOutText: String? {
+    let leftOut = granularitiesLeftOut
+    if leftOut.isEmpty { return nil }
+    return
+      "Larger by the core, \(leftOut.map(String.init).joined(separator: ", ")) would not be below "
+      + "\(latents): left out."
   }
 }

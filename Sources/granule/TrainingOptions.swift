@@ -63,7 +63,8 @@ struct TrainingOptions: ParsableArguments {
   var tokens: Int?
   @Option(
     help: ArgumentHelp(
-      "A JSON file of options, such as another run's config.json; those given here go before it."))
+      "A JSON file of options, such as another run's config.json; those given here go before it, and "
+        + "with --activations it does not say where those come from."))
   var config: String?
   @Option(help: "Tokens a step. Default: 2048.")
   var batch: Int?
@@ -255,7 +256,12 @@ struct TrainingOptions: ParsableArguments {
       guard let stored = file.members else {
         throw CommandError("\(config): is \(file.kind), an object of options is needed")
       }
-      members = stored.filter { member in !given.contains { $0.key == member.key } }
+      // What a run found out about activations or core, of which others are given here.
+      let keys = given.map(\.key)
+      let found =
+        (keys.contains("activations") ? ["hook", "language_model"] : [])
+        + (keys.contains("core") ? ["core_latents"] : [])
+      members = stored.filter { !keys.contains($0.key) && !found.contains($0.key) }
     }
     members += given.map { JSONValue.Member($0.key, $0.value) }
     let objective = objective ?? (members.contains { $0.key == "core" } ? .batchtopk : nil)

@@ -162,6 +162,29 @@ struct DistillTests {
     #expect(server.end(SIGTERM) == 0)
   }
 
+  @Test("another run's options do not say where the activations of this one are from")
+  func optionsOfAnotherLayer() throws {
+    _ = try json([
+      "harvest", "--model", path("model.gguf"), "--layer", "0", "--text", path("text.txt"),
+      "--context", "24", "--out", path("before"), "--json",
+    ])
+    let size = ["--latents", "16", "--k", "4", "--tokens", "200", "--batch", "100", "--json"]
+    _ = try json(["train", "--activations", path("before"), "--out", path("first")] + size)
+    _ = try json([
+      "train", "--config", path("first/config.json"), "--activations", path("activations"), "--out",
+      path("second"), "--json",
+    ])
+    let provenance = try ["first", "second"].map {
+      try StrictJSON.parse(String(contentsOfFile: path("\($0)/config.json"), encoding: .utf8))[
+        "hook"]
+    }
+    #expect(provenance == ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"])
+
+    let (code, _, errors) = try CommandProcess.run(
+      arguments(tokens: 1000, out: "unfinished") + ["--core", path("first")])
+    #expect(code == 1 && errors.contains("has no core"), "\(errors)")
+  }
+
   @Test("says what is wrong before anything is written")
   func refusals() throws {
     let start = arguments(tokens: 1000, out: "refused")

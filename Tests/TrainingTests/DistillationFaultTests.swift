@@ -154,6 +154,119 @@ extension DistillationTests {
     _ = try Distillation(resuming: path("out"))
   }
 
+  @Test("goes on with the text that it was begun on alone")
+  func otherText() throws {
+    let text = URL(fileURLWithPath: path("text.txt"))
+    let harvested = try Data(contentsOf: text)
+    var steps = 0
+    let begun = try Distillation(configuration(), folder: path("out"))
+    #expect(begun.configuration.text == [text.path])
+    _ = try begun.run(shouldStop: {
+      steps += 1
+      return steps > 5
+    })
+    func expectRefused(_ fault: String, _ body: () throws -> Void) {
+      let error = #expect(throws: TrainingError.self) { try body() }
+      #expect(error?.description.contains(fault) == true, "\(String(describing: error))")
+    }
+    try (harvested + Data("abc".utf8)).write(to: text)
+    expectRefused("text.txt: the text to attribute on has other contents") {
+      _ = try Distillation(resuming: path("out"))
+    }
+    expectRefused("has other contents than when it was harvested") {
+      _ = try Distillation(configuration(), folder: path("another"))
+    }
+    #expect(!FileManager.default.fileExists(atPath: path("another")))
+    try harvested.write(to: text)
+    let resumed = try Distillation(resuming: path("out"))
+    // It may change once a process is at it, too.
+    try (harvested + Data("abc".utf8)).write(to: text)
+    expectRefused("text.txt: the text to attribute on has other contents") { _ = try resumed.run() }
+    #expect(!FileManager.default.fileExists(atPath: path("out/cycle-1/attribution.safetensors")))
+    try harvested.write(to: text)
+    _ = try Distillation(resuming: path("out")).run()
+  }
+
+  @Test("refuses cycles that do not follow from each other, and damaged ones")
+  func damagedCycles() throws {
+    var configuration = configuration()
+    configuration.cycles = 2
+    _ = try Distillation(configuration, folder: path("out")).run()
+    let report = path("out/cycle-2/cycle.json")
+    let whole = try String(contentsOfFile: report, encoding: .utf8)
+    let cycle = try StrictJSON.parse(whole)
+    let candidates = try #require(cycle["candidates"]?.integer)
+    let core = try #require(cycle["core_latents"]?.integer)
+    let feature = try #require(cycle["selected"]?.elements?.first?["feature"]?.integer)
+    for (old, new, fault) in [
+      ("\"cycle\": 2", "\"cycle\": 3", "does not follow from the cycle before: cycle 3"),
+      ("\"candidates\": \(candidates)", "\"candidates\": 1000000000", "1000000000 candidates"),
+      ("\"core_latents\": \(core)", "\"core_latents\": \(core - 1)", "a core of \(core - 1)"),
+      ("\"feature\": \(feature),", "\"feature\": \(Int.max),", "selected is malformed"),
+      ("\"feature\": \(feature),", "\"feature\": -1,", "selected is missing or malformed"),
+      ("\"cross_entropy\"", "\"other\"", "cross_entropy is missing"),
+    ] {
+      let damaged = whole.replacingOccurrences(of: old, with: new)
+      #expect(damaged != whole)
+      try damaged.write(toFile: report, atomically: false, encoding: .utf8)
+      let error = #expect(throws: TrainingError.self) { try Distillation(resuming: path("out")) }
+      #expect(error?.description.contains(fault) == true, "\(String(describing: error))")
+    }
+
+    // Another core than the one that cycle 1 selected.
+    try FileManager.default.removeItem(atPath: path("out/cycle-2"))
+    try FileManager.default.removeItem(atPath: path("out/cycle-1/selected-core"))
+    _ = try self.core("out/cycle-1/selected-core", latents: core + 5)
+    let resumed = try Distillation(resuming: path("out"))
+    let error = #expect(throws: TrainingError.self) { try resumed.run() }
+    #expect(
+      error?.description.contains("has a core of \(core + 5) latents") == true,
+      "\(String(describing: error))")
+  }
+
+  @Test("says that all latents were selected, which leaves none for the next cycle")
+  func nothingLeft() throws {
+    var configuration = configuration()
+    configuration.training.latents = 12
+    configuration.training.granularities = [12]
+    configuration.coverage = 1
+    configuration.cycles = 2
+    let distillation = try Distillation(configuration, folder: path("out"))
+    let error = #expect(throws: TrainingError.self) { try distillation.run() }
+    #expect(
+      error?.description.contains("cycle 1 selected all 12 latents") == true,
+      "\(String(describing: error))")
+  }
+
+  @Test("says that the language model's loss is not finite, and records nothing of it")
+  func notFinite() throws {
+    var spoilt = TinyLlama.gguf(seed: 7)
+    // Harvesting before block 1 does not run it.
+    let index = try #require(spoilt.tensors.firstIndex { $0.name == "blk.1.ffn_down.weight" })
+    spoilt.tensors[index].bytes.replaceSubrange(0..<4, with: [0xFF, 0xFF, 0xFF, 0x7F])
+    try Self.write(spoilt, to: path("spoilt.gguf"))
+    var harvest = HarvestConfiguration(
+      model: path("spoilt.gguf"), layers: [1], text: [path("text.txt")], out: path("spoilt"))
+    harvest.context = 24
+    _ = try ActivationHarvester(harvest).harvest()
+    var configuration = configuration()
+    configuration.training.activations = [path("spoilt/layer-1")]
+    configuration.model = path("spoilt.gguf")
+    let distillation = try Distillation(configuration, folder: path("out"))
+    let error = #expect(throws: TrainingError.self) { try distillation.run() }
+    #expect(
+      error?.description.contains("is not finite: nothing can be attributed") == true,
+      "\(String(describing: error))")
+    #expect(!FileManager.default.fileExists(atPath: path("out/cycle-1/attribution.safetensors")))
+  }
+
+  @Test("takes the activations' folder with a slash at its end")
+  func trailingSlash() throws {
+    var configuration = configuration()
+    configuration.training.activations = [path("activations/layer-1/")]
+    #expect(try Distillation(configuration, folder: path("out")).layer == 1)
+  }
+
   @Test("samples long text by stretches at even distances, short text by its sequences")
   func sampledText() throws {
     let tokenizer = try Tokenizer(GGUFFile(path: model))

@@ -53,6 +53,11 @@ struct DistillationTests {
     return Array(dictionary.encoderWeights.values[latent * d..<(latent + 1) * d])
   }
 
+  func thresholds(_ dictionary: SparseAutoencoder) -> [Float] {
+    guard case .threshold(let thresholds) = dictionary.selectionRule else { return [] }
+    return thresholds
+  }
+
   @Test("carries from cycle to cycle the encoder vectors of what it selected, and nothing else")
   func cycles() throws {
     let distillation = try Distillation(configuration(), folder: path("out"))
@@ -116,6 +121,28 @@ struct DistillationTests {
     #expect(core.granularities[0].fvu != nil)
     let written = try dictionary("out/core")
     #expect(written.core == found)
+    // Each row is that of the feature when it was first selected, since encoders are frozen, and its
+    // decoder the newest.
+    let features = distillation.configuration.rule.features(cycles.map(\.selected))
+    #expect(features.count == core.latents)
+    for (row, id) in features.enumerated() {
+      let first = try #require(cycles.first { $0.selected.contains { $0.id == id } })
+      let latent = try #require(first.selected.first { $0.id == id }).latent
+      let encoder = try encoderRow(dictionary("out/cycle-\(first.number)/dictionary"), latent)
+      #expect(encoderRow(core, row) == encoder)
+      for number in [3, 2] {
+        let source = try dictionary("out/cycle-\(number)/dictionary")
+        guard let place = (0..<60).first(where: { encoderRow(source, $0) == encoder }) else {
+          continue
+        }
+        let sameDecoder = core.decoderWeights.values[(8 * row)..<(8 * row + 8)]
+          .elementsEqual(source.decoderWeights.values[(8 * place)..<(8 * place + 8)])
+        #expect(sameDecoder)
+        #expect(core.encoderBias.values[row] == source.encoderBias.values[place])
+        #expect(thresholds(core)[row] == thresholds(source)[place])
+        break
+      }
+    }
     let sameRows = written.encoderWeights.array == core.encoderWeights.array
     #expect(sameRows)
   }
@@ -205,6 +232,10 @@ struct DistillationTests {
     harvest.context = 24
     harvest.hook = .mlp
     _ = try ActivationHarvester(harvest).harvest()
+    harvest = HarvestConfiguration(
+      model: model, layers: [1], text: [path("text.txt")], out: path("short"))
+    harvest.context = 2
+    _ = try ActivationHarvester(harvest).harvest()
     try FileManager.default.createDirectory(
       atPath: path("moved"), withIntermediateDirectories: false)
     try FileManager.default.copyItem(
@@ -238,7 +269,9 @@ struct DistillationTests {
       ("cycles is 0", { $0.cycles = 0 }),
       ("core rule is votes:4, there are only 3 cycles", { $0.coreRule = .votes(4) }),
       ("quantile is -0.5", { $0.aggregation = .quantile(-0.5, over: .all) }),
-      ("attribution tokens is 1", { $0.attributionTokens = 1 }),
+      ("attribution tokens is 2", { $0.attributionTokens = 2 }),
+      ("of sequences of 2 tokens", { $0.training.activations = [path("short/layer-1")] }),
+      ("text.txt: ", { $0.repository = path("text.txt") }),
       ("nowhere.txt", { $0.text = [path("nowhere.txt")] }),
       (
         "the name a/b to publish as",
@@ -250,6 +283,7 @@ struct DistillationTests {
     ]
     for (fault, change) in cases {
       var configuration = configuration()
+      configuration.publishedName = "m"
       change(&configuration)
       let error = #expect(throws: (any Error).self) {
         try Distillation(configuration, folder: path("refused"))

@@ -292,6 +292,22 @@ struct TrainerTests {
       let error = #expect(throws: (any Error).self) { try body() }
       #expect("\(error.map { "\($0)" } ?? "")".contains(naming), "\(String(describing: error))")
     }
+    var withCore = self.configuration(.batchtopk)
+    withCore.core = try core(9)
+    let unfinished = run("unfinished")
+    _ = try Trainer(withCore, run: unfinished).train(shouldStop: { true })
+    // Beside the core of nine latents the first granularity of 10 fits no more.
+    withCore.sampledGranularities = nil
+    withCore.granularities = [40, 48]
+    withCore.granularityWeights = [1, 0]
+    expectError("granularity weights are 0 for all granularities but those") {
+      _ = try Trainer(withCore, run: run("weights"))
+    }
+    withCore.granularityWeights = nil
+    withCore.core = unfinished
+    expectError("is a run that has not finished") {
+      _ = try Trainer(withCore, run: run("weights"))
+    }
     _ = try Trainer(self.configuration(), run: run("a"))
     expectError("--resume") { _ = try Trainer(self.configuration(), run: run("a")) }
     expectError("config.json") { _ = try Trainer(resuming: run("none")) }
@@ -350,6 +366,24 @@ struct TrainerTests {
       #expect(thresholds[..<4].allSatisfy { $0 == 0 })
       #expect(Set(thresholds[4...]).count == 1 && thresholds[4] > 0)
     }
+  }
+
+  @Test("with a core takes nothing of it but its encoder vectors")
+  func encoderVectorsAlone() throws {
+    var configuration = configuration(.batchtopk)
+    let given = try SparseAutoencoder(folder: core(4))
+    for (name, scale) in [("as-given", Float(1)), ("other", -2)] {
+      var parts = given.parts
+      parts.decoderWeights = FloatStorage(
+        scale == 1 ? given.decoderWeights.array : given.encoderWeights.array)
+      parts.encoderBias = FloatStorage(given.encoderBias.array.map { $0 * scale + scale })
+      parts.decoderBias = FloatStorage(given.decoderBias.array.map { $0 * scale + scale })
+      configuration.core = "\(folder.path)/\(name)"
+      try Folder.make(configuration.core)
+      try SparseAutoencoder(parts).write(to: configuration.core)
+      _ = try Trainer(configuration, run: run(name)).train()
+    }
+    #expect(try weights(run("as-given")) == weights(run("other")))
   }
 
   @Test("with a core, interrupted and resumed, ends with the same bits, its folder gone or not")

@@ -82,11 +82,16 @@ public final class Distillation {
     configuration.model = Folder.absolute(configuration.model)
     configuration.text = configuration.text.map(Folder.absolute)
     configuration.repository = configuration.repository.map(Folder.absolute)
-    self.configuration = configuration
     self.folder = folder
     let activations: ActivationDataset
     (source, activations) = try Self.check(configuration)
     try Trainer.check(configuration.training(cycle: 1, core: nil))
+    if configuration.text.isEmpty {
+      try source.checkText()
+      configuration.text = source.text.map { Folder.absolute($0.path) }
+    }
+    configuration.textSHA256 = try Self.textDigests(configuration.text)
+    self.configuration = configuration
     cycles = []
     try Folder.make(folder)
     lock = try RunLock(folder)
@@ -107,10 +112,20 @@ public final class Distillation {
     (source, activations) = try Self.check(configuration)
     try RunActivations.check(activations, of: folder)
     cycles = []
+    try checkText()
     for number in 1...configuration.cycles {
       let path = Self.cycleFolder(folder, number)
       guard access("\(path)/\(DistillationCycle.fileName)", F_OK) == 0 else { break }
-      cycles.append(try DistillationCycle(folder: path))
+      let cycle = try DistillationCycle(folder: path)
+      let expected = cycles.last?.selected.count ?? cycle.coreLatents
+      guard cycle.number == number, cycle.coreLatents == expected,
+        cycle.candidates <= configuration.training.latents
+      else {
+        throw TrainingError(
+          "\(path)/\(DistillationCycle.fileName): does not follow from the cycle before: cycle "
+            + "\(cycle.number), a core of \(cycle.coreLatents), \(cycle.candidates) candidates")
+      }
+      cycles.append(cycle)
     }
   }
 
@@ -128,10 +143,22 @@ public final class Distillation {
     let file = try GGUFFile(path: configuration.model)
     try source.check(file, path: configuration.model)
     let shape = try LlamaConfiguration(file)
-    guard shape.dModel == dataset.dModel, source.layer <= shape.blocks else {
+    guard shape.dModel == dataset.dModel, (0...shape.blocks).contains(source.layer) else {
       throw TrainingError(
         "\(configuration.model): has d_model \(shape.dModel) and \(shape.blocks) blocks, the "
           + "activations are of d_model \(dataset.dModel), before block \(source.layer)")
+    }
+    let contexts = TextSequences.attributableTokens...max(shape.contextLength, 3)
+    guard contexts.contains(source.context) else {
+      throw TrainingError(
+        "the activations are of sequences of \(source.context) tokens, attribution in "
+          + "\(shape.name) needs \(contexts.lowerBound) … \(contexts.upperBound)")
+    }
+    if let repository = configuration.repository {
+      try Folder.make(repository)
+      guard access(repository, W_OK | X_OK) == 0 else {
+        throw TensorFileError(file: repository, fault: String(cString: strerror(errno)))
+      }
     }
     let text = text(configuration, source)
     for path in try HarvestConfiguration.textFiles(text) where access(path, R_OK) != 0 {
@@ -139,14 +166,33 @@ public final class Distillation {
         "\(path): \(String(cString: strerror(errno))); name text to attribute on with --text")
     }
     // Says now, not after a cycle's training, where all the files are empty.
-    try TextSequences.requireText(text, tokenizer: Tokenizer(file), context: source.context)
+    try TextSequences.requireAttributableText(
+      text, tokenizer: Tokenizer(file), context: source.context)
     return (source, dataset)
   }
 
   private static func text(
     _ configuration: DistillationConfiguration, _ source: HarvestSource
   ) -> [String] {
-    configuration.text.isEmpty ? source.text : configuration.text
+    configuration.text.isEmpty ? source.text.map(\.path) : configuration.text
+  }
+
+  private static func textDigests(_ text: [String]) throws -> [String] {
+    try HarvestConfiguration.textFiles(text).map { Digest.sha256(try FileBytes.read($0)) }
+  }
+
+  /// - Throws: `TrainingError` where the text is not what the distillation was begun on.
+  private func checkText() throws {
+    guard let begun = configuration.textSHA256 else { return }
+    let (files, now) = (
+      try HarvestConfiguration.textFiles(configuration.text),
+      try Self.textDigests(configuration.text)
+    )
+    guard now != begun else { return }
+    let changed = files.indices.first { $0 >= begun.count || now[$0] != begun[$0] }
+    throw TrainingError(
+      "\(changed.map { files[$0] } ?? folder): the text to attribute on has other contents than when "
+        + "the distillation was begun: restore it, or begin another one")
   }
 
   /// Distils to the end, or until told to stop.
@@ -213,6 +259,11 @@ public final class Distillation {
       else { return nil }
     }
     let training = try TrainingConfiguration(run: run)
+    guard training.coreLatents == cycles.last?.selected.count ?? training.coreLatents else {
+      throw TrainingError(
+        "\(run): has a core of \(training.coreLatents) latents, the cycle before selected "
+          + "\(cycles.last?.selected.count ?? 0): remove the folder to train it anew")
+    }
     let dictionary = try SparseAutoencoder(folder: "\(run)/\(Trainer.dictionaryFolderName)")
     let attribution = try attribute(
       dictionary, granularity: training.prefixes[0], run: run, onProgress: onProgress,
@@ -220,6 +271,12 @@ public final class Distillation {
     let selection = try CoreSelection(
       scores: attribution.scores, coverage: configuration.coverage)
     let selected = features(selection, attribution, coreLatents: training.coreLatents)
+    guard number == configuration.cycles || selected.count < training.latents else {
+      throw TrainingError(
+        "cycle \(number) selected all \(training.latents) latents, which leaves none to train "
+          + "beside them: begin another distillation with a lower --coverage or a smaller first "
+          + "granularity")
+    }
     var cycle = DistillationCycle(
       number: number, coreLatents: training.coreLatents, candidates: attribution.scores.count,
       selected: selected, kept: selected.count { $0.latent < training.coreLatents },
@@ -235,8 +292,8 @@ public final class Distillation {
     if !Folder.isFolder(core) {
       let history = cycles.map(\.selected) + [selected]
       try Self.core(
-        of: selected.map { (dictionary, $0.latent) }, like: dictionary,
-        found: Self.distilled(selected.map(\.id), history)
+        of: selected.map { (number, $0.latent) }, like: dictionary,
+        found: Self.distilled(selected.map(\.id), history), open: { _ in dictionary }
       ).write(newFolder: core)
     }
     if let repository = configuration.repository {
@@ -261,6 +318,7 @@ public final class Distillation {
     }
     let start = ContinuousClock.now
     onProgress(.attribution(0))
+    try checkText()
     let file = try GGUFFile(path: configuration.model)
     let tokenizer = try Tokenizer(file)
     var attribution = try LatentAttribution(
@@ -308,20 +366,17 @@ public final class Distillation {
     }
     // Each as the newest dictionary has it: that of the cycle after the last which selected it, whose
     // core it was in, or the last cycle's.
-    var dictionaries: [Int: SparseAutoencoder] = [:]
-    var latents: [(dictionary: SparseAutoencoder, latent: Int)] = []
-    for id in ids {
+    let latents = ids.map { id -> (cycle: Int, latent: Int) in
       guard let index = history.lastIndex(where: { $0.contains { $0.id == id } }),
         let place = history[index].firstIndex(where: { $0.id == id })
       else { preconditionFailure("the rule chooses among what was selected") }
-      let isLast = index == history.count - 1
-      let number = isLast ? index + 1 : index + 2
-      let dictionary = try dictionaries[number] ?? Self.dictionary(folder, number)
-      dictionaries[number] = dictionary
-      latents.append((dictionary, isLast ? history[index][place].latent : place))
+      return index == history.count - 1
+        ? (index + 1, history[index][place].latent) : (index + 2, place)
     }
-    let newest = try dictionaries[last.number] ?? Self.dictionary(folder, last.number)
-    var core = Self.core(of: latents, like: newest, found: Self.distilled(ids, history))
+    let newest = try Self.dictionary(folder, last.number)
+    var core = try Self.core(
+      of: latents, like: newest, found: Self.distilled(ids, history),
+      open: { [folder] in $0 == last.number ? newest : try Self.dictionary(folder, $0) })
     let (training, heldOut) = try Trainer.split(run: Self.cycleFolder(folder, last.number))
     core = try Evaluation.calibrated(
       core, granularities: [core.latents],
@@ -350,24 +405,35 @@ public final class Distillation {
       selections: ids.map { selections[$0] ?? 0 }, cycles: history.count)
   }
 
-  /// A dictionary of single latents, each as its own dictionary has it, the rest as `like` has.
+  /// A dictionary of single latents, each as its cycle's dictionary has it, the rest as `like` has.
+  ///
+  /// - Parameter open: reads a cycle's dictionary; asked for one after the other, since all at once
+  ///   may be more than memory holds.
   private static func core(
-    of latents: [(dictionary: SparseAutoencoder, latent: Int)], like: SparseAutoencoder,
-    found: DistilledCore
-  ) -> SparseAutoencoder {
+    of latents: [(cycle: Int, latent: Int)], like: SparseAutoencoder, found: DistilledCore,
+    open: (Int) throws -> SparseAutoencoder
+  ) throws -> SparseAutoencoder {
     let dModel = like.dModel
     let (encoder, decoder) = (
       FloatStorage(count: latents.count * dModel), FloatStorage(count: latents.count * dModel)
     )
-    var biases: [Float] = []
-    var thresholds: [Float] = []
-    for (row, (dictionary, latent)) in latents.enumerated() {
-      (encoder.pointer + row * dModel)
-        .update(from: dictionary.encoderWeights.pointer + latent * dModel, count: dModel)
-      (decoder.pointer + row * dModel)
-        .update(from: dictionary.decoderWeights.pointer + latent * dModel, count: dModel)
-      biases.append(dictionary.encoderBias.pointer[latent])
-      if case .threshold(let all) = dictionary.selectionRule { thresholds.append(all[latent]) }
+    var biases = [Float](repeating: 0, count: latents.count)
+    var thresholds = biases
+    for cycle in Set(latents.map(\.cycle)).sorted() {
+      let dictionary = try open(cycle)
+      guard case .threshold(let all) = dictionary.selectionRule, dictionary.dModel == dModel,
+        latents.allSatisfy({ $0.cycle != cycle || $0.latent < dictionary.latents })
+      else {
+        throw TrainingError("the dictionary of cycle \(cycle) is not the one that it trained")
+      }
+      for (row, (_, latent)) in latents.enumerated() where latents[row].cycle == cycle {
+        (encoder.pointer + row * dModel)
+          .update(from: dictionary.encoderWeights.pointer + latent * dModel, count: dModel)
+        (decoder.pointer + row * dModel)
+          .update(from: dictionary.decoderWeights.pointer + latent * dModel, count: dModel)
+        biases[row] = dictionary.encoderBias.pointer[latent]
+        thresholds[row] = all[latent]
+      }
     }
     var parts = like.parts
     parts.encoderWeights = encoder

@@ -20,6 +20,8 @@ public struct DistillationConfiguration: Sendable, Equatable {
   public var model: String
   /// Text files and folders to attribute on; empty: those that were harvested.
   public var text: [String] = []
+  /// SHA-256 of each of the text's files when the distillation began; nil: not known.
+  var textSHA256: [String]?
   /// Which features make the final core; nil: those selected in at least half of the cycles.
   public var coreRule: CoreRule?
   /// The model repository to publish each cycle's dictionary in; nil: it is not published.
@@ -58,8 +60,9 @@ public struct DistillationConfiguration: Sendable, Equatable {
     try CoreSelection.validate(coverage: coverage)
     try aggregation.validate()
     try require(
-      (2...Self.attributionTokensMax).contains(attributionTokens),
-      "attribution tokens is \(attributionTokens), it must be in 2 … \(Self.attributionTokensMax)")
+      (TextSequences.attributableTokens...Self.attributionTokensMax).contains(attributionTokens),
+      "attribution tokens is \(attributionTokens), it must be in "
+        + "\(TextSequences.attributableTokens) … \(Self.attributionTokensMax)")
     try rule.validate(cycles: cycles)
     try require(
       training.objective == .batchtopk,
@@ -92,6 +95,9 @@ public struct DistillationConfiguration: Sendable, Equatable {
       .init("attribution_tokens", JSONValue(attributionTokens)), .init("model", .string(model)),
       .init("text", .array(text.map { .string($0) })), .init("core_rule", .string(rule.text)),
     ]
+    if let textSHA256 {
+      members.append(.init("text_sha256", .array(textSHA256.map { .string($0) })))
+    }
     if let repository {
       members.append(.init("repository", .string(repository)))
       members.append(.init("published_name", .string(publishedName)))
@@ -137,13 +143,22 @@ public struct DistillationConfiguration: Sendable, Equatable {
     }
     attributionTokens = try required("attribution_tokens", \.integer)
     model = try required("model", \.string)
-    let texts = try required("text", \.elements)
-    text = texts.compactMap(\.string)
+    text = try required("text", \.strings)
+    if root["text_sha256"] != nil { textSHA256 = try required("text_sha256", \.strings) }
     coreRule = try required("core_rule") { $0.string.flatMap { CoreRule($0) } }
     if root["repository"] != nil {
       repository = try required("repository", \.string)
       publishedName = try required("published_name", \.string)
     }
     try validate()
+  }
+}
+
+extension JSONValue {
+  /// The strings of an array of nothing else.
+  fileprivate var strings: [String]? {
+    guard let elements else { return nil }
+    let strings = elements.compactMap(\.string)
+    return strings.count == elements.count ? strings : nil
   }
 }

@@ -5,6 +5,8 @@ internal import Tensors
 /// cycle is on the disk.
 public struct DistillationCycle: Sendable, Equatable {
   static let fileName = "cycle.json"
+  /// More than all latents of as many cycles as there may be.
+  private static let idMax = 1 << 40
   /// Shares of all attribution at which the coverage curve is recorded.
   public static let coverages = [0.5, 0.8, 0.9, 0.95, 0.99, 1]
 
@@ -144,7 +146,7 @@ public struct DistillationCycle: Sendable, Equatable {
     flooredShare = root["floored_share"]?.number
     publishedVersion = root["published_version"]?.integer
     guard coreLatents >= 0, coreLatents <= candidates, !selected.isEmpty,
-      selected.allSatisfy({ $0.latent < candidates }),
+      selected.allSatisfy({ $0.latent < candidates && $0.id <= Self.idMax }),
       Set(selected.map(\.id)).count == selected.count
     else { throw TrainingError("\(path): selected is malformed") }
   }

@@ -13,8 +13,8 @@ struct HarvestSource {
   let layer: Int
   /// Tokens a sequence.
   let context: Int
-  /// The text's files.
-  let text: [String]
+  /// The text's files, as they were named and what they held then.
+  let text: [(path: String, sha256: String)]
   private let path: String
 
   /// Finds the manifest beside the layer's folder that activations are in.
@@ -40,7 +40,7 @@ struct HarvestSource {
     guard let model = root["model"], let sha256 = model["sha256"]?.string,
       let modelName = model["name"]?.string, let context = root["context"]?.integer,
       let layers = root["layers"]?.elements?.map(\.integer), let hook = root["hook"]?.string,
-      let text = root["text"]?.elements?.map({ $0["file"]?.string })
+      let stored = root["text"]?.elements
     else { throw TrainingError("\(path): is no manifest of a harvest") }
     guard layers.contains(layer) else {
       throw TrainingError("\(path): the harvest was not of layer \(layer), which \(folder) claims")
@@ -56,16 +56,31 @@ struct HarvestSource {
     self.modelName = modelName
     self.layer = layer
     self.context = context
-    self.text = text.compactMap(\.self)
+    text = try stored.map { [path] file throws(TrainingError) in
+      guard let name = file["file"]?.string, let sha256 = file["sha256"]?.string else {
+        throw TrainingError("\(path): a text has no file or no sha256")
+      }
+      return (name, sha256)
+    }
   }
 
   /// - Throws: `TrainingError` where a model's file is not the one that the activations are of.
   func check(_ file: GGUFFile, path modelPath: String) throws(TrainingError) {
-    let digest = Digest.sha256(file.file.bytes)
+    let digest = Digest.sha256(file.file)
     guard digest == modelSHA256 else {
       throw TrainingError(
         "\(modelPath): is not the language model of the activations, \(modelName): its sha256 is "
           + "\(digest), \(path) has \(modelSHA256)")
+    }
+  }
+
+  /// - Throws: `TrainingError` where a text, of those that were harvested, has changed since;
+  ///   `TensorFileError` where it cannot be read.
+  func checkText() throws {
+    for file in text where try Digest.sha256(FileBytes.read(file.path)) != file.sha256 {
+      throw TrainingError(
+        "\(file.path): has other contents than when it was harvested, says \(path); name text to "
+          + "attribute on with --text")
     }
   }
 

@@ -40,7 +40,8 @@ public struct LatentAttribution: Sendable, Equatable {
   ///   - endTokens: end-of-text tokens, whose stream is not replaced.
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between passes through the model; true ends with `CancellationError`.
-  /// - Throws: `TrainingError` where dictionary and model do not fit or a token cannot be encoded;
+  /// - Throws: `TrainingError` where dictionary and model do not fit, a token cannot be encoded, or the
+  ///   loss or its gradient is not finite;
   ///   `LanguageModelError` where the model cannot take a sequence.
   public init(
     of dictionary: SparseAutoencoder, granularity: Int, in model: LanguageModel, before layer: Int,
@@ -129,14 +130,16 @@ public struct LatentAttribution: Sendable, Equatable {
       let spliced = model.splicing(
         reconstructions.values, at: rows, into: stream)
       let (loss, gradient) = model.lossGradient(of: batch, at: spliced, before: layer)
-      body(
-        Batch(
-          codes: codes,
-          attributions: attributions(
-            of: codes, dictionary, rows: rows, gradient: gradient,
-            // Of the sum: the mean's would depend on how text is cut into batches.
-            scale: Float(loss.crossEntropies.count)),
-          loss: loss))
+      let attributions = attributions(
+        of: codes, dictionary, rows: rows, gradient: gradient,
+        // Of the sum: the mean's would depend on how text is cut into batches.
+        scale: Float(loss.crossEntropies.count))
+      guard loss.sum.isFinite, attributions.allSatisfy(\.isFinite) else {
+        throw TrainingError(
+          "\(shape.name): with the reconstruction spliced in before block \(layer) the next-token "
+            + "loss or its gradient is not finite: nothing can be attributed")
+      }
+      body(Batch(codes: codes, attributions: attributions, loss: loss))
       onProgress(Double(number + 1) / Double(batches.count))
     }
   }

@@ -14,14 +14,25 @@ struct StartingCore {
 
   /// Reads the core of a dictionary folder, of a run's dictionary, or of a distillation.
   ///
-  /// - Throws: `TrainingError` where the dictionary has no core; `TensorFileError` where it cannot be
-  ///   read.
+  /// - Throws: `TrainingError` where the dictionary has no core, or what is to make it has not finished;
+  ///   `TensorFileError` where it cannot be read.
   init(folder path: String) throws {
-    let folders = [
-      path, "\(path)/\(Trainer.dictionaryFolderName)", "\(path)/\(Distillation.coreFolderName)",
-    ]
-    let folder =
-      folders.first { access("\($0)/\(DictionaryFiles.configName)", F_OK) == 0 } ?? path
+    func has(_ name: String) -> Bool { access("\(path)/\(name)", F_OK) == 0 }
+    // A run has a `core`, too, its copy of the one that it began with.
+    let isDistillation = has(DistillationConfiguration.fileName)
+    let inner = isDistillation ? Distillation.coreFolderName : Trainer.dictionaryFolderName
+    let isInner = has("\(inner)/\(DictionaryFiles.configName)")
+    let isNeither = !isInner && !has(DictionaryFiles.configName)
+    if isDistillation, isNeither {
+      throw TrainingError(
+        "\(path): is a distillation that has not finished: go on with granule distill --resume "
+          + "--out \(path), or name a cycle's selected-core")
+    }
+    if has(TrainingConfiguration.fileName), isNeither {
+      throw TrainingError(
+        "\(path): is a run that has not finished: go on with granule train --resume --out \(path)")
+    }
+    let folder = isInner ? "\(path)/\(inner)" : path
     let whole = try SparseAutoencoder(folder: folder)
     guard let latents = whole.core?.latents else {
       throw TrainingError(

@@ -58,6 +58,7 @@ public struct DecoderSimilarity: Sendable {
   ///   - granularities: ascending, each 1 … latents.
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked now and then; true ends with `CancellationError`.
+  /// - Throws: nothing but that.
   public init(
     _ dictionary: SparseAutoencoder, granularities: [Int],
     onProgress: (Double) -> Void = { _ in }, shouldStop: () -> Bool = { false }
