@@ -12,7 +12,7 @@ let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
-// Dependencies run downwards only: each room names the rooms below it, never one beside or above.
+// Dependencies run downwards only: each module names the modules below it, never one beside or above.
 let package = Package(
   name: "granule",
   products: [.executable(name: "granule", targets: ["granule"])],
@@ -105,7 +105,7 @@ let package = Package(
       ],
       swiftSettings: strict),
 
-    // Tests mirror the rooms.
+    // Tests mirror the modules.
     .testTarget(
       name: "StrictJSONTests", dependencies: ["StrictJSON", "CJansson"], swiftSettings: strict),
     .testTarget(

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from held_out import text_page
 from line_plot import line_plot
 from markdown_page import MarkdownPage
 from recaptured_loss import recaptured_loss
@@ -20,6 +21,11 @@ class Page(MarkdownPage):
     def __init__(self, record, page, text, seeds, ks):
         super().__init__()
         self.record, self.page, self.text, self.seeds, self.ks = record, page, text, seeds, ks
+        lines = (record / "settings").read_text().splitlines()
+        self.settings = dict(line.split("=", 1) for line in lines if "=" in line)
+        self.model, = (line.split()[1] for line in lines if line.startswith("model "))
+        self.held_out = dict(line.removeprefix("held out ").rsplit(" ", 1) for line in lines
+                             if line.startswith("held out "))
         self.reports = {seed: self.load(f"seed-{seed}.json") for seed in seeds}
 
     def load(self, name):
@@ -27,6 +33,15 @@ class Page(MarkdownPage):
 
     def write(self):
         self.introduction()
+        self.say(
+            "## Cycles",
+            "Core: the latents whose encoder vectors the cycle began with, frozen. Candidates: they "
+            "and the first granularity after them, the innermost reconstruction, in which attribution "
+            "is measured. Selected: the fewest candidates that have "
+            f"{float(self.settings['COVERAGE']):.0%} of it, and how many of them were of the core; the "
+            "columns after that: how many have other shares. FVU and L0 are on sequences of the "
+            "harvest that training left out. Floored: the share of steps in which the core alone had "
+            "more than three quarters of k active latents, so that L0 is above k.")
         for seed in self.seeds:
             self.cycles(seed)
         self.overlap()
@@ -37,13 +52,9 @@ class Page(MarkdownPage):
         print(f"wrote {path}")
 
     def introduction(self):
-        lines = (self.record / "settings").read_text().splitlines()
-        values = dict(line.split("=", 1) for line in lines if "=" in line)
         command = " ".join(f"{name}='{value}'" if " " in value else f"{name}={value}"
-                           for name, value in values.items())
-        model, = (line.split()[1] for line in lines if line.startswith("model "))
-        files = " and ".join(line.removeprefix("held out ").rsplit(" ", 1)[0] for line in lines
-                             if line.startswith("held out "))
+                           for name, value in self.settings.items())
+        files = " and ".join(self.held_out)
         harvest = self.load("harvest.json")
         attributed = self.reports[self.seeds[0]]["cycles"][0]["attributed_tokens"]
         fvu_tokens = self.load(f"without-core-k{self.ks[0]}.json")["tokens"]
@@ -54,17 +65,18 @@ class Page(MarkdownPage):
             "themselves are worth is in [results.md](results.md). Made by",
             f"```\nTEXT={self.text.name} {command} \\\n"
             f"  SEEDS='{' '.join(self.seeds)}' OTHER_KS='{' '.join(self.ks[1:])}' scripts/distill\n```",
-            f"on {Path(model).stem}, {harvest['tokens']:,} tokens, read from the first of "
+            f"on {Path(self.model).stem}, {harvest['tokens']:,} tokens, read from the first of "
             f"{harvest['files']} files in a fixed order that mixes their kinds until there were as "
-            f"many, {int(values['TOKENS']) / harvest['tokens']:.1f} passes over them in each "
+            f"many, {int(self.settings['TOKENS']) / harvest['tokens']:.1f} passes over them in each "
             f"cycle and for each dictionary; in each cycle {attributed:,} tokens of those files are "
-            f"attributed. Held out from both: {files}. FVU with and without the core is measured on "
+            f"attributed. Held out from both: {files}."
+            f"{text_page(self.page, self.held_out.values())} FVU with and without the core is measured on "
             f"{fvu_tokens:,} tokens of them, recaptured loss on {replaced:,} replaced tokens, as many "
             "of each.")
 
     def cycles(self, seed):
         report = self.reports[seed]
-        self.say(f"## Cycles, seed {seed}")
+        self.say(f"### Seed {seed}")
         shares = [share for share, _ in report["cycles"][0]["latents_for_coverage"]]
         rows = []
         for cycle in report["cycles"]:
@@ -80,15 +92,13 @@ class Page(MarkdownPage):
                 "–" if floored is None else f"{100 * floored:.0f} %",
                 seconds(cycle["training_seconds"]), seconds(cycle["attribution_seconds"])])
         self.table(
-            ["cycle", "core", "candidates", "selected", "of the core",
-             *(f"for {100 * share:g} %" for share in shares), "FVU of the core", "innermost FVU",
+            ["cycle", "core", "candidates", "selected", "of them of the core",
+             *(f"{100 * share:g} %" for share in shares), "FVU of the core", "innermost FVU",
              "FVU", "L0 of the core", "L0", "floored", "training, s", "attribution, s"], rows)
         counts = report["selections"]
         spread = ", ".join(f"{counts.count(n)} in {n}" for n in sorted(set(counts), reverse=True))
         self.say(f"The final core has {report['core_latents']} latents; cycles that selected them: "
-                 f"{spread}. FVU and L0 here are on sequences of the harvest that training left out. "
-                 "Floored: the share of steps in which the core alone had more than three quarters "
-                 "of k active latents, so that L0 is above k.")
+                 f"{spread}.")
         name = f"results-distillation-coverage-{seed}.svg"
         title = f"Attribution explained by the fewest latents, seed {seed}"
         (self.page / name).write_text(line_plot(
@@ -106,16 +116,17 @@ class Page(MarkdownPage):
                  for name, seed in self.pairs_of_seeds()]
         cycles = len(self.reports[self.seeds[0]]["cycles"])
         pairs += [(f"overlap-first-{self.seeds[0]}-{seed}.json",
-                   f"core that cycle 1 of seed {self.seeds[0]} selected in that of seed {seed}")
+                   f"what cycle 1 of seed {self.seeds[0]} selected in that of seed {seed}")
                   for seed in self.seeds[1:]]
-        pairs += [(f"overlap-cycles-{n - 1}-{n}.json", f"core of cycle {n - 1} in that of cycle {n}")
+        pairs += [(f"overlap-cycles-{n - 1}-{n}.json",
+                   f"what cycle {n - 1} of seed {self.seeds[0]} selected in that of cycle {n}")
                   for n in range(2, cycles + 1)]
         rows = []
         for name, title in pairs:
             overlap = self.load(name)
             for key, against in [("second", title),
-                                 ("random_latents", "… as many latents drawn at random"),
-                                 ("random_directions", "… as many random directions")]:
+                                 ("random_latents", "… in as many latents drawn at random"),
+                                 ("random_directions", "… in as many random directions")]:
                 figures = overlap[key]
                 sizes = "{} in {}".format(*overlap["latents"]) if key == "second" else ""
                 rows.append([against, sizes, number(figures["mean_largest_cosine"], 3)] + [
@@ -125,7 +136,8 @@ class Page(MarkdownPage):
                  "From cycle to cycle the core's vectors are copied and frozen: those that were "
                  "selected again have a cosine of 1 with themselves. In cycle 1 nothing has been "
                  "carried on yet: what the cores of two seeds share beyond that is what distilling "
-                 "made more alike.")
+                 "made more alike. Latents are drawn from the second one's whole dictionary, whose "
+                 "core is among them.")
         self.table(["", "latents", "mean", "≥ 0.5", "≥ 0.7", "≥ 0.9"], rows)
 
     def recaptured(self, name):
@@ -150,7 +162,13 @@ class Page(MarkdownPage):
                     cell for which in ("with", "without") for cell in (
                         number(pair[which]["l0"], 1), number(pair[which]["fvu"]),
                         number(pair[which][RECOVERED]))])
-        self.say("## With and without the core, on the same tokens")
+        core = len(self.reports[self.seeds[0]]["selections"])
+        self.say(
+            "## With and without the core, on the same tokens",
+            f"With: the {core} latents of seed {self.seeds[0]}'s final core, distilled at k = "
+            f"{self.ks[0]}, first and frozen, the other latents trained beside them. Without: the "
+            "same number of latents, at the same granularities, none of them given. Both of one seed, "
+            "which is none of those above.")
         self.table(["k", "granularity", "L0 with", "FVU with", "recovered with", "L0 without",
                     "FVU without", "recovered without"], rows)
         floored = "; ".join(f"{100 * self.floored_share(k):.0f} % at k {k}" for k in self.ks)
@@ -168,27 +186,32 @@ class Page(MarkdownPage):
         trained the core alone."""
         rows = list(self.measured(k).items())[1:]
         same = {g: row for g, row in rows if
-                1 / SAME_L0 <= row["with"]["l0"] / row["without"]["l0"] <= SAME_L0}
+                max(row[which]["l0"] for which in row)
+                <= SAME_L0 * min(row[which]["l0"] for which in row)}
         return same, len(rows) - len(same)
 
     def claims(self):
         self.say("## The paper's claims",
                  "There is one pair of dictionaries at each k, so that how much of a difference is "
-                 "chance is not known. Where L0 differs by more than a tenth nothing is compared.")
+                 "chance is not known. Where L0 differs by more than a tenth nothing is compared; "
+                 "below that it stands beside each figure, and the side with the larger one has that "
+                 "much of an advantage.")
         for k in self.ks:
             same, others = self.comparable(k)
             self.compare(
                 f"Loss recovered is slightly worse with the core (by up to {SLIGHTLY:g}), k = {k}",
                 others, within,
-                {f"G {g:,}": (row["without"][RECOVERED] - row["with"][RECOVERED], 0, SLIGHTLY)
+                {f"G {g:,} ({l0(row['with'])} with, {l0(row['without'])} without)":
+                 (row["without"][RECOVERED] - row["with"][RECOVERED], 0, SLIGHTLY)
                  for g, row in same.items()}, digits=4)
-        for k in self.ks[1:]:
-            self.better(k, f"The core transfers to k = {k}: FVU at least as good as without")
         self.lines.append("")
         self.say("Not tested: that distilled dictionaries do better on SAEBench at low L0, and "
                  "worse at high L0; RAVEL.")
         self.say("## Our own questions")
         self.better(self.ks[0], f"With the core FVU is at least as good as without, k = {self.ks[0]}")
+        for k in self.ks[1:]:
+            self.better(k, "The paper says that consistent features transfer to other k. By the core's "
+                           f"use for FVU: at k = {k} it is at least as good as without")
         self.sizes()
         self.overlap_above_chance()
 
@@ -204,7 +227,7 @@ class Page(MarkdownPage):
                 + (", ".join(f"{100 * c['kept'] / c['core_latents']:.0f} %" for c in cycles
                              if c["core_latents"]) or "–")
                 + ". A constant share s of the candidates makes it grow towards s / (1 − s) times the "
-                  "innermost granularity.")
+                  f"first granularity, {self.settings['GRANULARITIES'].split(',')[0]}.")
 
     def overlap_above_chance(self):
         figures = {key: {} for key in ("mean_largest_cosine", "share_at_least_0.7")}
@@ -225,7 +248,8 @@ class Page(MarkdownPage):
     def better(self, k, claim):
         same, others = self.comparable(k)
         self.compare(claim, others, verdict, {
-            f"G {g:,}": (row["with"]["fvu"], row["without"]["fvu"]) for g, row in same.items()})
+            f"G {g:,}": (row["with"]["fvu"], row["without"]["fvu"]) for g, row in same.items()},
+            notes={f"G {g:,}": (l0(row["with"]), l0(row["without"])) for g, row in same.items()})
 
     def compare(self, claim, others, judge, pairs, **options):
         """judge: `verdict` or `within`; others: how many granularities have another L0."""
@@ -238,6 +262,10 @@ class Page(MarkdownPage):
 
 def as_trained(rows):
     return {row["granularity"]: row for row in rows if row["sparsity"] == "as-trained"}
+
+
+def l0(row):
+    return f"L0 {row['l0']:.1f}"
 
 
 def number(value, digits=4):

@@ -10,7 +10,8 @@ PyTorch's values must be Granule's: a fast wrong answer is none. Needs torch and
     python3 benchmarks/encode.py --quick
     python3 benchmarks/encode.py --shapes 576:16384:64,768:24576:32 --batches 1,16,256,4096
     python3 benchmarks/encode.py --batches 1,16,256,1024 --figure docs/speed-by-batch.svg
-    python3 benchmarks/encode.py --batches 1024 --shares 1,2,4,8,16,32 --figure docs/speed-by-granularity.svg
+    python3 benchmarks/encode.py --shapes 576:16384:64 --batches 1024 --shares 1,2,4,8,16,32,64 \
+        --figure docs/speed-by-granularity.svg
 """
 import argparse
 import json
@@ -79,9 +80,9 @@ def run_granule(options, shape, granularities, save=None):
     d_model, latents, k = shape
     command = [
         options.granule, "bench", "encode", "--d-model", str(d_model), "--latents", str(latents),
-        "--k", str(k), "--batch", ",".join(map(str, options.batches)), "--granularity",
-        ",".join(map(str, granularities)), "--data", options.data, "--repetitions",
-        str(options.repetitions), "--threads", str(options.threads), "--json"]
+        "--k", str(k), "--batch", ",".join(map(str, options.batches)), "--granularities",
+        ",".join(map(str, granularities)), "--data", options.data, "--repeat",
+        str(options.repeat), "--threads", str(options.threads), "--json"]
     output = subprocess.run(command + (["--save", save] if save else []), check=True,
                             stdout=subprocess.PIPE).stdout
     return {(row["batch"], row["granularity"]): row for row in json.loads(output)}
@@ -105,7 +106,7 @@ def measure_shape(options, shape):
             for size in sorted({batch, min(batch, 256)}):
                 key = (batch, granularity, size)
                 theirs.setdefault(key, []).append(statistics.median(encoder.measure(
-                    activations, batch, granularity, row["k"], size, options.repetitions)))
+                    activations, batch, granularity, row["k"], size, options.repeat)))
             if number == 0:
                 value = encoder.value_sum(activations, batch, granularity, row["k"], batch)
                 if abs(value - row["value_sum"]) > 1e-5 * abs(value) + 1e-3:
@@ -180,14 +181,14 @@ def main():
                         help="granularities, as N divided by these (default 1: all latents)")
     parser.add_argument("--data", choices=["gaussian", "correlated"], default="correlated")
     parser.add_argument("--rounds", type=int, default=3, help="turns of Granule and of PyTorch")
-    parser.add_argument("--repetitions", type=int, default=3, help="turns within each")
+    parser.add_argument("--repeat", type=int, default=3, help="turns within each")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="one small shape, seconds")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--figure", help="write a plot of the ratios here, as SVG")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.repetitions = 2, 2
+        options.rounds, options.repeat = 2, 2
     options.shapes = options.shapes or shapes(
         "256:2048:32" if options.quick else "576:16384:64,768:24576:32,2304:65536:64")
     options.batches = options.batches or ([1, 16, 256] if options.quick else [1, 16, 256, 1024])

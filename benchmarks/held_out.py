@@ -76,6 +76,14 @@ def checked_harvest(folder, layers, model, held_out):
     return manifest
 
 
+def text_page(folder, digests):
+    """A sentence with a link to the page in `folder` that says where text is from, if it lists it."""
+    page = Path(folder) / "results-text.md"
+    listed = page.read_text() if page.is_file() else ""
+    return f" [{page.name}]({page.name}) says what they are." if (
+        all(digest in listed for digest in digests)) else ""
+
+
 def main(what, *arguments):
     if what == "check":
         harvest, layer, model, *held_out = arguments

@@ -189,9 +189,9 @@ def main():
     ours, theirs = {}, {}
     for _ in range(options.rounds):
         output = subprocess.run(
-            [options.granule, "bench", "model", "--model", options.model, "--layers",
+            [options.granule, "bench", "model", "--model", options.model, "--layer",
              options.layers, "--context", str(options.context), "--sequences",
-             str(options.sequences), "--repeats", "2", "--json"],
+             str(options.sequences), "--repeat", "2", "--json"],
             check=True, stdout=subprocess.PIPE).stdout
         outcome = json.loads(output)
         for row in outcome["measurements"]:

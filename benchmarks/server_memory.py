@@ -182,7 +182,7 @@ def main():
         repository = os.path.join(folder, "models")
         subprocess.run(
             [options.granule, "bench", "encode", "--d-model", d_model, "--latents", latents,
-             "--k", k, "--batch", "1", "--repetitions", "1", "--save", f"{folder}/random"],
+             "--k", k, "--batch", "1", "--repeat", "1", "--save", f"{folder}/random"],
             check=True, stdout=subprocess.DEVNULL)
         subprocess.run(
             [options.granule, "publish", f"{folder}/random/dictionary", "--repository", repository,

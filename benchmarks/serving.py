@@ -294,7 +294,7 @@ def main():
         sys.path.insert(0, folder)
         subprocess.run(
             [options.granule, "bench", "encode", "--d-model", d_model, "--latents", latents, "--k", k,
-             "--batch", str(max(sizes)), "--data", "correlated", "--repetitions", "1", "--save",
+             "--batch", str(max(sizes)), "--data", "correlated", "--repeat", "1", "--save",
              f"{folder}/random"], check=True, stdout=subprocess.DEVNULL)
         dictionary = f"{folder}/random/dictionary"
         activations = load_file(f"{folder}/random/activations.safetensors")["activations"]

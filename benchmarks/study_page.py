@@ -2,6 +2,7 @@
 import json
 import statistics
 
+from held_out import text_page
 from line_plot import line_plot
 from markdown_page import MarkdownPage
 from recaptured_loss import recaptured_loss
@@ -108,7 +109,9 @@ class StudyPage(MarkdownPage):
         return (f"Each dictionary was trained on {options.tokens:,} tokens, that is "
                 f"{options.tokens / manifest['tokens']:.1f} passes over {manifest['tokens']:,} tokens, "
                 f"read from the first of {len(manifest['text'])} files in a fixed order that mixes "
-                f"their kinds until there were as many. Held out: {files}. FVU is measured on "
+                f"their kinds until there were as many. Held out: {files}."
+                + text_page(self.folder, [text["sha256"] for text in manifest["text"]])
+                + f" FVU is measured on "
                 f"{tokens:,} tokens of them. Learning rate {options.learning_rate:g} · √({self.n:,} / "
                 f"N), batches of {options.batch:,}; seed 0 where none is named.")
 

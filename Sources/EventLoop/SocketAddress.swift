@@ -12,6 +12,8 @@ public enum SocketAddress: Sendable, Hashable, CustomStringConvertible {
   public static let unixPathBytesMax = 107
 
   /// Reads `HOST:PORT`, `[::1]:PORT` or `unix:PATH`.
+  ///
+  /// - Throws: `EventLoopError` that says what is missing or too long.
   public init(_ text: String) throws(EventLoopError) {
     func fail(_ reason: String) -> EventLoopError {
       EventLoopError(operation: "address \"\(text)\"", reason: reason)
@@ -56,6 +58,8 @@ public enum SocketAddress: Sendable, Hashable, CustomStringConvertible {
 
   /// The addresses that a TCP host stands for, in the order to try them. Asking for a name may
   /// block.
+  ///
+  /// - Throws: `EventLoopError` where the host is not known.
   public func resolve() throws(EventLoopError) -> [ResolvedAddress] {
     guard case .tcp(let host, let port) = self else { return [ResolvedAddress(origin: self)] }
     var hints = addrinfo()

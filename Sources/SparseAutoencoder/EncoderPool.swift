@@ -29,6 +29,9 @@ public final class EncoderPool {
   private static let weightsMin = 1 << 21
 
   /// As `SparseAutoencoder.encode`, on all threads. One caller at a time.
+  ///
+  /// - Parameter activations: [tokens, d_model] float32, raw.
+  /// - Throws: `EncodingError` of the first activation or argument that cannot be encoded.
   public func encode(
     _ dictionary: SparseAutoencoder, _ activations: UnsafeBufferPointer<Float>, tokens: Int,
     granularity: Int, k: Int? = nil

@@ -31,6 +31,9 @@ public struct ReferenceEncoder {
   }
 
   /// As `SparseAutoencoder.encode`.
+  ///
+  /// - Parameter activations: [tokens, d_model] float32, raw.
+  /// - Throws: `EncodingError` of the first activation or argument that cannot be encoded.
   public func encode(
     _ activations: [Float], granularity: Int, k: Int? = nil
   ) throws(EncodingError) -> SparseCodes {

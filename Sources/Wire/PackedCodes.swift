@@ -23,6 +23,8 @@ public struct PackedCodes: Sendable {
   }
 
   /// The number of rows, after a check of the three sizes, which costs no pass over the data.
+  ///
+  /// - Throws: `ServerError` (INVALID_ARGUMENT) naming the array whose size does not fit.
   public func tokens() throws(ServerError) -> Int {
     guard rowOffsets.count >= 4, rowOffsets.count % 4 == 0 else {
       throw ServerError(
@@ -43,6 +45,7 @@ public struct PackedCodes: Sendable {
   /// ascend strictly below `latents`, values finite and > 0. `tokens()` comes first.
   ///
   /// - Parameter rows: which; nil: all.
+  /// - Throws: `ServerError` (INVALID_ARGUMENT) naming the array and the token.
   public func checkRows(latents: Int, rows: Range<Int>? = nil) throws(ServerError) {
     try rowOffsets.withBytes { offsets throws(ServerError) in
       try indices.withBytes { indices throws(ServerError) in

@@ -29,6 +29,8 @@ public struct PackedTensor: Sendable {
 
   /// Rows and columns of a matrix whose data is exactly sized; `field` is the name to use in an
   /// error.
+  ///
+  /// - Throws: `ServerError` (INVALID_ARGUMENT) where it is no matrix or its data has another size.
   public func rowsAndColumns(named field: String) throws(ServerError) -> (rows: Int, columns: Int) {
     guard shape.count == 2 else {
       throw ServerError(

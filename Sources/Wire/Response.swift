@@ -53,7 +53,7 @@ public struct EncodeResponse: Sendable {
   public var k: UInt32
   /// All active latents; nil where the request left them out.
   public var codes: PackedCodes?
-  /// Latents of the last stage that are no longer active, where stages carry changes only.
+  /// Latents of the stage before that are no longer active, where stages carry changes only.
   public var removed: PackedCodes?
   /// Float32 `[tokens, d_model]`, in raw scale; nil where it was not asked for.
   public var reconstruction: PackedTensor?

@@ -230,8 +230,8 @@ struct EncodeCommand: AsyncParsableCommand {
   /// a token may have every latent active.
   private func fittingBatch(_ client: Client) async throws -> Int {
     let models = try await client.listModels(timeout: .seconds(10))
-    guard let serving = models.first(where: { $0.name == model }),
-      let version = serving.versions.first(where: { $0.state == .ready }),
+    guard let status = models.first(where: { $0.name == model }),
+      let version = status.versions.first(where: { $0.version == status.servingVersion }),
       version.selectionRule != "topk"
     else { return batch }
     let latents = granularities?.values.last ?? Int(version.residentLatents)

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Serve
 import SparseAutoencoder
 
 /// The command line: one subcommand a file.
@@ -8,7 +9,7 @@ struct Granule: AsyncParsableCommand {
     commandName: "granule",
     abstract:
       "Progressive sparse autoencoders: train nested dictionaries, serve any prefix of them.",
-    version: "0.1.0",
+    version: Server.version,
     subcommands: [
       HarvestCommand.self, TrainCommand.self, DistillCommand.self, EvaluateCommand.self,
       ImportCommand.self, OrderCommand.self, InspectCommand.self, OverlapCommand.self,

@@ -12,7 +12,8 @@ struct PublishCommand: AsyncParsableCommand {
     discussion: """
       The dictionary is checked, copied beside the versions there are, described by a manifest with \
       sizes and digests, and renamed into place: servers of the repository see it whole or not at \
-      all, and load it within a second or two. Any dictionary folder of SAELens can be \
+      all, find it within their --poll-interval, a second by default, and serve it once it is loaded \
+      and verified. Any dictionary folder of SAELens can be \
       published, if `granule import` reads it; import what other libraries wrote.
 
       EXAMPLE

@@ -46,7 +46,8 @@ struct StatusCommand: AsyncParsableCommand {
     print(
       "computed         \(count(status.computedRequests)) requests in \(count(status.batches)) batches"
     )
-    print("shed             \(count(status.shedRequests)) (pressure now \(status.pressure))")
+    print(
+      "given less       \(count(status.shedRequests)) (now: \(status.pressure) granularities less)")
     print("refused          \(count(status.refusedRequests))")
     print("expired          \(count(status.expiredRequests))")
     print("cancelled        \(count(status.cancelledRequests))")

@@ -6,7 +6,7 @@ import Testing
 
 @Suite("bench encode", .serialized)
 struct BenchEncodeTests {
-  static let shape = ["--d-model", "48", "--latents", "1024", "--k", "16", "--repetitions", "1"]
+  static let shape = ["--d-model", "48", "--latents", "1024", "--k", "16", "--repeat", "1"]
 
   func rows(_ arguments: [String]) throws -> [JSONValue] {
     let (code, output, errors) = try CommandProcess.run(["bench", "encode", "--json"] + arguments)
@@ -19,7 +19,7 @@ struct BenchEncodeTests {
     arguments: ["gaussian", "correlated"])
   func agrees(data: String) throws {
     let rows = try rows(
-      Self.shape + ["--batch", "1,7,300", "--granularity", "100,1024", "--data", data])
+      Self.shape + ["--batch", "1,7,300", "--granularities", "100,1024", "--data", data])
     #expect(
       rows.map { [$0["batch"]?.integer, $0["granularity"]?.integer, $0["k"]?.integer] } == [
         [1, 100, 2], [1, 1024, 16], [7, 100, 2], [7, 1024, 16], [300, 100, 2], [300, 1024, 16],
@@ -40,7 +40,7 @@ struct BenchEncodeTests {
   @Test("keeps k where it is told to")
   func fixedK() throws {
     let rows = try rows(
-      Self.shape + ["--batch", "4", "--granularity", "8,512", "--k-at-granularity", "fixed"])
+      Self.shape + ["--batch", "4", "--granularities", "8,512", "--k-at-granularity", "fixed"])
     #expect(rows.map { $0["k"]?.integer } == [8, 16])
   }
 
@@ -51,12 +51,12 @@ struct BenchEncodeTests {
     let random = try rows(Self.shape + ["--batch", "16", "--data", "correlated", "--save", saved])
     let loaded = try rows([
       "--dictionary", "\(saved)/dictionary", "--activations", "\(saved)/activations.safetensors",
-      "--batch", "16", "--repetitions", "1",
+      "--batch", "16", "--repeat", "1",
     ])
     #expect(random.map { $0["value_sum"] } == loaded.map { $0["value_sum"] })
     let (code, table, errors) = try CommandProcess.run(
       "bench", "encode", "--dictionary", "\(saved)/dictionary", "--activations",
-      "\(saved)/activations.safetensors", "--batch", "16", "--repetitions", "1")
+      "\(saved)/activations.safetensors", "--batch", "16", "--repeat", "1")
     #expect(
       code == 0 && table.contains("survivors/token") && table.contains("OpenBLAS"), "\(errors)")
   }

@@ -39,7 +39,7 @@ struct BenchEncodeCommand: AsyncParsableCommand {
   @Option(help: "Tokens a call, ascending.")
   var batch = Granularities(values: [1, 16, 256, 1024])
   @Option(help: "Granularities, ascending. Default: all latents.")
-  var granularity: Granularities?
+  var granularities: Granularities?
   @Option(help: "The k of smaller granularities: proportional, k · G / N but at least 1, or fixed.")
   var kAtGranularity = KAtGranularity.proportional
   @Option(help: "Activations for a random dictionary: gaussian or correlated.")
@@ -48,7 +48,7 @@ struct BenchEncodeCommand: AsyncParsableCommand {
   var dictionary: String?
   @Option(help: "Its activations: a file or folder.")
   var activations: String?
-  @Option(help: "Turns that each side takes.")
+  @Option(name: .customLong("repeat"), help: "Turns that each side takes.")
   var repetitions = 5
   @Option(help: "Threads of each side.")
   var threads = Parallel.threads
@@ -80,7 +80,7 @@ struct BenchEncodeCommand: AsyncParsableCommand {
       if activations == nil { throw ValidationError("--dictionary needs --activations") }
       if save != nil { throw ValidationError("--save is for random dictionaries") }
     }
-    if repetitions < 1 { throw ValidationError("--repetitions must be at least 1") }
+    if repetitions < 1 { throw ValidationError("--repeat must be at least 1") }
     if !(1...Parallel.threads).contains(threads) {
       throw ValidationError("--threads must be in 1 … \(Parallel.threads), the cores")
     }
@@ -94,10 +94,10 @@ struct BenchEncodeCommand: AsyncParsableCommand {
     }
     let (dictionary, activations) = try subject()
     let fullK = try k ?? dictionary.checkedFullK()
-    let granularities = granularity?.values ?? [dictionary.latents]
+    let granularities = self.granularities?.values ?? [dictionary.latents]
     if let last = granularities.last, last > dictionary.latents {
       throw CommandError(
-        "--granularity: \(last) is more than the dictionary's \(dictionary.latents) latents")
+        "--granularities: \(last) is more than the dictionary's \(dictionary.latents) latents")
     }
     dictionary.prepareEncoder()
     let benchmark = EncodeBenchmark(

@@ -13,25 +13,27 @@ struct BenchModelCommand: AsyncParsableCommand {
       benchmarks/language_model.py runs PyTorch on the same tokens beside it.
 
       EXAMPLE
-        granule bench model --model SmolLM2-135M-Instruct.Q4_1.gguf --layers 10,15
+        granule bench model --model SmolLM2-135M-Instruct.Q4_1.gguf --layer 10,15
       """)
 
   @Option(help: "The language model, a GGUF file.")
   var model: String
   @Option(help: "Blocks to go forwards to; backwards goes to the last of them.")
-  var layers = Granularities(values: [10, 15])
+  var layer = Granularities(values: [10, 15])
   @Option(help: "Tokens a sequence.")
   var context = 512
   @Option(help: "Sequences a batch.")
   var sequences = 4
-  @Option(help: "Times that each measurement is repeated; the fastest counts.")
-  var repeats = 3
+  @Option(
+    name: .customLong("repeat"),
+    help: "Times that each measurement is made; the fastest counts.")
+  var repetitions = 3
   @Flag(help: "Print JSON.")
   var json = false
 
   func validate() throws {
     if sequences < 1 { throw ValidationError("--sequences must be at least 1") }
-    if repeats < 1 { throw ValidationError("--repeats must be at least 1") }
+    if repetitions < 1 { throw ValidationError("--repeat must be at least 1") }
   }
 
   /// One thing that was measured.
@@ -43,17 +45,17 @@ struct BenchModelCommand: AsyncParsableCommand {
   func run() async throws {
     let model = LanguageModel(try LlamaWeights(GGUFFile(path: model)))
     let shape = model.configuration
-    guard let last = layers.values.last, last <= shape.blocks else {
-      throw ValidationError("--layers: \(shape.name) has \(shape.blocks) blocks")
+    guard let last = layer.values.last, last <= shape.blocks else {
+      throw ValidationError("--layer: \(shape.name) has \(shape.blocks) blocks")
     }
     let batch = try TokenBatch(Self.tokens(sequences, context, shape.vocabulary), for: shape)
     var measurements: [Measurement] = []
     func measure(_ work: String, _ body: () -> Void) {
       let clock = ContinuousClock()
-      let fastest = (0..<repeats).map { _ in clock.measure(body) }.min() ?? .zero
+      let fastest = (0..<repetitions).map { _ in clock.measure(body) }.min() ?? .zero
       measurements.append(Measurement(work: work, seconds: fastest / .seconds(1)))
     }
-    for layer in layers.values {
+    for layer in layer.values {
       measure("forward to block \(layer)") { _ = model.residual(of: batch, before: layer) }
     }
     var loss = 0.0

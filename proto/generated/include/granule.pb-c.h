@@ -113,7 +113,7 @@ struct  Granule__V1__Request
     Granule__V1__StatusRequest *status;
     Granule__V1__CancelRequest *cancel;
     /*
-     * administration: admin address only, unless allowed by flag
+     * administration: elsewhere than at its address PERMISSION_DENIED
      */
     Granule__V1__LoadModelRequest *load_model;
     Granule__V1__UnloadModelRequest *unload_model;
@@ -271,7 +271,7 @@ struct  Granule__V1__EncodeResponse
    */
   Granule__V1__SparseCodes *codes;
   /*
-   * delta only: latents of the last stage that are no longer active (no values)
+   * delta only: latents of the stage before that are no longer active (no values)
    */
   Granule__V1__SparseCodes *removed;
   /*
