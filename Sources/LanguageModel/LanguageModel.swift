@@ -38,7 +38,7 @@ public final class LanguageModel: Sendable {
   /// A model that shares `weights`.
   public init(_ weights: LlamaWeights) {
     self.weights = weights
-    _ = MatrixProduct.singleThreaded
+    _ = SingleThreadedBLAS.use
   }
 
   /// The residual stream before a layer: [rows, d_model].

@@ -2,9 +2,6 @@ internal import COpenBLAS
 
 /// Products of row-major float32 matrices on the calling thread.
 enum MatrixProduct {
-  /// Whoever multiplies brings its own threads, and OpenBLAS's would fight them.
-  static let singleThreaded: Void = openblas_set_num_threads(1)
-
   /// One factor: rows that lie `stride` values apart, read as they are or transposed.
   struct Factor {
     var start: UnsafePointer<Float>

@@ -1,4 +1,5 @@
 internal import COpenBLAS
+internal import LanguageModel
 public import SparseAutoencoder
 internal import Tensors
 

@@ -1,4 +1,5 @@
 internal import COpenBLAS
+internal import LanguageModel
 internal import Tensors
 
 /// Representational similarity analysis: how alike the geometry of samples is in two spaces, as the

@@ -1,5 +1,6 @@
 import CKernels
 import COpenBLAS
+import LanguageModel
 import SparseAutoencoder
 import Tensors
 
@@ -67,7 +68,7 @@ final class DenseEncodeBaseline {
         values: FloatStorage(count: granularity), latents: .allocate(capacity: granularity))
     }
     // Its own threads go on spinning after a call, and would slow whoever is measured next.
-    openblas_set_num_threads(1)
+    _ = SingleThreadedBLAS.use
   }
 
   deinit { for scratch in scratch { scratch.latents.deallocate() } }

@@ -1,7 +1,7 @@
 internal import COpenBLAS
 
 /// OpenBLAS on the calling thread only: whoever multiplies brings its own threads.
-enum SingleThreadedBLAS {
+package enum SingleThreadedBLAS {
   /// To be named before OpenBLAS is called.
-  static let use: Void = openblas_set_num_threads(1)
+  package static let use: Void = openblas_set_num_threads(1)
 }
