@@ -88,6 +88,26 @@ struct DistillTests {
     #expect((overlap["second"]?["share_at_least_0.9"]?.number ?? 0) * 60 >= Double(core) - 0.01)
   }
 
+  @Test("shows each cycle, warns where a core alone is above k, and ends with a table")
+  func text() throws {
+    var arguments = arguments(tokens: 2000, out: "out").filter { $0 != "--json" }
+    let k = try #require(arguments.firstIndex(of: "--k"))
+    arguments[k + 1] = "2"
+    let (code, output, errors) = try CommandProcess.run(arguments)
+    #expect(code == 0, "\(errors)")
+    for cycle in 1...3 { #expect(errors.contains("Cycle \(cycle): ")) }
+    // The first begins without a core.
+    #expect(!errors.contains("of cycle 1's steps"))
+    #expect(errors.contains("of cycle 2's steps the core alone had more than three quarters of k"))
+    let lines = output.split(separator: "\n")
+    let heading = try #require(lines.firstIndex { $0.hasPrefix("cycle") })
+    #expect(lines[heading].contains("innermost FVU"))
+    // A rule, and a row for each cycle.
+    #expect(
+      ["1", "2", "3"] == lines[(heading + 2)...].prefix(3).map { $0.drop { $0 == " " }.prefix(1) })
+    #expect(lines.last?.hasPrefix("The core, ") == true, "\(output)")
+  }
+
   @Test("killed again and again at random moments, ends with the very bits of one that was not")
   func killed() throws {
     let tokens = 20_000
