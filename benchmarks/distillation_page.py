@@ -3,6 +3,7 @@
     python3 benchmarks/distillation_page.py RECORD PAGE TEXT "SEEDS" "KS"
 """
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -97,8 +98,11 @@ class Page(MarkdownPage):
              "FVU", "L0 of the core", "L0", "floored", "training, s", "attribution, s"], rows)
         counts = report["selections"]
         spread = ", ".join(f"{counts.count(n)} in {n}" for n in sorted(set(counts), reverse=True))
+        frequencies = [feature["frequency"] for feature in report["cycles"][-1]["selected"]]
         self.say(f"The final core has {report['core_latents']} latents; cycles that selected them: "
-                 f"{spread}.")
+                 f"{spread}. What the last cycle selected is active for {min(frequencies):.0%} to "
+                 f"{max(frequencies):.0%} of the tokens, {statistics.median(frequencies):.1%} in the "
+                 "median.")
         name = f"results-distillation-coverage-{seed}.svg"
         title = f"Attribution explained by the fewest latents, seed {seed}"
         (self.page / name).write_text(line_plot(
@@ -182,13 +186,13 @@ class Page(MarkdownPage):
     # MARK: Claims
 
     def comparable(self, k):
-        """Granularities with about the same L0 on both sides, and how many others there are. Nobody
+        """Granularities with about the same L0 on both sides, and the names of the others. Nobody
         trained the core alone."""
-        rows = list(self.measured(k).items())[1:]
-        same = {g: row for g, row in rows if
+        rows = dict(list(self.measured(k).items())[1:])
+        same = {g: row for g, row in rows.items() if
                 max(row[which]["l0"] for which in row)
                 <= SAME_L0 * min(row[which]["l0"] for which in row)}
-        return same, len(rows) - len(same)
+        return same, [f"G {g:,}" for g in rows if g not in same]
 
     def claims(self):
         self.say("## The paper's claims",
@@ -252,11 +256,11 @@ class Page(MarkdownPage):
             notes={f"G {g:,}": (l0(row["with"]), l0(row["without"])) for g, row in same.items()})
 
     def compare(self, claim, others, judge, pairs, **options):
-        """judge: `verdict` or `within`; others: how many granularities have another L0."""
+        """judge: `verdict` or `within`; others: the granularities at which L0 differs."""
         if not pairs:
             self.lines.append(f"- {claim}: **not comparable**, L0 differs at each granularity.")
             return
-        where = f" (not at {others} other granularities, where L0 differs)" if others else ""
+        where = f" (not at {', '.join(others)}, where L0 differs)" if others else ""
         self.lines.append(judge(claim + where, pairs, **options))
 
 
