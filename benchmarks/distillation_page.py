@@ -138,9 +138,10 @@ class Page(MarkdownPage):
                     for least in ("0.5", "0.7", "0.9")])
         self.say("## Overlap: the largest cosine of encoder vectors",
                  "From cycle to cycle the core's vectors are copied and frozen: those that were "
-                 "selected again have a cosine of 1 with themselves. In cycle 1 nothing has been "
-                 "carried on yet: what the cores of two seeds share beyond that is what distilling "
-                 "made more alike. Latents are drawn from the second one's whole dictionary, whose "
+                 "selected again have a cosine of 1 with themselves. "
+                 + ("In cycle 1 nothing has been carried on yet: what the cores of two seeds share "
+                    "beyond that is what distilling made more alike. " if self.pairs_of_seeds() else "")
+                 + "Latents are drawn from the second one's whole dictionary, whose "
                  "core is among them.")
         self.table(["", "latents", "mean", "≥ 0.5", "≥ 0.7", "≥ 0.9"], rows)
 
@@ -217,7 +218,8 @@ class Page(MarkdownPage):
             self.better(k, "The paper says that consistent features transfer to other k. By the core's "
                            f"use for FVU: at k = {k} it is at least as good as without")
         self.sizes()
-        self.overlap_above_chance()
+        if self.pairs_of_seeds():
+            self.overlap_above_chance()
 
     def sizes(self):
         for seed, report in self.reports.items():

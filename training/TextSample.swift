@@ -51,11 +51,16 @@ extension TextSequences {
     _ paths: [String], tokenizer: Tokenizer, context: Int
   ) throws {
     let isLong = try files(paths).reduce(0) { $0 + $1.bytes } > wholeBytes
-    let sequences =
+    func hasSome(_ sequences: [[Int32]]) -> Bool {
+      sequences.contains { $0.count >= attributableTokens }
+    }
+    let isThere =
       isLong
-      ? try sample(paths, tokenizer: tokenizer, context: context, tokens: 64 * context)
-      : try read(paths, tokenizer: tokenizer, context: context, tokens: context)
-    guard sequences.contains(where: { $0.count >= attributableTokens }) else {
+      ? hasSome(try sample(paths, tokenizer: tokenizer, context: context, tokens: 64 * context))
+      : try [context, .max].contains {
+        hasSome(try read(paths, tokenizer: tokenizer, context: context, tokens: $0))
+      }
+    guard isThere else {
       throw TrainingError(
         "\(paths.joined(separator: ", ")): there is no text of \(attributableTokens) tokens to "
           + "attribute on")

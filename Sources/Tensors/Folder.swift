@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// Folders, as far as the rooms above need them.
+/// Folders, as far as the modules above need them.
 public enum Folder {
   /// The names in a folder, sorted, hidden ones included.
   ///

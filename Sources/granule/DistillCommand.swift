@@ -27,10 +27,10 @@ struct DistillCommand: AsyncParsableCommand {
 
       EXAMPLE
         granule distill --activations activations/layer-10 --model model.gguf --latents 16384 \\
-          --granularities 64,512,2048,8192,16384 --k 128 --tokens 8000000 --cycles 5 --out distilled
+          --granularities 32,512,2048,8192,16384 --k 128 --tokens 8000000 --cycles 5 --out distilled
         granule inspect distilled/core
         granule train --core distilled/core --activations activations/layer-10 --latents 8192 \\
-          --k 64 --tokens 8000000 --out runs/with-core
+          --k 96 --tokens 8000000 --out runs/with-core
       """)
 
   @OptionGroup var training: TrainingOptions

@@ -19,7 +19,7 @@ struct Granularities: ExpressibleByArgument {
   }
 }
 
-/// One of the values of an enumeration on the command line, for those that other rooms define.
+/// One of the values of an enumeration on the command line, for those that other modules define.
 ///
 /// - Throws: `ValidationError` that lists them.
 func choice<Value: RawRepresentable<String> & CaseIterable>(_ text: String) throws -> Value {

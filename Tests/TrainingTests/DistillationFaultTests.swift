@@ -170,7 +170,7 @@ extension DistillationTests {
       #expect(error?.description.contains(fault) == true, "\(String(describing: error))")
     }
     try (harvested + Data("abc".utf8)).write(to: text)
-    expectRefused("text.txt: the text to attribute on has other contents") {
+    expectRefused("text.txt has other contents. Restore it") {
       _ = try Distillation(resuming: path("out"))
     }
     expectRefused("has other contents than when it was harvested") {
@@ -178,13 +178,31 @@ extension DistillationTests {
     }
     #expect(!FileManager.default.fileExists(atPath: path("another")))
     try harvested.write(to: text)
+    // What it names as a core may be under way.
+    var another = configuration()
+    another.training.core = path("out")
+    expectRefused("is a distillation that has not finished") {
+      _ = try Distillation(another, folder: path("another"))
+    }
     let resumed = try Distillation(resuming: path("out"))
     // It may change once a process is at it, too.
     try (harvested + Data("abc".utf8)).write(to: text)
-    expectRefused("text.txt: the text to attribute on has other contents") { _ = try resumed.run() }
+    expectRefused("text.txt has other contents. Restore it") { _ = try resumed.run() }
     #expect(!FileManager.default.fileExists(atPath: path("out/cycle-1/attribution.safetensors")))
     try harvested.write(to: text)
     _ = try Distillation(resuming: path("out")).run()
+
+    // Files of a folder that is named.
+    try Folder.make(path("texts"))
+    let (first, second) = (path("texts/a.txt"), path("texts/b.txt"))
+    for file in [first, second] { try harvested.write(to: URL(fileURLWithPath: file)) }
+    var named = configuration()
+    named.text = [path("texts")]
+    _ = try Distillation(named, folder: path("named"))
+    try FileManager.default.moveItem(atPath: first, toPath: path("texts/c.txt"))
+    expectRefused("c.txt was added") { _ = try Distillation(resuming: path("named")) }
+    try FileManager.default.removeItem(atPath: path("texts/c.txt"))
+    expectRefused("a.txt is gone") { _ = try Distillation(resuming: path("named")) }
   }
 
   @Test("refuses cycles that do not follow from each other, and damaged ones")
@@ -222,6 +240,7 @@ extension DistillationTests {
     #expect(
       error?.description.contains("has a core of \(core + 5) latents") == true,
       "\(String(describing: error))")
+    #expect(!FileManager.default.fileExists(atPath: path("out/cycle-2/dictionary")))
   }
 
   @Test("says that all latents were selected, which leaves none for the next cycle")

@@ -90,7 +90,13 @@ public final class Distillation {
       try source.checkText()
       configuration.text = source.text.map { Folder.absolute($0.path) }
     }
-    configuration.textSHA256 = try Self.textDigests(configuration.text)
+    configuration.textFiles = try TextFile.read(configuration.text)
+    if let repository = configuration.repository {
+      try Folder.make(repository)
+      guard access(repository, W_OK | X_OK) == 0 else {
+        throw TensorFileError(file: repository, fault: String(cString: strerror(errno)))
+      }
+    }
     self.configuration = configuration
     cycles = []
     try Folder.make(folder)
@@ -112,7 +118,6 @@ public final class Distillation {
     (source, activations) = try Self.check(configuration)
     try RunActivations.check(activations, of: folder)
     cycles = []
-    try checkText()
     for number in 1...configuration.cycles {
       let path = Self.cycleFolder(folder, number)
       guard access("\(path)/\(DistillationCycle.fileName)", F_OK) == 0 else { break }
@@ -127,6 +132,7 @@ public final class Distillation {
       }
       cycles.append(cycle)
     }
+    if cycles.count < configuration.cycles { try checkText() }
   }
 
   private static func cycleFolder(_ folder: String, _ number: Int) -> String {
@@ -154,12 +160,6 @@ public final class Distillation {
         "the activations are of sequences of \(source.context) tokens, attribution in "
           + "\(shape.name) needs \(contexts.lowerBound) … \(contexts.upperBound)")
     }
-    if let repository = configuration.repository {
-      try Folder.make(repository)
-      guard access(repository, W_OK | X_OK) == 0 else {
-        throw TensorFileError(file: repository, fault: String(cString: strerror(errno)))
-      }
-    }
     let text = text(configuration, source)
     for path in try HarvestConfiguration.textFiles(text) where access(path, R_OK) != 0 {
       throw TrainingError(
@@ -177,22 +177,14 @@ public final class Distillation {
     configuration.text.isEmpty ? source.text.map(\.path) : configuration.text
   }
 
-  private static func textDigests(_ text: [String]) throws -> [String] {
-    try HarvestConfiguration.textFiles(text).map { Digest.sha256(try FileBytes.read($0)) }
-  }
-
   /// - Throws: `TrainingError` where the text is not what the distillation was begun on.
   private func checkText() throws {
-    guard let begun = configuration.textSHA256 else { return }
-    let (files, now) = (
-      try HarvestConfiguration.textFiles(configuration.text),
-      try Self.textDigests(configuration.text)
-    )
-    guard now != begun else { return }
-    let changed = files.indices.first { $0 >= begun.count || now[$0] != begun[$0] }
+    guard let begun = configuration.textFiles,
+      let change = TextFile.change(from: begun, to: try TextFile.read(configuration.text))
+    else { return }
     throw TrainingError(
-      "\(changed.map { files[$0] } ?? folder): the text to attribute on has other contents than when "
-        + "the distillation was begun: restore it, or begin another one")
+      "\(folder): the text to attribute on is not that which it was begun on: \(change). Restore it, or "
+        + "begin another distillation")
   }
 
   /// Distils to the end, or until told to stop.
@@ -253,17 +245,14 @@ public final class Distillation {
               ? "\(Self.cycleFolder(folder, number - 1))/\(Self.selectedFolderName)" : nil),
           run: run)
         : try Trainer(resuming: run)
+      try checkCore(trainer.configuration, of: run)
       guard
         case .finished = try trainer.train(
           onProgress: { onProgress(.training($0)) }, shouldStop: shouldStop)
       else { return nil }
     }
     let training = try TrainingConfiguration(run: run)
-    guard training.coreLatents == cycles.last?.selected.count ?? training.coreLatents else {
-      throw TrainingError(
-        "\(run): has a core of \(training.coreLatents) latents, the cycle before selected "
-          + "\(cycles.last?.selected.count ?? 0): remove the folder to train it anew")
-    }
+    try checkCore(training, of: run)
     let dictionary = try SparseAutoencoder(folder: "\(run)/\(Trainer.dictionaryFolderName)")
     let attribution = try attribute(
       dictionary, granularity: training.prefixes[0], run: run, onProgress: onProgress,
@@ -306,6 +295,16 @@ public final class Distillation {
     }
     try cycle.write(to: run)
     return cycle
+  }
+
+  /// - Throws: `TrainingError` where a cycle's run has another core than the cycle before selected.
+  private func checkCore(_ training: TrainingConfiguration, of run: String) throws(TrainingError) {
+    guard let last = cycles.last, training.coreLatents != last.selected.count else { return }
+    let before = "\(Self.cycleFolder(folder, last.number))/\(Self.selectedFolderName)"
+    throw TrainingError(
+      "\(run): has a core of \(training.coreLatents) latents, cycle \(last.number) selected "
+        + "\(last.selected.count): to have it made anew, remove it, and \(before) with the cycle.json "
+        + "beside it")
   }
 
   private func attribute(

@@ -20,8 +20,8 @@ public struct DistillationConfiguration: Sendable, Equatable {
   public var model: String
   /// Text files and folders to attribute on; empty: those that were harvested.
   public var text: [String] = []
-  /// SHA-256 of each of the text's files when the distillation began; nil: not known.
-  var textSHA256: [String]?
+  /// The text's files when the distillation began; nil: not known.
+  var textFiles: [TextFile]?
   /// Which features make the final core; nil: those selected in at least half of the cycles.
   public var coreRule: CoreRule?
   /// The model repository to publish each cycle's dictionary in; nil: it is not published.
@@ -95,9 +95,7 @@ public struct DistillationConfiguration: Sendable, Equatable {
       .init("attribution_tokens", JSONValue(attributionTokens)), .init("model", .string(model)),
       .init("text", .array(text.map { .string($0) })), .init("core_rule", .string(rule.text)),
     ]
-    if let textSHA256 {
-      members.append(.init("text_sha256", .array(textSHA256.map { .string($0) })))
-    }
+    if let textFiles { members.append(.init("text_files", .array(textFiles.map(\.json)))) }
     if let repository {
       members.append(.init("repository", .string(repository)))
       members.append(.init("published_name", .string(publishedName)))
@@ -143,22 +141,21 @@ public struct DistillationConfiguration: Sendable, Equatable {
     }
     attributionTokens = try required("attribution_tokens", \.integer)
     model = try required("model", \.string)
-    text = try required("text", \.strings)
-    if root["text_sha256"] != nil { textSHA256 = try required("text_sha256", \.strings) }
+    func all<Value>(_ convert: @escaping (JSONValue) -> Value?) -> (JSONValue) -> [Value]? {
+      { json in
+        let values = json.elements?.compactMap(convert)
+        return values?.count == json.elements?.count ? values : nil
+      }
+    }
+    text = try required("text", all(\.string))
+    if root["text_files"] != nil {
+      textFiles = try required("text_files", all(TextFile.init(json:)))
+    }
     coreRule = try required("core_rule") { $0.string.flatMap { CoreRule($0) } }
     if root["repository"] != nil {
       repository = try required("repository", \.string)
       publishedName = try required("published_name", \.string)
     }
     try validate()
-  }
-}
-
-extension JSONValue {
-  /// The strings of an array of nothing else.
-  fileprivate var strings: [String]? {
-    guard let elements else { return nil }
-    let strings = elements.compactMap(\.string)
-    return strings.count == elements.count ? strings : nil
   }
 }

@@ -14,7 +14,7 @@ struct HarvestSource {
   /// Tokens a sequence.
   let context: Int
   /// The text's files, as they were named and what they held then.
-  let text: [(path: String, sha256: String)]
+  let text: [TextFile]
   private let path: String
 
   /// Finds the manifest beside the layer's folder that activations are in.
@@ -56,11 +56,9 @@ struct HarvestSource {
     self.modelName = modelName
     self.layer = layer
     self.context = context
-    text = try stored.map { [path] file throws(TrainingError) in
-      guard let name = file["file"]?.string, let sha256 = file["sha256"]?.string else {
-        throw TrainingError("\(path): a text has no file or no sha256")
-      }
-      return (name, sha256)
+    text = stored.compactMap { TextFile(json: $0) }
+    guard text.count == stored.count else {
+      throw TrainingError("\(path): a text has no file or no sha256")
     }
   }
 
@@ -77,7 +75,7 @@ struct HarvestSource {
   /// - Throws: `TrainingError` where a text, of those that were harvested, has changed since;
   ///   `TensorFileError` where it cannot be read.
   func checkText() throws {
-    for file in text where try Digest.sha256(FileBytes.read(file.path)) != file.sha256 {
+    for file in text where try TextFile(reading: file.path) != file {
       throw TrainingError(
         "\(file.path): has other contents than when it was harvested, says \(path); name text to "
           + "attribute on with --text")
