@@ -91,14 +91,16 @@ struct DistillTests {
   @Test("shows each cycle, warns where a core alone is above k, and ends with a table")
   func text() throws {
     var arguments = arguments(tokens: 2000, out: "out").filter { $0 != "--json" }
-    let k = try #require(arguments.firstIndex(of: "--k"))
-    arguments[k + 1] = "2"
-    let granularities = try #require(arguments.firstIndex(of: "--granularities"))
-    arguments[granularities + 1] = "10,55,60"
+    for (option, value) in [
+      ("--k", "2"), ("--coverage", "1"), ("--granularities", "10,24,59,60"),
+    ] {
+      let place = try #require(arguments.firstIndex(of: option))
+      arguments[place + 1] = value
+    }
     let (code, output, errors) = try CommandProcess.run(arguments)
     #expect(code == 0, "\(errors)")
     for cycle in 1...3 { #expect(errors.contains("Cycle \(cycle): ")) }
-    #expect(errors.contains("Larger by the core, 55 would not be below 60: left out."))
+    #expect(errors.contains("Larger by the core, 59 would not be below 60: left out."))
     // The first begins without a core.
     #expect(!errors.contains("of cycle 1's steps"))
     #expect(errors.contains("of cycle 2's steps the core alone had more than three quarters of k"))
