@@ -1,5 +1,4 @@
 """docs/results.md and its figures, of what benchmarks/results.py measured."""
-import json
 import math
 import statistics
 from pathlib import Path
