@@ -34,7 +34,8 @@ struct Admission {
       )
     }
     let stages = try stages(request, version)
-    let response = responseBytesMax(tokens: tokens, stages[stages.count - 1], request, dictionary)
+    let fallbacks = fallbacks(request, stages, dictionary)
+    let response = responseBytesMax(tokens: tokens, stages + fallbacks, request, dictionary)
     try checkResponse(
       response, hint: "send fewer tokens, set omit_codes, or ask for a smaller granularity")
     // Tokens are fewer than the bytes of the request: no product overflows.
@@ -51,9 +52,7 @@ struct Admission {
     }
     return Plan(
       version: version,
-      work: .encode(
-        request, tokens: tokens, stages: stages, fallbacks: fallbacks(request, stages, dictionary)),
-      bytes: bytes)
+      work: .encode(request, tokens: tokens, stages: stages, fallbacks: fallbacks), bytes: bytes)
   }
 
   /// The granularities that were asked for, each with its k.
@@ -144,13 +143,13 @@ struct Admission {
     }
   }
 
-  /// Of one stage, no larger than `stage`. No product can overflow: tokens are fewer than the bytes
-  /// of a frame, and the other factors fit 32 bits.
+  /// Of any one of `stages`: a smaller granularity may well have a larger k. No product can
+  /// overflow: tokens are fewer than the bytes of a frame, and the other factors fit 32 bits.
   private func responseBytesMax(
-    tokens: Int, _ stage: ComputeJob.Stage, _ request: EncodeRequest,
+    tokens: Int, _ stages: [ComputeJob.Stage], _ request: EncodeRequest,
     _ dictionary: SparseAutoencoder
   ) -> Int {
-    let active = stage.k == 0 ? stage.granularity : stage.k
+    let active = stages.reduce(0) { max($0, $1.k == 0 ? $1.granularity : $1.k) }
     // Where stages carry changes, those that left come on top, with an offset of their own each.
     let removed = request.delta ? 4 * (tokens + 1) + 4 * tokens * active : 0
     let codes = request.omitCodes ? 0 : 4 * (tokens + 1) + 8 * tokens * active + removed

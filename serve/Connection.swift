@@ -33,6 +33,8 @@ final class Connection: ByteStreamHandler {
   /// stopping.
   private var isEnding = false
   private var isPaused = false
+  /// Frames that may be answered before others have their turn; it may take several readings.
+  private var framesLeft: Int
   /// Frames that have arrived wait while other connections have their turn.
   private var isYielding = false
   private var peerEnded = false
@@ -52,6 +54,7 @@ final class Connection: ByteStreamHandler {
     self.isAdmin = isAdmin
     self.server = server
     decoder = FrameDecoder(frameBytesMax: server.limits.frameBytesMax)
+    framesLeft = server.limits.framesPerTurnMax
     lastActive = .now
     let limits = server.limits
     sending = ProgressWatch(window: limits.stall, bytesPerSecondMin: limits.bytesPerSecondMin)
@@ -81,7 +84,6 @@ final class Connection: ByteStreamHandler {
   }
 
   private func readFrames() {
-    var framesLeft = server.limits.framesPerTurnMax
     do throws(FrameError) {
       while !isEnding, !isPaused, !isYielding, let payload = try decoder.nextFrame() {
         answer(payload)
@@ -91,13 +93,15 @@ final class Connection: ByteStreamHandler {
     } catch {
       refuse(.badFrame, ServerError(.resourceExhausted, "\(error)"))
     }
+    // Nobody is to be ended for memory that lies empty.
+    if decoder.capacityBytes > server.limits.receiveBytesFree { decoder.releaseUnused() }
     countBytes()
     if server.receiveBytes > server.limits.receiveBytesMax { server.makeRoomToReceive() }
     finishIfDone()
   }
 
   /// Bytes of memory for a frame that has not arrived in full; 0 once no more are read.
-  var receiveBytes: Int { isEnding ? 0 : decoder.capacityBytes }
+  var receiveBytes: Int { isEnding ? 0 : decoder.countedBytes }
 
   /// Ends the connection, so that others can receive. No frame may be in use.
   func giveUpReceiving() {
@@ -105,7 +109,7 @@ final class Connection: ByteStreamHandler {
       .receiveMemory,
       ServerError(
         .unavailable,
-        "connections hold \(server.receiveBytes) bytes of unfinished frames, this one the most, \(decoder.capacityBytes); the limit is \(server.limits.receiveBytesMax); connect again later",
+        "connections hold \(server.receiveBytes) bytes of unfinished frames, this one the most, \(decoder.countedBytes); the limit is \(server.limits.receiveBytesMax); connect again later",
         retryAfterMilliseconds: server.limits.retryAfterMilliseconds))
     decoder = FrameDecoder(frameBytesMax: server.limits.frameBytesMax)
     countBytes()
@@ -121,6 +125,7 @@ final class Connection: ByteStreamHandler {
   /// Goes on after others have had their turn.
   func takeTurn() {
     isYielding = false
+    framesLeft = server.limits.framesPerTurnMax
     // Paused meanwhile for another reason: that may have passed while this turn was awaited.
     guard !isEnding, !isPaused else { return readOn() }
     readFrames()
@@ -148,7 +153,7 @@ final class Connection: ByteStreamHandler {
     do throws(ServerError) {
       try start(request)
     } catch {
-      server.metrics.record(RequestMethod(request.body), error.code)
+      server.metrics.record(RequestMethod(request.kind), error.code)
       send(Response(id: request.id, result: .failure(error)).packed())
     }
     if stream.queuedBytes > server.limits.writeQueueHighBytes
@@ -182,7 +187,7 @@ final class Connection: ByteStreamHandler {
   }
 
   private func succeed(_ request: ReceivedRequest, _ body: Response.Body) {
-    server.metrics.record(RequestMethod(request.body), nil)
+    server.metrics.record(RequestMethod(request.kind), nil)
     send(Response(id: request.id, result: .success(body)).packed())
   }
 
@@ -214,7 +219,7 @@ final class Connection: ByteStreamHandler {
       throw ServerError(
         .permissionDenied, "\(verb): is answered at the server's admin address only")
     }
-    inFlight[request.id] = .administration(RequestMethod(request.body))
+    inFlight[request.id] = .administration(RequestMethod(request.kind))
     server.administer(change, name: name, connection: id, requestID: request.id)
   }
 
@@ -367,8 +372,8 @@ final class Connection: ByteStreamHandler {
   }
 
   private func countBytes() {
-    server.receiveBytes += decoder.capacityBytes - countedReceiveBytes
-    countedReceiveBytes = decoder.capacityBytes
+    server.receiveBytes += decoder.countedBytes - countedReceiveBytes
+    countedReceiveBytes = decoder.countedBytes
     server.writeBytes += stream.queuedBytes - countedWriteBytes
     countedWriteBytes = stream.queuedBytes
   }

@@ -55,6 +55,20 @@ final class ResidentModels: Sendable {
     var hasPolled = false
     var isStopping = false
     var pollFailures: [String] = []
+    /// Versions that wait in `tasks` to be released.
+    private var releasing: Set<ObjectIdentifier> = []
+
+    /// Has the loader let go of a version, once however many ask for it meanwhile.
+    mutating func release(_ version: ResidentVersion) {
+      guard releasing.insert(ObjectIdentifier(version)).inserted else { return }
+      tasks.append(.release(version))
+    }
+
+    mutating func nextTask() -> Task? {
+      guard let task = tasks.popFirst() else { return nil }
+      if case .release(let version) = task { releasing.remove(ObjectIdentifier(version)) }
+      return task
+    }
   }
 
   private let repository: ModelRepository
@@ -190,7 +204,7 @@ final class ResidentModels: Sendable {
     for number in state.models[name]?.beside.keys.sorted() ?? [] {
       _ = letGo(of: number, name, &state)
     }
-    if let old { state.tasks.append(.release(old)) }
+    if let old { state.release(old) }
   }
 
   /// Keeps a version beside the one that serves no longer; gives the error where it is not kept.
@@ -204,7 +218,7 @@ final class ResidentModels: Sendable {
           .notFound, "unload_model.version: \(version) of \(name) is not kept beside another")
     }
     if state.models[name]?.serving !== old { state.models[name]?.retire(old) }
-    state.tasks.append(.release(old))
+    state.release(old)
     return nil
   }
 
@@ -221,9 +235,11 @@ final class ResidentModels: Sendable {
   /// dictionary takes too long for the event loop.
   func release(_ version: ResidentVersion) {
     monitor.change { state in
-      // Cancelled requests of a version that serves must not queue up behind a load.
-      let isServing = state.models.values.contains { $0.serving === version }
-      if !isServing { state.tasks.append(.release(version)) }
+      // What is kept anyway is freed by whoever lets go of it.
+      let isKept = state.models.values.contains {
+        $0.serving === version || $0.beside[version.version] === version
+      }
+      if !isKept { state.release(version) }
     }
   }
 
@@ -238,7 +254,7 @@ final class ResidentModels: Sendable {
     while true {
       let task = monitor.wait { state -> Task?? in
         if state.isStopping { return .some(nil) }
-        return state.tasks.popFirst().map { .some($0) }
+        return state.nextTask().map { .some($0) }
       }
       guard let task else { return }
       switch task {
@@ -506,15 +522,16 @@ final class ResidentModels: Sendable {
   private func look() {
     var found: [(name: String, versions: [UInt64])] = []
     var failures: [String] = []
-    let names: [String]
-    do throws(ModelRepositoryError) { names = try repository.modelNames() } catch {
+    do throws(ModelRepositoryError) {
+      for (name, versions) in try repository.models() {
+        switch versions {
+        case .success(let versions): found.append((name, versions))
+        case .failure(let error): failures.append("\(name) cannot be read: \(error)")
+        }
+      }
+    } catch {
       report(["the repository cannot be read: \(error)"])
       return
-    }
-    for name in names {
-      do throws(ModelRepositoryError) {
-        found.append((name, try repository.versions(of: name)))
-      } catch { failures.append("\(name) cannot be read: \(error)") }
     }
     report(failures)
     let present = Dictionary(uniqueKeysWithValues: found.map { ($0.name, $0.versions) })

@@ -7,7 +7,7 @@ public struct ServerLimits: Sendable {
 
   /// The longest frame accepted or sent, in bytes without its length.
   public var frameBytesMax = FrameDecoder.frameBytesMaxDefault
-  /// Memory that one unpacked request may take, in bytes.
+  /// Memory that one unpacked request may take, in bytes; a short one is bounded by its length too.
   public var requestMemoryBytesMax = 96 << 20
   /// Memory that all connections together may take for frames that have not arrived in full, in
   /// bytes.

@@ -10,16 +10,12 @@ enum RequestMethod: String, Sendable, CaseIterable {
   case loadModel = "load_model"
   case unloadModel = "unload_model"
   case resizeModel = "resize_model"
-  /// A frame that is no request, or a request of a kind that this server does not know.
+  /// A request of a kind that this server does not know, or of none.
   case unknown
 
-  init(_ body: Result<Request.Body, ServerError>) {
-    guard case .success(let body) = body else {
-      self = .unknown
-      return
-    }
+  init(_ kind: Request.Kind?) {
     self =
-      switch body {
+      switch kind {
       case .encode: .encode
       case .decode: .decode
       case .listModels: .listModels
@@ -28,6 +24,7 @@ enum RequestMethod: String, Sendable, CaseIterable {
       case .loadModel: .loadModel
       case .unloadModel: .unloadModel
       case .resizeModel: .resizeModel
+      case nil: .unknown
       }
   }
 }

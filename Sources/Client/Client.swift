@@ -7,6 +7,9 @@ public import Wire
 ///
 /// Cancelling a task cancels its request at the server. All functions throw a `ServerError` where
 /// the server refused, a `ClientError` where no answer could be had, and `CancellationError`.
+///
+/// Neither cancelling nor a timeout undoes a `loadModel`, `unloadModel` or `resizeModel` that has
+/// been sent: nobody waits for its answer any more, but the server carries it out.
 public final class Client: Sendable {
   /// The server's address.
   public let address: SocketAddress
@@ -69,7 +72,8 @@ public final class Client: Sendable {
   /// Encodes activations, giving each stage as it arrives; `completeCodes(with:)` makes whole codes of
   /// stages that carry changes only.
   ///
-  /// A consumer that stops early cancels the rest at the server.
+  /// A consumer that stops early cancels the rest at the server. The stream keeps the connection
+  /// until it ends, whether or not anybody else holds this client.
   public func encodeStages(_ request: EncodeRequest, timeout: Duration? = nil)
     -> AsyncThrowingStream<EncodeResponse, any Error>
   {
@@ -172,8 +176,9 @@ public final class Client: Sendable {
           continuation.yield(value)
         },
         finish: { continuation.finish(throwing: $0) })
-      continuation.onTermination = { [weak self] reason in
-        if case .cancelled = reason { self?.cancel(id) }
+      // The stream lets go of this, and so of the client, as soon as it ends.
+      continuation.onTermination = { reason in
+        if case .cancelled = reason { self.cancel(id) }
       }
       onLoop { $0.send(frame, id: id, timeout: timeout, waiting) }
     }

@@ -6,7 +6,8 @@ public enum ClientError: Error, Sendable, Equatable, CustomStringConvertible {
   case connectFailed(address: SocketAddress, reason: String)
   /// The connection ended while requests were in flight, or before this one was sent.
   case connectionLost(address: SocketAddress, reason: String)
-  /// No answer came in time; the server, which knows the limit, drops the request too.
+  /// No answer came in time; the server, which knows the limit, drops an encode or decode request
+  /// too where it has not begun with it, but carries out a load, unload or resize.
   case timedOut(address: SocketAddress, limit: Duration)
   /// The server sent what the contract does not allow.
   case protocolViolation(address: SocketAddress, reason: String)

@@ -11,8 +11,8 @@ public final class Listener: LoopHandle {
   /// The address, with the port that was picked where 0 was asked for.
   public private(set) var address: SocketAddress
 
-  /// Listens at the first of `address`'s numbers that is free, and hands every connection to
-  /// `accepted`, which sets a handler and starts reading, or closes it.
+  /// Listens at `address`, at the first number where its host is a name with several, and hands
+  /// every connection to `accepted`, which sets a handler and starts reading, or closes it.
   ///
   /// A socket file that nobody answers at is replaced. With `ownerOnly` only the user who runs this
   /// process may connect to a Unix socket.
@@ -105,7 +105,7 @@ private func removeStaleSocket(at path: String, operation: String) throws(EventL
   guard status.st_mode & S_IFMT == S_IFSOCK else {
     throw EventLoopError(operation: operation, reason: "the file exists and is no socket")
   }
-  let probe = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+  let probe = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
   guard probe >= 0 else {
     throw EventLoopError(operation: operation, reason: String(cString: strerror(errno)))
   }
@@ -120,8 +120,15 @@ private func removeStaleSocket(at path: String, operation: String) throws(EventL
       connect(probe, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
     }
   }
-  guard code != 0, errno == ECONNREFUSED else {
+  guard code != 0 else {
     throw EventLoopError(operation: operation, reason: "another process listens there")
+  }
+  guard errno == ECONNREFUSED else {
+    throw EventLoopError(
+      operation: operation,
+      reason:
+        "the socket that is there cannot be tried: \(String(cString: strerror(errno))); remove it if no server runs"
+    )
   }
   guard unlink(path) == 0 else {
     throw EventLoopError(operation: operation, reason: String(cString: strerror(errno)))

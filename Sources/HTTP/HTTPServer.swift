@@ -22,8 +22,8 @@ public struct HTTPResponse: Sendable {
 
 /// Answers GET and HEAD over HTTP/1.1, by libmicrohttpd, on one thread of its own.
 ///
-/// It is made for a few scrapers and probes: one request is answered after the other, and what a
-/// request says beyond its method and path is not looked at.
+/// It is made for a few scrapers and probes: one request is answered after the other, each ends its
+/// connection, and what a request says beyond its method and path is not looked at.
 public final class HTTPServer: @unchecked Sendable {
   // Safe to share: what changes is touched under libmicrohttpd's own locks, or in `stop`, which is
   // called once.
@@ -33,7 +33,7 @@ public final class HTTPServer: @unchecked Sendable {
   private let daemon: OpaquePointer
   private let routes: Unmanaged<Routes>
 
-  /// Starts answering at a TCP address.
+  /// Starts answering at a TCP address, at the first number where its host is a name with several.
   ///
   /// - Parameters:
   ///   - connectionsMax: connections at once; further ones wait to be accepted.
@@ -106,6 +106,8 @@ private func send(_ response: HTTPResponse, _ connection: OpaquePointer?) -> MHD
   guard let made else { return .NO }
   defer { MHD_destroy_response(made) }
   MHD_add_response_header(made, "Content-Type", response.contentType)
+  // Connections that are kept for later requests would keep a probe waiting for a place.
+  MHD_add_response_header(made, "Connection", "close")
   if response.status == 405 { MHD_add_response_header(made, "Allow", "GET, HEAD") }
   return MHD_queue_response(connection, response.status, made)
 }

@@ -28,12 +28,27 @@ public struct ModelRepository: Sendable {
   ///
   /// - Throws: `ModelRepositoryError.system` where the folder cannot be read.
   public func modelNames() throws(ModelRepositoryError) -> [String] {
-    var names: [String] = []
+    try models().map { $0.name }
+  }
+
+  /// The models that `modelNames()` gives, each with its complete versions, ascending, or why its
+  /// folder cannot be read.
+  ///
+  /// - Throws: `ModelRepositoryError.system` where the repository's folder cannot be read.
+  public func models() throws(ModelRepositoryError)
+    -> [(name: String, versions: Result<[UInt64], ModelRepositoryError>)]
+  {
+    var models: [(name: String, versions: Result<[UInt64], ModelRepositoryError>)] = []
     for name in try entries(of: path) where Self.isValidName(name) {
-      // One folder that cannot be read must not hide the others; `versions(of:)` says why.
-      if (try? versions(of: name))?.isEmpty != true { names.append(name) }
+      // One folder that cannot be read must not hide the others.
+      do throws(ModelRepositoryError) {
+        let versions = try versions(of: name)
+        if !versions.isEmpty { models.append((name, .success(versions))) }
+      } catch {
+        models.append((name, .failure(error)))
+      }
     }
-    return names
+    return models
   }
 
   /// The complete versions of a model, ascending: those whose manifest, written last, is there.
@@ -71,7 +86,18 @@ public struct ModelRepository: Sendable {
     let manifest = try Manifest(folder: folder)
     var files: [String: FileBytes] = [:]
     for (fileName, entry) in manifest.files where DictionaryFiles.readNames.contains(fileName) {
-      files[fileName] = try Self.verifiedFile("\(folder)/\(fileName)", entry)
+      let filePath = "\(folder)/\(fileName)"
+      // The manifest's word alone would let JSON of any size be parsed.
+      guard
+        fileName != DictionaryFiles.configName
+          || entry.byteCount <= DictionaryFiles.configBytesMax
+      else {
+        throw .corrupt(
+          path: filePath,
+          fault:
+            "is \(entry.byteCount) bytes long, the limit is \(DictionaryFiles.configBytesMax)")
+      }
+      files[fileName] = try Self.verifiedFile(filePath, entry)
     }
     func file(_ fileName: String) throws(ModelRepositoryError) -> FileBytes {
       guard let file = files[fileName] else {

@@ -52,6 +52,8 @@ public struct FrameDecoder: ~Copyable {
   private var storage: UnsafeMutableRawBufferPointer
   private var start = 0
   private var end = 0
+  /// The most of `storage` that has been written to.
+  private var touched = 0
 
   /// A decoder at the start of a stream.
   public init(frameBytesMax: Int = frameBytesMaxDefault) {
@@ -66,6 +68,10 @@ public struct FrameDecoder: ~Copyable {
 
   /// Bytes of memory held.
   public var capacityBytes: Int { storage.count }
+
+  /// Bytes of it that what was received answers for: a length that was only announced has its place
+  /// in memory, which the system does not give before it is written to.
+  public var countedBytes: Int { min(storage.count, 2 * touched + Self.readBytesMin) }
 
   /// Where the next received bytes belong; empty only where there is no memory for more.
   public mutating func space() -> UnsafeMutableRawBufferPointer {
@@ -86,6 +92,7 @@ public struct FrameDecoder: ~Copyable {
   public mutating func received(_ count: Int) {
     precondition(count >= 0 && count <= storage.count - end)
     end += count
+    touched = max(touched, end)
   }
 
   /// The next whole frame's payload, or nil where bytes are missing.
@@ -140,5 +147,6 @@ public struct FrameDecoder: ~Copyable {
     storage = fresh
     start = 0
     end = used
+    touched = used
   }
 }

@@ -14,6 +14,12 @@ public struct Request: Sendable {
     self.body = body
   }
 
+  /// The kinds of request, without what they carry.
+  public enum Kind: Sendable {
+    /// As in `Body`.
+    case encode, decode, listModels, status, cancel, loadModel, unloadModel, resizeModel
+  }
+
   /// The kinds of request.
   public enum Body: Sendable {
     /// Activations to sparse codes.

@@ -8,17 +8,22 @@ public struct ReceivedRequest: Sendable {
   public var timeoutMilliseconds: UInt32
   /// What is asked, or why that cannot be answered. `Request.Body.validate()` has passed.
   public var body: Result<Request.Body, ServerError>
+  /// Which kind of request it is, however wrong; nil where it is of none that this server knows.
+  public let kind: Request.Kind?
   /// Memory that it takes for as long as any of its bytes are held, fields that this server does not
   /// know included, in bytes.
   public let memoryBytes: Int
 
-  /// Reads a frame's payload, taking at most `memoryBytesMax` bytes of memory for it.
+  /// Reads a frame's payload, taking at most `memoryBytesMax` bytes of memory for it, and never
+  /// more than a sensible message of its length does.
   public init(unpacking payload: UnsafeRawBufferPointer, memoryBytesMax: Int)
     throws(UnpackingError)
   {
+    let enough = Self.memoryBytesMax(payloadBytes: payload.count)
     let unpacked = try UnpackedMessage(
-      payload, memoryBytesMax: memoryBytesMax, unpack: granule__v1__request__unpack)
+      payload, memoryBytesMax: min(memoryBytesMax, enough), unpack: granule__v1__request__unpack)
     memoryBytes = unpacked.memoryBytes
+    kind = Request.Kind(unpacked.message.pointee.body_case)
     id = unpacked.message.pointee.id
     timeoutMilliseconds = unpacked.message.pointee.timeout_ms
     do throws(ServerError) {
@@ -27,6 +32,27 @@ public struct ReceivedRequest: Sendable {
       self.body = .success(body)
     } catch {
       body = .failure(error)
+    }
+  }
+
+  /// Bytes and strings take what they take in the frame, packed numbers at most four times that (a
+  /// byte becomes a `uint32`); the rest is for structures, and for numbers that a client does not
+  /// pack. A frame of nothing but tiny fields would take a hundred times its length.
+  private static func memoryBytesMax(payloadBytes: Int) -> Int { 4 * payloadBytes + (64 << 10) }
+}
+
+extension Request.Kind {
+  fileprivate init?(_ body: Granule__V1__Request__BodyCase) {
+    switch body {
+    case GRANULE__V1__REQUEST__BODY_ENCODE: self = .encode
+    case GRANULE__V1__REQUEST__BODY_DECODE: self = .decode
+    case GRANULE__V1__REQUEST__BODY_LIST_MODELS: self = .listModels
+    case GRANULE__V1__REQUEST__BODY_STATUS: self = .status
+    case GRANULE__V1__REQUEST__BODY_CANCEL: self = .cancel
+    case GRANULE__V1__REQUEST__BODY_LOAD_MODEL: self = .loadModel
+    case GRANULE__V1__REQUEST__BODY_UNLOAD_MODEL: self = .unloadModel
+    case GRANULE__V1__REQUEST__BODY_RESIZE_MODEL: self = .resizeModel
+    default: return nil
     }
   }
 }

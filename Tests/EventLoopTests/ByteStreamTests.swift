@@ -200,4 +200,23 @@ private func temporarySocket() -> SocketAddress {
     other.shutdown()
     other.run()
   }
+
+  @Test("a socket file that cannot be tried is left alone, and the system's reason is told")
+  func untriedSocket() throws {
+    let address = temporarySocket()
+    guard case .unix(let path) = address else { return }
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    // Somebody's, but not for streams.
+    let datagrams = try UnixSocket.bound(to: path, type: SOCK_DGRAM)
+    defer { close(datagrams) }
+    let loop = try EventLoop()
+    let error = #expect(throws: EventLoopError.self) {
+      _ = try Listener(loop: loop, address: address) { _ in }
+    }
+    let reason = String(cString: strerror(EPROTOTYPE))
+    #expect(error?.reason.contains("cannot be tried: \(reason); remove it") == true)
+    #expect(FileManager.default.fileExists(atPath: path))
+    loop.shutdown()
+    loop.run()
+  }
 }

@@ -33,6 +33,7 @@ struct PublishTests {
       #expect(version == seed)
     }
     #expect(try repository.modelNames() == ["m.1-x_Y"])
+    #expect(try repository.models().map { try $0.versions.get() } == [[1, 2, 3]])
     #expect(try repository.versions(of: "m.1-x_Y") == [1, 2, 3])
     for seed in 1...3 as ClosedRange<UInt64> {
       let expected = SparseAutoencoder.random(dModel: 6, latents: 40, rule: .topk(k: 4), seed: seed)
@@ -115,6 +116,22 @@ struct PublishTests {
       Data("{\"format\": 1, \"files\": {\"../x\": {\"bytes\": 1, \"sha256\": \"\"}}}".utf8),
       file: "manifest.json", naming: "plain names")
     _ = try repository.load("m", version: 1)
+  }
+
+  @Test("refuses a cfg.json longer than any that is read, whatever the manifest allows")
+  func longConfiguration() throws {
+    _ = try repository.publish(folder: dictionaryFolder(seed: 1), name: "m")
+    let limit = DictionaryFiles.configBytesMax
+    let manifest =
+      "{\"format\": 1, \"files\": {\"cfg.json\": {\"bytes\": \(limit + 1), \"sha256\": \"\"}}}"
+    try Data(manifest.utf8).write(
+      to: URL(fileURLWithPath: "\(repository.path)/m/1/manifest.json"))
+    let error = #expect(throws: ModelRepositoryError.self) {
+      try repository.load("m", version: 1)
+    }
+    #expect(
+      error?.description.contains("cfg.json: is \(limit + 1) bytes long, the limit is \(limit)")
+        == true)
   }
 
   @Test("with one folder that cannot be read still gives the others")

@@ -112,6 +112,48 @@ private let slow = SparseAutoencoder.random(
     withExtendedLifetime(hogs) {}
   }
 
+  @Test("frames that were only announced end nobody, and are answered once they have arrived")
+  func announcements() async throws {
+    let dictionary = SparseAutoencoder.random(dModel: 64, latents: 64, rule: .relu, seed: 73)
+    let test = try TestServer(["m": dictionary]) {
+      $0.httpListen = .tcp(host: "127.0.0.1", port: 0)
+      $0.limits.frameBytesMax = 1 << 20
+      $0.limits.receiveBytesMax = 1 << 20
+      $0.limits.receiveBytesFree = 64 << 10
+    }
+    var request = Activations(tokens: 3500, dModel: 64, seed: 4).request("m")
+    request.omitCodes = true
+    let frame = Request(id: 1, body: .encode(request)).frameBytes
+    let sockets = try (0..<4).map { _ in try test.socket() }
+    for socket in sockets { socket.send(Array(frame[..<5])) }
+    try await eventually("all lengths have arrived") {
+      try test.metrics()["granule_receive_buffer_bytes"] ?? 0 >= 4 * 16_384
+    }
+    // With the next reading each frame is given its place: together more than the limit.
+    for socket in sockets { socket.send([frame[5]]) }
+    for socket in sockets {
+      socket.send(Array(frame[6...]))
+      let response = try #require(try socket.receive())
+      #expect(response.error == nil, "\(response.error?.message ?? "")")
+    }
+    let metrics = try test.metrics()
+    #expect(metrics["granule_connections_aborted_total{reason=\"receive_memory\"}"] == 0)
+  }
+
+  @Test("frames beyond a connection's turn are answered in later turns, however they arrive")
+  func turns() throws {
+    let test = try TestServer { $0.limits.framesPerTurnMax = 3 }
+    let socket = try test.socket()
+    for id in 1...10 as ClosedRange<UInt64> {
+      socket.send(Request(id: id, body: .status))
+      #expect(try socket.receive()?.id == id)
+    }
+    socket.send((11...100).flatMap { Request(id: $0, body: .status).frameBytes })
+    socket.endSending()
+    for id in 11...100 as ClosedRange<UInt64> { #expect(try socket.receive()?.id == id) }
+    #expect(try socket.receive()?.id == nil)
+  }
+
   @Test("connections to the address of administration are counted by themselves")
   func administration() async throws {
     let test = try TestServer(["m": slow]) {

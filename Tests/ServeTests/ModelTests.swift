@@ -204,6 +204,36 @@ private final class Sightings: Sendable {
     #expect(nameless?.code == .invalidArgument)
   }
 
+  @Test("a version kept beside another is freed once it is let go of, whatever was cancelled")
+  func cancelledBeside() async throws {
+    let test = try TestServer(["m": dictionary(1)]) { $0.workers = 1 }
+    let client = try await test.client()
+    let admin = try await test.admin()
+    try test.publish(dictionary(2), "m")
+    #expect(try await admin.loadModel("m").servingVersion == 2)
+    _ = try await admin.loadModel("m", version: 1, beside: true)
+    var request = Activations(tokens: 200, dModel: 16, seed: 6).request("m")
+    request.version = 1
+    request.omitCodes = true
+    let socket = try test.socket()
+    for id in 1...100 as ClosedRange<UInt64> {
+      socket.send(
+        Request(id: id, body: .encode(request)).frameBytes
+          + Request(id: 1000 + id, body: .cancel(requestID: id)).frameBytes)
+    }
+    var cancelled = 0
+    for _ in 1...200 {
+      let response = try #require(try socket.receive())
+      if response.error?.code == .cancelled { cancelled += 1 }
+    }
+    #expect(cancelled > 0)
+    _ = try await admin.unloadModel("m", version: 1)
+    try await eventually("version 1 is freed") {
+      let versions = try await client.listModels().first?.versions ?? []
+      return versions.first { $0.version == 1 }?.state == .available
+    }
+  }
+
   @Test("a version that cannot be loaded is listed with the reason, and what serves goes on")
   func failedLoad() async throws {
     let test = try TestServer(["m": dictionary(1)])

@@ -36,6 +36,13 @@ private let dictionary = SparseAutoencoder.random(
     _ = try await client.encode(staged)
     await #expect(throws: ServerError.self) { try await client.encode(five.request("none")) }
     await #expect(throws: ServerError.self) { try await client.encode(five.request("m", 129)) }
+    var broken = five.request("m")
+    broken.granularities = [8, 8]
+    await #expect(throws: ServerError.self) { try await client.encode(broken) }
+    let codes = PackedCodes(rowOffsets: [0, 1], indices: [1], values: [])
+    await #expect(throws: ServerError.self) {
+      try await client.decode(DecodeRequest(model: "m", codes: codes))
+    }
     _ = try await client.status()
 
     let metrics = try test.metrics()
@@ -44,7 +51,8 @@ private let dictionary = SparseAutoencoder.random(
     }
     expect(4, "granule_requests_total{method=\"encode\",code=\"OK\"}")
     expect(1, "granule_requests_total{method=\"encode\",code=\"NOT_FOUND\"}")
-    expect(1, "granule_requests_total{method=\"encode\",code=\"INVALID_ARGUMENT\"}")
+    expect(2, "granule_requests_total{method=\"encode\",code=\"INVALID_ARGUMENT\"}")
+    expect(1, "granule_requests_total{method=\"decode\",code=\"INVALID_ARGUMENT\"}")
     expect(1, "granule_requests_total{method=\"status\",code=\"OK\"}")
     expect(20, "granule_tokens_total{model=\"m\",method=\"encode\"}")
     expect(4, "granule_requests_computed_total")
@@ -68,6 +76,7 @@ private let dictionary = SparseAutoencoder.random(
     #expect(metrics["process_resident_memory_bytes"] ?? 0 > 1e6)
     #expect(metrics["granule_compute_seconds_sum{model=\"m\"}"] ?? 0 > 0)
     #expect(!metrics.keys.contains { $0.contains("none") }, "clients cannot invent labels")
+    #expect(!metrics.keys.contains { $0.contains("unknown") }, "a wrong request has its method")
   }
 
   @Test("metrics tell the granularity that was asked for from the one that load allowed")
@@ -214,6 +223,22 @@ private let dictionary = SparseAutoencoder.random(
     #expect(try test.http("/healthz").status == 200)
     #expect(try test.metrics()["granule_ready"] == 0)
     socket.endSending()
+  }
+
+  @Test("each answer over HTTP ends its connection, so that the next one finds a place")
+  func connectionsEnd() throws {
+    let test = try serving { $0.limits.httpConnectionsMax = 1 }
+    var sockets: [RawSocket] = []
+    for _ in 0..<3 {
+      let socket = try RawSocket(try #require(test.server.httpAddress))
+      // HTTP/1.1 keeps a connection where nobody says otherwise.
+      socket.send(Array("GET /healthz HTTP/1.1\r\nHost: granule\r\n\r\n".utf8))
+      let answer = String(decoding: try socket.receiveAll(), as: UTF8.self)
+      #expect(answer.hasPrefix("HTTP/1.1 200 "))
+      #expect(answer.contains("Connection: close"))
+      sockets.append(socket)
+    }
+    withExtendedLifetime(sockets) {}
   }
 
   @Test("an HTTP address that cannot be used keeps the server from starting")

@@ -158,6 +158,31 @@ private let granularities: [UInt32] = [1, 20, 33, 100, 160]
     #expect(try await client.status().batches < 200)
   }
 
+  @Test("a stream keeps its connection as long as it lasts, and no longer")
+  func streamAlone() async throws {
+    let test = try TestServer(rules)
+    func stages(of model: String) async throws -> AsyncThrowingStream<EncodeResponse, any Error> {
+      var request = Activations(tokens: 20, dModel: 24, seed: 7).request(model)
+      request.granularities = granularities
+      // Nobody else holds the client.
+      return try await test.client().encodeStages(request)
+    }
+    var used: [UInt32] = []
+    for try await stage in try await stages(of: "topk") { used.append(stage.granularity) }
+    #expect(used == granularities)
+    for try await _ in try await stages(of: "topk") { break }
+    do {
+      for try await _ in try await stages(of: "none") {}
+      Issue.record("there is no such model")
+    } catch let error as ServerError {
+      #expect(error.code == .notFound)
+    }
+    let client = try await test.client()
+    try await eventually("only the connection that asks is left") {
+      try await client.status().connections == 1
+    }
+  }
+
   @Test("stages of many streams and requests of other clients are each answered right")
   func manyStreams() async throws {
     let test = try TestServer(rules)

@@ -21,6 +21,7 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
     let status = Request(id: 1, body: .status).frameBytes
     let pipelined = Activations(tokens: 500, dModel: 16, seed: 1).request("m")
     let encode = Request(id: 7, body: .encode(pipelined)).frameBytes
+    let tinyFields = (0..<50_000).flatMap { _ -> [UInt8] in [120, 0] }
     let cases: [(String, [UInt8], ErrorCode, String)] = [
       (
         "too long", [0, 0x10, 0, 1], .resourceExhausted,
@@ -44,6 +45,10 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
           + [UInt8](repeating: 120, count: 1_000_000).enumerated().map {
             $0.offset % 2 == 0 ? $0.element : 0
           }, .resourceExhausted, "more than 2097152 bytes of memory"
+      ),
+      (
+        "memory bomb below the limit", [0, 0x01, 0x86, 0xa0] + tinyFields, .resourceExhausted,
+        "more than 465536 bytes of memory"
       ),
     ]
     for (name, bytes, code, words) in cases {
@@ -175,6 +180,27 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
     #expect(error?.message.contains("the limit is 1048576") == true)
     request.omitCodes = true
     #expect(try await client.encode(request).squaredErrors.count == 16_000)
+  }
+
+  @Test("where fewer latents have a larger k, that decides how long a response could be")
+  func fallingK() async throws {
+    let falling = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .topk(k: 1), seed: 13) {
+      $0.granularities = [Granularity(latents: 8, k: 8), Granularity(latents: 64, k: 1)]
+    }
+    let test = try TestServer(["m": falling]) { $0.limits.frameBytesMax = 160 << 10 }
+    let client = try await test.client()
+    let activations = PackedTensor(
+      type: .float16, shape: [4000, 16],
+      data: SharedBytes(copying: [UInt16](repeating: 0x3c00, count: 64_000)))
+    var request = EncodeRequest(model: "m", activations: activations, granularities: [64])
+    #expect(try await client.encode(request).k == 1)
+    request.granularities = [8, 64]
+    let stage = await #expect(throws: ServerError.self) { try await client.encode(request) }
+    #expect(stage?.message.contains("the response could take") == true)
+    request.granularities = [64]
+    request.minGranularity = 8
+    let fallback = await #expect(throws: ServerError.self) { try await client.encode(request) }
+    #expect(fallback?.message.contains("the response could take") == true)
   }
 
   @Test("clients that vanish in the middle of a frame, or of an answer, cost nobody anything")

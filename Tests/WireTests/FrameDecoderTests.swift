@@ -75,6 +75,34 @@ import Wire
     #expect(decoder.capacityBytes <= 256 << 10)
   }
 
+  @Test("a place that was only announced does not count, one that was written to does")
+  func countedBytes() throws {
+    var decoder = FrameDecoder()
+    var rest = Self.frame(900_000, of: 1)[...]
+    // The place is found with the reading after the one that brings the length.
+    for count in [5, 1] {
+      decoder.space().copyBytes(from: rest.prefix(count))
+      decoder.received(count)
+      rest = rest.dropFirst(count)
+      #expect(try decoder.nextFrame() == nil)
+    }
+    #expect(decoder.capacityBytes > 900_000)
+    #expect(decoder.countedBytes < 32 << 10)
+    while !rest.isEmpty {
+      let space = decoder.space()
+      let taken = rest.prefix(space.count)
+      space.copyBytes(from: taken)
+      decoder.received(taken.count)
+      rest = rest.dropFirst(taken.count)
+    }
+    #expect(decoder.countedBytes > 900_000)
+    #expect(try decoder.nextFrame()?.count == 900_000)
+    // It is still held.
+    #expect(decoder.countedBytes > 900_000)
+    decoder.releaseUnused()
+    #expect(decoder.countedBytes == 0)
+  }
+
   @Test("memory is given back after a long frame")
   func releases() throws {
     var decoder = FrameDecoder()

@@ -96,8 +96,12 @@ func varint(_ value: UInt64) -> [UInt8] {
   func memoryBomb() {
     // Each unknown field of two bytes becomes a structure and an allocation.
     let bomb = [UInt8]([120, 0].repeated(500_000))
-    #expect(throws: UnpackingError.tooMuchMemory(limit: 4 << 20)) {
-      try receive(bomb, memoryBytesMax: 4 << 20)
+    #expect(throws: UnpackingError.tooMuchMemory(limit: 2 << 20)) {
+      try receive(bomb, memoryBytesMax: 2 << 20)
+    }
+    // It may not take many times its length, whatever the limit.
+    #expect(throws: UnpackingError.tooMuchMemory(limit: 4_065_536)) {
+      try receive(bomb, memoryBytesMax: 96 << 20)
     }
     let honest = Request(
       id: 1, body: .encode(EncodeRequest(model: "m", activations: matrix(100, 100)))
@@ -108,6 +112,31 @@ func varint(_ value: UInt64) -> [UInt8] {
     #expect(throws: Never.self) {
       try receive(honest.payload.array(of: UInt8.self), memoryBytesMax: 50_000)
     }
+  }
+
+  @Test("long messages with every field full have the memory that they need")
+  func honestSizes() throws {
+    let name = String(repeating: "m", count: 128)
+    let codes = PackedCodes(
+      rowOffsets: (0...100_000).map { UInt32($0) },
+      indices: [UInt32](repeating: 5, count: 100_000),
+      values: [Float](repeating: 1, count: 100_000))
+    let bodies: [Request.Body] = [
+      .encode(
+        EncodeRequest(
+          model: name, activations: matrix(1000, 1000), granularities: Array(1...100_000))),
+      .encode(EncodeRequest(model: name, activations: matrix(1, 1), granularities: Array(1...64))),
+      .decode(DecodeRequest(model: name, codes: codes)),
+    ]
+    for body in bodies {
+      let received = try reread(Request(id: 1, body: body), memoryBytesMax: 96 << 20)
+      #expect(throws: Never.self) { try received.body.get() }
+    }
+    // Nothing but numbers of a byte each, packed; and a few that are not.
+    let packed = field(10, field(4, [UInt8](repeating: 1, count: 1_000_000)))
+    #expect(try receive([8, 1] + packed, memoryBytesMax: 96 << 20).kind == .encode)
+    let unpacked = field(10, (1...100).flatMap { [0x20, UInt8($0)] })
+    #expect(try receive([8, 1] + unpacked).kind == .encode)
   }
 
   @Test("a repeated body leaves the last one, and leaks nothing")
@@ -126,6 +155,7 @@ func varint(_ value: UInt64) -> [UInt8] {
     ] {
       let received = try receive([8, 1] + field(21, field(1, bytes)))
       let error = #expect(throws: ServerError.self) { try received.body.get() }
+      #expect(received.kind == .unloadModel)
       #expect(error?.code == .invalidArgument)
       #expect(error?.message.contains("unload_model.name: \(words)") == true, "\(bytes)")
     }
@@ -133,9 +163,9 @@ func varint(_ value: UInt64) -> [UInt8] {
 
   @Test("a body that this server does not know is unimplemented, and named")
   func unknownBody() throws {
-    let error = #expect(throws: ServerError.self) {
-      try receive([8, 1] + field(99, [])).body.get()
-    }
+    let received = try receive([8, 1] + field(99, []))
+    let error = #expect(throws: ServerError.self) { try received.body.get() }
+    #expect(received.kind == nil)
     #expect(error?.code == .unimplemented)
     #expect(error?.message.contains("field 99") == true)
     let missing = #expect(throws: ServerError.self) { try receive([8, 1]).body.get() }
