@@ -15,7 +15,7 @@ public struct ActivationDataset: Sendable {
   public static let blockRows = 512
 
   /// Consecutive rows of one file that belong together.
-  struct Sequence: Sendable {
+  struct Sequence: Sendable, Equatable {
     var file: Int
     var rows: Range<Int>
   }
@@ -115,6 +115,11 @@ public struct ActivationDataset: Sendable {
     for sequence in sequences { starts.append(starts[starts.count - 1] + sequence.rows.count) }
     self.starts = starts
     tokens = starts[starts.count - 1]
+  }
+
+  /// Whether both are the same tokens of the same files.
+  public func isSame(as other: ActivationDataset) -> Bool {
+    paths == other.paths && sequences == other.sequences
   }
 
   /// The tokens of some of the sequences only.

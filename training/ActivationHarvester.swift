@@ -155,12 +155,18 @@ public final class ActivationHarvester {
   ///   - shouldStop: asked after each batch; what was computed is then written.
   /// - Throws: `TensorFileError` with the system's reason, such as a full disk; shards that were
   ///   written before are kept, and the next call goes on after them. `TrainingError` where float16
-  ///   cannot hold a value.
+  ///   cannot hold a value, or another process harvests into the folder.
   public func harvest(
     onProgress: (Progress) -> Void = { _ in }, shouldStop: () -> Bool = { false }
   ) throws -> Outcome {
     if manifest.isComplete { return .finished }
     for folder in folders { try Folder.make(folder) }
+    let lock = try RunLock(configuration.out)
+    defer { withExtendedLifetime(lock) {} }
+    // Another process may have gone on meanwhile.
+    try manifest.resume(from: configuration.out)
+    try checkShards()
+    if manifest.isComplete { return .finished }
     try manifest.write(to: configuration.out)
     let dModel = shape.dModel
     let shardRows = max(1, configuration.shardBytes / (dModel * configuration.type.byteCount))

@@ -15,6 +15,8 @@ package final class BatchPrefetcher {
 
   /// Batches that are read ahead.
   private static let ahead = 2
+  /// Batches in memory.
+  static let batches = ahead + 1
 
   /// What the reading thread fills.
   private final class Slot: @unchecked Sendable {
@@ -45,7 +47,7 @@ package final class BatchPrefetcher {
   /// Begins to read the batches of the steps `step` ..< `steps`.
   package init(_ sampler: BatchSampler, batchTokens: Int, step: Int, steps: Int) {
     reader = Reader(sampler)
-    slots = (0...Self.ahead).map { _ in
+    slots = (0..<Self.batches).map { _ in
       Slot(count: batchTokens * sampler.dataset.dModel)
     }
     self.step = step

@@ -1,5 +1,4 @@
 internal import CKernels
-internal import Glibc
 internal import Tensors
 
 /// The activations of one layer for a shard, as they gather, and their writing.
@@ -41,7 +40,7 @@ final class HarvestShard {
     return (0..<dModel).allSatisfy { row[$0].isFinite }
   }
 
-  /// Writes the shard beside its name and renames it there: it is there whole or not at all.
+  /// Writes the shard, which is then there whole or not at all.
   ///
   /// - Throws: `TensorFileError` with the system's reason, such as a full disk.
   func write(
@@ -49,8 +48,6 @@ final class HarvestShard {
     name: String
   ) throws(TensorFileError) {
     precondition(tokenIDs.count == rows)
-    let temporary = "\(folder)/.\(name).new"
-    let path = "\(folder)/\(name)"
     let bytes = UnsafeRawBufferPointer(rebasing: buffer[..<(rows * rowBytes)])
     try tokenIDs.withBytes { (tokenIDs) throws(TensorFileError) in
       try sequenceStarts.withBytes { (starts) throws(TensorFileError) in
@@ -59,13 +56,8 @@ final class HarvestShard {
             .init("activations", type, [rows, dModel], bytes),
             .init("token_ids", .int32, [rows], tokenIDs),
             .init("sequence_starts", .int64, [sequenceStarts.count], starts),
-          ], metadata: metadata, to: temporary)
+          ], metadata: metadata, to: "\(folder)/\(name)")
       }
-    }
-    guard rename(temporary, path) == 0 else {
-      let fault = String(cString: strerror(errno))
-      unlink(temporary)
-      throw TensorFileError(file: path, fault: fault)
     }
     try DurableFile.flushFolder(folder)
   }

@@ -111,6 +111,10 @@ package final class NestedStep {
   private static func strips(_ dModel: Int) -> Int {
     (dModel + stripColumns - 1) / stripColumns
   }
+  /// How many times a batch's memory a step takes for it: inputs in strips, residuals, and what each
+  /// prefix and b_dec receive.
+  static func batches(granularities: Int) -> Int { granularities + 3 }
+
   /// Floats from one strip to the next: a few rows more than the tokens', since strips a power of two
   /// apart would share few lines of the caches.
   private func stripStride(_ tokens: Int) -> Int { (tokens + 3) * Self.stripColumns }

@@ -7,7 +7,6 @@ internal import Tensors
 /// or changed, the order of tokens and what is held out would be others.
 struct RunActivations {
   static let fileName = "activations.json"
-  private static let bytesMax = 256 << 20
   /// Of a file's bytes so many stretches, at even distances, make its digest: all would take as long as
   /// reading all activations.
   private static let stretches = 16
@@ -67,7 +66,7 @@ struct RunActivations {
   init?(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
     guard access(path, F_OK) == 0 else { return nil }
-    let root = try TrainingConfiguration.read(path, byteCountMax: Self.bytesMax)
+    let root = try TrainingConfiguration.read(path)
     guard root["format"]?.integer == 1, let stored = root["files"]?.elements else {
       throw TrainingError("\(path): is no list of activations of format 1")
     }

@@ -1,17 +1,18 @@
 internal import Glibc
 
-/// Holds a run's folder for this process: two that write the same checkpoints would spoil both.
+/// Holds the folder of a run or a harvest for this process: two that write the same checkpoints or
+/// shards would spoil both.
 final class RunLock {
   private let descriptor: Int32
 
-  init(_ run: String) throws(TrainingError) {
-    let descriptor = open(run, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+  init(_ folder: String) throws(TrainingError) {
+    let descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard descriptor >= 0 else {
-      throw TrainingError("\(run): \(String(cString: strerror(errno)))")
+      throw TrainingError("\(folder): \(String(cString: strerror(errno)))")
     }
     guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
       close(descriptor)
-      throw TrainingError("\(run): another process is training this run")
+      throw TrainingError("\(folder): another process is at work in it")
     }
     self.descriptor = descriptor
   }

@@ -182,13 +182,24 @@ public final class Trainer {
     heldOut: ActivationDataset?
   ) throws(TrainingError) -> ActivationStatistics {
     let (latents, dModel) = (configuration.latents, training.dModel)
-    // Weights, two moments and the gradient, of encoder and decoder.
-    let needed = 4 * 2 * latents * dModel * MemoryLayout<Float>.size
     let memory = sysconf(Int32(_SC_PHYS_PAGES)) * sysconf(Int32(_SC_PAGESIZE))
-    guard needed < memory else {
+    // Weights, two moments and the gradient, of encoder and decoder.
+    let ofLatents = 4 * 2 * latents * dModel * MemoryLayout<Float>.size
+    guard ofLatents < memory else {
       throw TrainingError(
-        "\(latents) latents of d_model \(dModel) take \(needed >> 30) GiB to train, this machine "
+        "\(latents) latents of d_model \(dModel) take \(ofLatents >> 30) GiB to train, this machine "
           + "has \(memory >> 30) GiB: choose fewer --latents")
+    }
+    let rows =
+      BatchPrefetcher.batches
+      + NestedStep.batches(
+        granularities: configuration.sampledGranularities ?? configuration.granularities.count)
+    let ofBatches = rows * configuration.batchTokens * dModel * MemoryLayout<Float>.size
+    guard ofBatches < memory - ofLatents else {
+      throw TrainingError(
+        "batches of \(configuration.batchTokens) tokens of d_model \(dModel) take "
+          + "\(ofBatches >> 30) GiB beside the latents' \(ofLatents >> 30), this machine has "
+          + "\(memory >> 30) GiB: choose a smaller --batch")
     }
     let statistics = try ActivationStatistics(training)
     // Better now than at the first validation.
@@ -526,8 +537,7 @@ public final class Trainer {
     }
   }
 
-  /// What a configuration leaves to the activations, set: a tenth of the sequences held out; where they
-  /// come from.
+  /// What a configuration leaves to the activations, set: where they come from.
   private static func resolved(
     _ configuration: TrainingConfiguration
   ) throws -> TrainingConfiguration {
@@ -536,9 +546,6 @@ public final class Trainer {
     let dataset = try ActivationDataset(paths: configuration.activations)
     if result.languageModel.isEmpty { result.languageModel = dataset.origin?.languageModel ?? "" }
     if result.hook.isEmpty { result.hook = dataset.origin?.hook ?? "" }
-    let count = configuration.sequences?.count ?? dataset.sequenceCount
-    result.heldOutSequences =
-      configuration.heldOutSequences ?? (count > 1 ? max(1, count / 10) : 0)
     return result
   }
 
@@ -564,7 +571,7 @@ public final class Trainer {
       dataset = try dataset.selecting(sequences: sequences)
     }
     let count = dataset.sequenceCount
-    let heldOut = configuration.heldOutSequences ?? 0
+    let heldOut = configuration.heldOutSequences ?? (count > 1 ? max(1, count / 10) : 0)
     guard heldOut < count else {
       throw TrainingError(
         "\(heldOut) sequences are to be held out, but there are only \(count) to train on")

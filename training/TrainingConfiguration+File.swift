@@ -5,6 +5,8 @@ internal import Tensors
 // hand, where those that have defaults may be missing.
 extension TrainingConfiguration {
   static let fileName = "config.json"
+  /// The longest file that is read; activations and text may be many files, each of them named.
+  private static let bytesMax = 256 << 20
   private static let format = 1
 
   /// One key of the file.
@@ -213,6 +215,30 @@ extension TrainingConfiguration {
     try validate()
   }
 
+  /// Of a file's members those to begin another configuration with: without the defaults that follow
+  /// from others, which may be others there.
+  package static func withoutDerivedDefaults(
+    _ members: [JSONValue.Member]
+  ) -> [JSONValue.Member] {
+    func integer(_ key: String) -> Int? { members.first { $0.key == key }?.value.integer }
+    let objective = members.first { $0.key == "objective" }?.value.string
+    guard let latents = integer("latents"), let tokens = integer("tokens") else { return members }
+    let defaults = TrainingConfiguration(
+      activations: [], latents: latents, k: integer("k") ?? 0, tokens: tokens,
+      batchTokens: integer("batch_tokens") ?? 2048,
+      objective: objective.flatMap(TrainingObjective.init) ?? .topk
+    ).json
+    return members.filter { member in
+      switch member.key {
+      case "auxiliary_coefficient", "checkpoint_every_steps", "dead_after_tokens", "learning_rate":
+        member.value.number != defaults[member.key]?.number
+      case "granularities":
+        member.value.elements?.map(\.integer) != defaults[member.key]?.elements?.map(\.integer)
+      default: true
+      }
+    }
+  }
+
   private static func wrongKind(
     _ source: String, _ key: String, _ value: JSONValue
   ) -> TrainingError {
@@ -233,11 +259,11 @@ extension TrainingConfiguration {
     try self.init(json: Self.read(path), source: path)
   }
 
-  /// Reads a file of JSON.
+  /// Reads a file of JSON of at most 256 MiB.
   ///
   /// - Throws: `TrainingError` or `TensorFileError` where it cannot be read.
-  package static func read(_ path: String, byteCountMax: Int = 1 << 20) throws -> JSONValue {
-    let file = try FileBytes.read(path, byteCountMax: byteCountMax)
+  package static func read(_ path: String) throws -> JSONValue {
+    let file = try FileBytes.read(path, byteCountMax: bytesMax)
     do throws(StrictJSONError) { return try StrictJSON.parse(file.bytes) } catch {
       throw TrainingError("\(path): is not valid JSON: \(error)")
     }

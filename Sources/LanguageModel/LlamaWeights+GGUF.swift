@@ -64,7 +64,7 @@ extension LlamaWeights {
   /// Reads all weights of a GGUF file as float32, four bytes an element.
   ///
   /// - Throws: `TensorFileError`, naming key or tensor, where one is missing, has another shape than
-  ///   the metadata says, or is none that a plain Llama has.
+  ///   the metadata says, or is none that a plain Llama has, or where there is too little memory.
   public convenience init(_ file: GGUFFile) throws(TensorFileError) {
     let shape = try LlamaConfiguration(file)
     var unused = Set(file.tensors.map(\.name))
@@ -77,6 +77,12 @@ extension LlamaWeights {
       }
       unused.remove(name)
       return tensor.float32()
+    }
+    let needed = 4 * file.tensors.reduce(0) { $0 + $1.count }
+    guard Memory.canBeHad(needed) else {
+      throw TensorFileError(
+        file: file.file.path,
+        fault: "needs \(needed) bytes of memory as float32, more than can be had")
     }
     let (d, ff) = (shape.dModel, shape.feedForward)
     let (queries, keys) = (

@@ -2,9 +2,11 @@ internal import Glibc
 
 /// Writing files so that a crash leaves the old or the new, never a part.
 public enum DurableFile {
-  /// Writes `chunks` one after the other to a new file at `path`, replacing any, and flushes it to
-  /// the disk. Where it fails no file is left at `path`. Only regular files are replaced, never
-  /// devices, pipes or folders.
+  /// Writes `chunks` one after the other to a neighbour of `path`, flushes it to the disk and renames
+  /// it to `path`: the old file or the new one is there, also after a failure, which leaves no
+  /// neighbour. Only regular files are replaced, never devices, pipes or folders.
+  ///
+  /// That the new name lasts takes `flushFolder`, too.
   ///
   /// - Throws: `TensorFileError` with the system's reason.
   public static func write(
@@ -25,7 +27,8 @@ public enum DurableFile {
     ) throws(TensorFileError) -> Void
   ) throws(TensorFileError) {
     try requireReplaceable(path)
-    let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+    let temporary = hiddenNeighbour(of: path)
+    let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
     guard descriptor >= 0 else { throw systemError(path, "cannot be created") }
     do throws(TensorFileError) {
       do throws(TensorFileError) {
@@ -44,26 +47,19 @@ public enum DurableFile {
         throw error
       }
       guard close(descriptor) == 0 else { throw systemError(path, "cannot be closed") }
+      guard rename(temporary, path) == 0 else { throw systemError(path, "cannot be replaced") }
     } catch {
-      unlink(path)
+      unlink(temporary)
       throw error
     }
   }
 
-  /// Writes `text` to `path` by way of a neighbouring file and a rename: readers see the old or
-  /// the new text, also after a crash.
+  /// Writes `text` to `path` as `write(_:to:)`, and flushes the folder.
   ///
   /// - Throws: `TensorFileError` with the system's reason.
   public static func replace(_ path: String, with text: String) throws(TensorFileError) {
-    try requireReplaceable(path)
-    let temporary = path + ".new"
     try Array(text.utf8).withBytes { (bytes) throws(TensorFileError) in
-      try write([bytes], to: temporary)
-    }
-    guard rename(temporary, path) == 0 else {
-      let failure = systemError(path, "cannot be replaced")
-      unlink(temporary)
-      throw failure
+      try write([bytes], to: path)
     }
     try flushFolder(path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".")
   }
@@ -76,6 +72,12 @@ public enum DurableFile {
     guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
     defer { close(descriptor) }
     guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be flushed") }
+  }
+
+  /// Hidden, so that whoever lists the folder takes it for no file of its own.
+  private static func hiddenNeighbour(of path: String) -> String {
+    let nameStart = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
+    return path[..<nameStart] + "." + path[nameStart...] + ".new"
   }
 
   /// To write to a device would be pointless, and to remove it after a failure, ruinous.

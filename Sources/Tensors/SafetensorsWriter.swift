@@ -52,10 +52,10 @@ public enum SafetensorsWriter {
     }
   }
 
-  /// Writes `entries` to a new file at `path`, replacing any, and flushes it to the disk.
+  /// Writes `entries` to a file, flushes it to the disk and puts it at `path`, replacing any.
   ///
   /// - Throws: `TensorFileError` with the system's reason (disk full, no permission), or where
-  ///   `progress` ends it; then no file is left.
+  ///   `progress` ends it; then what was at `path` before is there still.
   public static func write(
     _ entries: [Entry], metadata: [String: String] = [:], to path: String,
     progress: TransferProgress? = nil

@@ -35,6 +35,7 @@ struct DecodeCommand: AsyncParsableCommand {
 
   func run() async throws {
     let file = try CodesFile(path: codes)
+    try OutputFile.requireWritable(out, "--out")
     let client = try await connection.connect()
     let tokens = file.rowOffsets.count - 1
     var (rows, dModel) = ([Float](), 0)

@@ -45,7 +45,13 @@ struct DictionaryLocation {
     run = path
   }
 
-  /// The activations to evaluate on: those given, else the run's own that it held out.
+  /// Whether the run held nothing out, so that its own activations are those it was trained on.
+  func hasOnlyTrainingActivations() throws -> Bool {
+    try run.map { try Trainer.split(run: $0).heldOut == nil } ?? false
+  }
+
+  /// The activations to evaluate on: those given, else the run's own that it held out, all where it
+  /// held out none.
   func activations(paths: [String], sequences: Range<Int>?) throws -> ActivationDataset {
     if paths.isEmpty, let run {
       if let sequences {

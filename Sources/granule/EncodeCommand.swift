@@ -92,13 +92,8 @@ struct EncodeCommand: AsyncParsableCommand {
 
   func run() async throws {
     let dataset = try dataset()
-    // Not after minutes of encoding.
-    for path in [out, plot].compactMap({ $0 }) {
-      let folder = (path as NSString).deletingLastPathComponent
-      guard FileManager.default.isWritableFile(atPath: folder.isEmpty ? "." : folder) else {
-        throw CommandError("\(path): its folder is not there, or cannot be written to")
-      }
-    }
+    if let out { try OutputFile.requireWritable(out, "--out") }
+    if let plot { try OutputFile.requireWritable(plot, "--plot") }
     let client = try await connection.connect()
     let run = EncodeRun(
       client: client, model: model, dataset: dataset, k: k ?? 0,
@@ -193,7 +188,12 @@ struct EncodeCommand: AsyncParsableCommand {
 
   private func dataset() throws -> ActivationDataset {
     if let heldOutOf {
-      return try DictionaryLocation(heldOutOf)
+      let location = try DictionaryLocation(heldOutOf)
+      guard try !location.hasOnlyTrainingActivations() else {
+        throw CommandError("--held-out-of: \(heldOutOf) held out none, name --activations instead")
+      }
+      return
+        try location
         .activations(paths: [], sequences: sequences?.range)
     }
     let dataset = try ActivationDataset(paths: activations)

@@ -41,14 +41,11 @@ struct TrainCommand: AsyncParsableCommand {
       try training.requireNone()
     } else {
       try training.require(k: training.objective?.hasK ?? true)
-      if training.trainCoreEncoders, training.core == nil, training.config == nil {
-        throw ValidationError("--train-core-encoders is of no use without --core")
-      }
     }
   }
 
   func run() async throws {
-    let trainer = try resume ? Trainer(resuming: out) : Trainer(training.configuration(), run: out)
+    let trainer = try resume ? Trainer(resuming: out) : Trainer(asked(), run: out)
     let configuration = trainer.configuration
     if let damaged = trainer.damagedCheckpoint {
       printError("The newest checkpoint is damaged, an older one is taken up instead: \(damaged)")
@@ -103,6 +100,15 @@ struct TrainCommand: AsyncParsableCommand {
       }
       print("The dictionary is \(folder)")
     }
+  }
+
+  /// The configuration that is asked for.
+  private func asked() throws -> TrainingConfiguration {
+    let configuration = try training.configuration()
+    if training.trainCoreEncoders, configuration.core.isEmpty {
+      throw ValidationError("--train-core-encoders is of no use without --core")
+    }
+    return configuration
   }
 
   private func objective(_ configuration: TrainingConfiguration) -> String {

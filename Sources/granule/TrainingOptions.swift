@@ -63,8 +63,9 @@ struct TrainingOptions: ParsableArguments {
   var tokens: Int?
   @Option(
     help: ArgumentHelp(
-      "A JSON file of options, such as another run's config.json; those given here go before it, and "
-        + "with --activations it does not say where those come from."))
+      "A JSON file of options, such as another run's config.json; those given here go before it. With "
+        + "--activations it does not say where those come from, and what it has by default follows "
+        + "from the options here."))
   var config: String?
   @Option(help: "Tokens a step. Default: 2048.")
   var batch: Int?
@@ -243,6 +244,11 @@ struct TrainingOptions: ParsableArguments {
       throw ValidationError(
         "--tanh-scale is for --sparsity-penalty tanh: leave it out, or name that")
     }
+    if auxiliaryLatents != nil, configuration.auxiliaryCoefficient == 0 {
+      throw ValidationError(
+        "--auxiliary-latents does nothing with an auxiliary coefficient of 0: leave it out, or give "
+          + "--auxiliary-coefficient")
+    }
   }
 
   /// The configuration that is asked for.
@@ -261,7 +267,9 @@ struct TrainingOptions: ParsableArguments {
       let found =
         (keys.contains("activations") ? ["hook", "language_model"] : [])
         + (keys.contains("core") ? ["core_latents"] : [])
-      members = stored.filter { !keys.contains($0.key) && !found.contains($0.key) }
+      members = TrainingConfiguration.withoutDerivedDefaults(stored).filter {
+        !keys.contains($0.key) && !found.contains($0.key)
+      }
     }
     members += given.map { JSONValue.Member($0.key, $0.value) }
     let objective = objective ?? (members.contains { $0.key == "core" } ? .batchtopk : nil)

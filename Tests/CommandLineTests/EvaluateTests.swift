@@ -112,6 +112,64 @@ struct EvaluateTests {
       } == [[16], [16, 64], [16, 64]])
   }
 
+  @Test("says that a run held nothing out, and refuses to take that for held-out activations")
+  func heldOutNone() throws {
+    let run = [
+      "train", "--activations", path("x.npy"), "--latents", "32", "--k", "2", "--tokens", "640",
+      "--batch", "64", "--out", path("run"),
+    ]
+    let (code, _, errors) = try CommandProcess.run(run)
+    #expect(code == 0, "\(errors)")
+    #expect(try json([path("run")])["on_training_activations"] == true)
+    let other = [path("run"), "--activations", path("x.npy")]
+    #expect(try json(other)["on_training_activations"] == false)
+    let (_, text, _) = try CommandProcess.run(["evaluate", path("run")])
+    #expect(text.contains("which it was trained on"))
+    let (refused, _, reason) = try CommandProcess.run([
+      "encode", "--server", "127.0.0.1:1", "--model", "m", "--held-out-of", path("run"),
+    ])
+    #expect(refused == 1 && reason.contains("held out none"), "\(reason)")
+  }
+
+  @Test("does not compare what was measured on other sequences of the same files")
+  func otherSequences() throws {
+    var generator = SeededGenerator(seed: 21)
+    try writeNumpy(
+      generator.normals(20 * 16 * Self.dModel), shape: [20, 16, Self.dModel], to: path("s.npy"))
+    for (name, sequences) in [("first", "0-9"), ("second", "10-19")] {
+      let (code, _, errors) = try CommandProcess.run([
+        "train", "--activations", path("s.npy"), "--sequences", sequences, "--latents", "32", "--k",
+        "2", "--tokens", "640", "--batch", "64", "--out", path(name),
+      ])
+      #expect(code == 0, "\(errors)")
+    }
+    // A folder whose dictionary is only spliced in comes before them.
+    let (code, _, errors) = try CommandProcess.run([
+      "evaluate", path("a"), path("first"), path("second"), "--model", "m.gguf", "--text", "t",
+      "--layer", "1",
+    ])
+    #expect(code == 1 && errors.contains("held out different activations"), "\(errors)")
+  }
+
+  @Test("has one sparsity for dictionaries without a k")
+  func withoutK() throws {
+    for (name, seed) in [("t", 1), ("u", 2)] {
+      try FileManager.default.createDirectory(
+        atPath: path(name), withIntermediateDirectories: false)
+      try SparseAutoencoder.random(
+        dModel: Self.dModel, latents: 64, rule: .relu, seed: UInt64(seed)
+      ) { $0.granularities = [8, 16, 32, 64].map { Granularity(latents: $0, k: 0) } }
+      .write(to: path(name))
+    }
+    let found = try json([path("t"), path("u"), "--activations", path("x.npy")])
+    for dictionary in try #require(found["dictionaries"]?.elements) {
+      #expect(
+        dictionary["metric_correlations"]?.elements?.map { $0["sparsity"] } == ["as-trained"])
+    }
+    let laws = try #require(found["scaling_laws"]?.elements)
+    #expect(laws.allSatisfy { $0["sparsity"] == "as-trained" })
+  }
+
   @Test("ends at Ctrl-C with 130, and leaves the page that was there")
   func interruption() throws {
     var generator = SeededGenerator(seed: 20)
@@ -139,6 +197,11 @@ struct EvaluateTests {
       ([path("a")] + x + ["--rsa-samples", "-1"], 64, "--rsa-samples"),
       ([path("a")] + x + ["--fit-range", "0.5,0.1"], 64, "--fit-range"),
       ([path("a")] + x + ["--text", "t"], 64, "--model"),
+      ([path("a")] + x + ["--context", "64"], 64, "--context"),
+      (
+        [path("a"), "--model", "m.gguf", "--text", "t", "--layer", "1", "--sequences", "0-1"], 64,
+        "--sequences"
+      ),
       ([], 64, "dictionary"),
     ] {
       let (got, _, errors) = try CommandProcess.run(["evaluate"] + arguments)

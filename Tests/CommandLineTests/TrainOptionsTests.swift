@@ -23,6 +23,11 @@ extension TrainTests {
         ["--objective", "jumprelu", "--target-l0", "8", "--sparsity-penalty", "tanh"],
         "--sparsity-penalty", "target L0"
       ),
+      (
+        ["--objective", "relu", "--auxiliary-latents", "4"], "--auxiliary-latents",
+        "--auxiliary-coefficient"
+      ),
+      (["--k", "6", "--train-core-encoders"], "--train-core-encoders", "--core"),
     ])
   func ignoredOptions(options: [String], option: String, objective: String) throws {
     let (code, _, errors) = try CommandProcess.run(arguments(options, tokens: 128, out: "a"))
@@ -39,6 +44,24 @@ extension TrainTests {
     #expect(code == 64 && errors.contains("--k does nothing with --objective relu"), "\(errors)")
     // A file has every option, and is no fault.
     _ = try json(again + ["--objective", "topk", "--k", "6"])
+  }
+
+  @Test("takes a file's defaults anew where what they follow from is given, and nothing else")
+  func defaultsOfFile() throws {
+    _ = try json([
+      "train", "--activations", path("activations.npy"), "--latents", "96", "--objective", "relu",
+      "--batch", "128", "--tokens", "1280", "--dead-after", "1000", "--out", path("a"), "--json",
+    ])
+    let more = ["--objective", "topk", "--k", "6", "--latents", "64", "--tokens", "25600"]
+    _ = try json(["train", "--config", path("a/config.json"), "--out", path("b"), "--json"] + more)
+    let configuration = try StrictJSON.parse(
+      String(contentsOfFile: path("b/config.json"), encoding: .utf8))
+    #expect(configuration["auxiliary_coefficient"]?.number == 1.0 / 32)
+    #expect(configuration["learning_rate"]?.number == 2e-4 / (64.0 / 16384).squareRoot())
+    #expect(configuration["granularities"] == [4, 8, 16, 32, 64])
+    #expect(configuration["checkpoint_every_steps"] == 50)
+    #expect(configuration["dead_after_tokens"] == 1000)
+    #expect(configuration["batch_tokens"] == 128)
   }
 
   @Test("says in how many steps a core left too little of k, of all processes that trained")

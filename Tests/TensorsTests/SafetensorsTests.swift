@@ -100,6 +100,26 @@ struct SafetensorsTests {
     }
   }
 
+  @Test("that cannot be written whole leave those that were there, and no neighbour")
+  func replacedWholeOrNot() throws {
+    let path = "\(folder.path)/codes.safetensors"
+    func write(_ value: Float, shouldStop: Bool = false) throws {
+      let values = FloatStorage([Float](repeating: value, count: 8))
+      try SafetensorsWriter.write(
+        [.init("a", [8], values)], to: path,
+        progress: TransferProgress(total: 32, shouldStop: { shouldStop }))
+    }
+    func value() throws -> Float {
+      try SafetensorsFile(FileBytes.read(path)).tensor("a").float32().array[7]
+    }
+    try write(1)
+    #expect(throws: TensorFileError.self) { try write(2, shouldStop: true) }
+    #expect(try value() == 1)
+    try write(3)
+    #expect(try value() == 3)
+    #expect(try Folder.entries(of: folder.path) == ["codes.safetensors"])
+  }
+
   @Test("that are named pipes, folders or beyond all memory are refused at once")
   func notReadable() throws {
     let pipe = "\(folder.path)/pipe"

@@ -144,6 +144,20 @@ struct HarvestTests {
     #expect(try finished.harvest(onProgress: { _ in Issue.record("nothing is left") }) == .finished)
   }
 
+  @Test("into a folder that another process harvests into is refused, then finds it done")
+  func locked() throws {
+    let first = try ActivationHarvester(configuration("out"))
+    let second = try ActivationHarvester(configuration("out"))
+    var refusals = 0
+    let outcome = try first.harvest(onProgress: { _ in
+      let error = #expect(throws: TrainingError.self) { try second.harvest() }
+      if error?.description.contains("another process is at work") == true { refusals += 1 }
+    })
+    #expect(outcome == .finished && refusals > 0)
+    #expect(try second.harvest(onProgress: { _ in Issue.record("nothing is left") }) == .finished)
+    #expect(second.tokens == second.total)
+  }
+
   @Test("writes exactly as many activations as were asked for")
   func tokens() throws {
     var configuration = configuration("out")

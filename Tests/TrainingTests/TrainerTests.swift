@@ -329,6 +329,11 @@ struct TrainerTests {
     configuration.activations = [bad]
     configuration.heldOutSequences = 0
     expectError("bad.npy, row 0") { _ = try Trainer(configuration, run: run("c")) }
+    let wide = "\(folder.path)/wide.npy"
+    try writeNumpy([Float](repeating: 1, count: 4 << 16), shape: [4, 1 << 16], to: wide)
+    configuration.activations = [wide]
+    configuration.batchTokens = 1 << 20
+    expectError("smaller --batch") { _ = try Trainer(configuration, run: run("d")) }
     configuration.activations = [bad, activations]
     expectError("d_model") { _ = try Trainer(configuration, run: run("d")) }
   }

@@ -106,7 +106,7 @@ public struct DistillationCycle: Sendable, Equatable {
   /// - Throws: `TrainingError` or `TensorFileError` where it is damaged.
   init(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
-    let root = try TrainingConfiguration.read(path, byteCountMax: 256 << 20)
+    let root = try TrainingConfiguration.read(path)
     func required<Value>(_ key: String, _ value: Value?) throws(TrainingError) -> Value {
       guard let value else { throw TrainingError("\(path): \(key) is missing or malformed") }
       return value

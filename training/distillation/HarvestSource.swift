@@ -36,7 +36,7 @@ struct HarvestSource {
         "\(folder): is no layer-L folder of granule harvest: attribution needs to know which "
           + "language model the activations are of, and where")
     }
-    let root = try TrainingConfiguration.read(path, byteCountMax: HarvestManifest.bytesMax)
+    let root = try TrainingConfiguration.read(path)
     guard let model = root["model"], let sha256 = model["sha256"]?.string,
       let modelName = model["name"]?.string, let context = root["context"]?.integer,
       let layers = root["layers"]?.elements?.map(\.integer), let hook = root["hook"]?.string,

@@ -1,4 +1,3 @@
-internal import Glibc
 internal import StrictJSON
 internal import Tensors
 
@@ -6,7 +5,6 @@ internal import Tensors
 extension LatentAttribution {
   /// Writes `score` and `frequency`, [granularity] float64.
   func write(to path: String) throws(TensorFileError) {
-    let temporary = path + ".new"
     try scores.withBytes { (scores) throws(TensorFileError) in
       try frequencies.withBytes { (frequencies) throws(TensorFileError) in
         var metadata = [
@@ -18,11 +16,8 @@ extension LatentAttribution {
             .init("score", .float64, [self.scores.count], scores),
             .init("frequency", .float64, [self.scores.count], frequencies),
           ],
-          metadata: metadata, to: temporary)
+          metadata: metadata, to: path)
       }
-    }
-    guard rename(temporary, path) == 0 else {
-      throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
     }
   }
 

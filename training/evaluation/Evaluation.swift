@@ -123,6 +123,11 @@ public struct Evaluation: Sendable {
     latentStatistics = statistics
   }
 
+  /// The sparsities that there are: without a k none is in proportion to G.
+  public var sparsities: [Sparsity] {
+    rows.contains { $0.k > 0 } ? Sparsity.allCases : [.asTrained]
+  }
+
   /// The rows of one sparsity, granularities ascending: where both sparsities have the same k, the
   /// one row there is.
   public func rows(_ sparsity: Sparsity) -> [Row] {

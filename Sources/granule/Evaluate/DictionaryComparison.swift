@@ -28,7 +28,7 @@ struct DictionaryComparison {
       })
     laws = Evaluation.Sparsity.allCases.compactMap { sparsity in
       let points = evaluated.flatMap { report, evaluation in
-        evaluation.rows(sparsity).map {
+        (evaluation.sparsities.contains(sparsity) ? evaluation.rows(sparsity) : []).map {
           ScalingLaw.Point(
             latents: report.latents, granularity: $0.granularity, active: $0.l0, loss: $0.fvu)
         }

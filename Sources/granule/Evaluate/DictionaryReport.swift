@@ -30,6 +30,8 @@ struct DictionaryReport {
   var granularities: [Int]
   /// The files of activations; empty without an evaluation.
   var activationPaths: [String] = []
+  /// Whether they are what the dictionary was trained on.
+  var isOfTraining = false
   var evaluation: Evaluation?
   var recaptured: RecapturedLoss?
   /// The block before which reconstructions were spliced in.
@@ -58,7 +60,10 @@ struct DictionaryReport {
       .init("d_model", JSONValue(dModel)), .init("selection_rule", .string(selectionRule)),
       .init("ordered_by", orderedBy.map { .string($0) } ?? .null),
     ]
-    if let evaluation { members += Self.members(evaluation) }
+    if let evaluation {
+      members.append(.init("on_training_activations", .bool(isOfTraining)))
+      members += Self.members(evaluation)
+    }
     if let recaptured { members.append(.init("recaptured", Self.json(recaptured))) }
     if !correlations.isEmpty {
       members.append(.init("metric_correlations", .array(correlations.map(Self.json))))

@@ -62,9 +62,10 @@ struct EvaluateCommand: AsyncParsableCommand {
   var rsaSamples = 2000
   @Option(
     help: ArgumentHelp(
-      "The ranks to which power laws are fitted, as shares of the values above zero.",
+      "The ranks to which power laws are fitted, as shares of the values above zero. Default: "
+        + "\(PowerLaw.defaultMiddle.lowerBound),\(PowerLaw.defaultMiddle.upperBound).",
       valueName: "first,last"))
-  var fitRange = FitRange(PowerLaw.defaultMiddle)
+  var fitRange: FitRange?
   @Flag(
     help: """
       Leave out cosines and eigenvalues of the decoder, which take minutes for the largest \
@@ -81,10 +82,10 @@ struct EvaluateCommand: AsyncParsableCommand {
   var layer: Int?
   @Option(parsing: .upToNextOption, help: "Text files, or folders of them, for --model.")
   var text: [String] = []
-  @Option(help: "Tokens a sequence of --text.")
-  var context = 512
-  @Option(help: "Tokens of --text to use, from its beginning.")
-  var tokens = 8192
+  @Option(help: "Tokens a sequence of --text. Default: 512.")
+  var context: Int?
+  @Option(help: "Tokens of --text to use, from its beginning. Default: 8192.")
+  var tokens: Int?
   @Option(help: "Write everything, with figures, to this HTML file.")
   var html: String?
   @Flag(help: "Print JSON; no progress.")
@@ -98,17 +99,21 @@ struct EvaluateCommand: AsyncParsableCommand {
           + "time grows with its square")
     }
     guard model != nil else {
-      if layer != nil { throw ValidationError("--layer is of no use without --model") }
-      if !text.isEmpty { throw ValidationError("--text is of no use without --model") }
+      for (option, isGiven) in [
+        ("--layer", layer != nil), ("--text", !text.isEmpty), ("--context", context != nil),
+        ("--tokens", tokens != nil),
+      ] where isGiven {
+        throw ValidationError("\(option) is of no use without --model")
+      }
       return
     }
     if text.isEmpty { throw ValidationError("--model needs --text") }
-    if tokens < 2 { throw ValidationError("--tokens must be at least 2") }
+    if let tokens, tokens < 2 { throw ValidationError("--tokens must be at least 2") }
   }
 
   func run() async throws {
     Interruption.install()
-    if let html { try Self.requireWritable(html) }
+    if let html { try OutputFile.requireWritable(html, "--html") }
     let subjects = try subjects()
     let reader = try model.map { try LanguageModelText($0, self) }
     var bar = ProgressBar(isQuiet: json)
@@ -152,6 +157,8 @@ struct EvaluateCommand: AsyncParsableCommand {
     /// nil where only recaptured loss is to be measured.
     var dataset: ActivationDataset?
     var granularities: [Int]
+    /// Whether the dataset is what it was trained on.
+    var isOfTraining: Bool
     /// The block before which it is spliced in, where there is a language model.
     var layer: Int
   }
@@ -166,11 +173,11 @@ struct EvaluateCommand: AsyncParsableCommand {
       let dataset =
         model != nil && activations.isEmpty && !location.isRun
         ? nil : try location.activations(paths: activations, sequences: sequences?.range)
-      if let first = subjects.first?.dataset, let dataset,
-        first.paths != dataset.paths || first.tokens != dataset.tokens
+      if let other = subjects.first(where: { $0.dataset != nil }), let dataset,
+        other.dataset?.isSame(as: dataset) == false
       {
         throw CommandError(
-          "\(subjects[0].folder) and \(location.folder) held out different activations: name some "
+          "\(other.folder) and \(location.folder) held out different activations: name some "
             + "with --activations, so that both are measured on the same")
       }
       let dictionary = try SparseAutoencoder(folder: location.folder)
@@ -190,9 +197,21 @@ struct EvaluateCommand: AsyncParsableCommand {
       subjects.append(
         Subject(
           name: name, folder: location.folder, dataset: dataset, granularities: wanted,
+          isOfTraining: try activations.isEmpty && sequences == nil
+            && location.hasOnlyTrainingActivations(),
           layer: model == nil ? 0 : try layer(of: dictionary, location.folder)))
     }
+    if subjects.allSatisfy({ $0.dataset == nil }) { try refuseOptionsOfActivations() }
     return subjects
+  }
+
+  /// - Throws: `ValidationError` naming what only serves to measure on activations.
+  private func refuseOptionsOfActivations() throws {
+    for (option, isGiven) in [
+      ("--sequences", sequences != nil), ("--fit-range", fitRange != nil),
+    ] where isGiven {
+      throw ValidationError("\(option) is of no use without --activations, or a run that has some")
+    }
   }
 
   private func layer(of dictionary: SparseAutoencoder, _ folder: String) throws -> Int {
@@ -218,7 +237,8 @@ struct EvaluateCommand: AsyncParsableCommand {
       let file = try GGUFFile(path: path)
       let tokenizer = try Tokenizer(file)
       sequences = try TextSequences.read(
-        command.text, tokenizer: tokenizer, context: command.context, tokens: command.tokens)
+        command.text, tokenizer: tokenizer, context: command.context ?? 512,
+        tokens: command.tokens ?? 8192)
       endTokens = tokenizer.endTokens
       model = LanguageModel(try LlamaWeights(file))
     }
@@ -234,6 +254,7 @@ struct EvaluateCommand: AsyncParsableCommand {
     let shouldStop = { Interruption.isRequested }
     if let dataset = subject.dataset {
       report.activationPaths = dataset.paths
+      report.isOfTraining = subject.isOfTraining
       let evaluation = try Evaluation(
         dictionary, on: dataset, granularities: subject.granularities,
         similaritySamples: rsaSamples,
@@ -251,7 +272,7 @@ struct EvaluateCommand: AsyncParsableCommand {
         onProgress: { bar.update(fraction: $0, title + "recaptured loss") }, shouldStop: shouldStop)
     }
     if let evaluation = report.evaluation {
-      report.correlations = Evaluation.Sparsity.allCases.compactMap {
+      report.correlations = evaluation.sparsities.compactMap {
         MetricCorrelations(evaluation, report.recaptured, sparsity: $0)
       }
       if !withoutDecoder {
@@ -268,20 +289,21 @@ struct EvaluateCommand: AsyncParsableCommand {
   private func ranked(
     _ dictionary: SparseAutoencoder, _ statistics: LatentStatistics
   ) throws -> [DictionaryReport.RankedValues] {
+    let middle = fitRange?.range ?? PowerLaw.defaultMiddle
     var ranked = [
       DictionaryReport.RankedValues(
         name: "mean squared activation", key: "mean_squared_activation",
-        statistics.meanSquaredActivations, middle: fitRange.range),
+        statistics.meanSquaredActivations, middle: middle),
       DictionaryReport.RankedValues(
         name: "frequency of activation", key: "frequency", statistics.frequencies,
-        middle: fitRange.range),
+        middle: middle),
     ]
     if !withoutDecoder {
       let eigenvalues = try DecoderSpectrum.covarianceEigenvalues(dictionary)
       ranked.insert(
         DictionaryReport.RankedValues(
           name: "eigenvalues of the decoder's covariance", key: "decoder_covariance_eigenvalues",
-          eigenvalues, middle: fitRange.range), at: 0)
+          eigenvalues, middle: middle), at: 0)
     }
     return ranked
   }
@@ -291,7 +313,8 @@ struct EvaluateCommand: AsyncParsableCommand {
       "\(report.name)"
         + (report.layer.map { ", spliced in before block \($0)" } ?? "")
         + (report.activationPaths.isEmpty
-          ? "" : ", activations \(Self.summary(of: report.activationPaths))") + "\n")
+          ? "" : ", activations \(Self.summary(of: report.activationPaths))")
+        + (report.isOfTraining ? ", which it was trained on: the run held out none" : "") + "\n")
     Self.show(EvaluationTables.of(report))
   }
 
@@ -309,22 +332,11 @@ struct EvaluateCommand: AsyncParsableCommand {
       print("\(entry.title)\n\n\(entry.table.text)\(entry.note)\n")
     }
   }
-
-  /// - Throws: `CommandError` where no file can be written, while nothing has been measured yet.
-  private static func requireWritable(_ path: String) throws {
-    let folder = URL(fileURLWithPath: path).deletingLastPathComponent().path
-    guard Folder.isFolder(folder), access(folder, W_OK) == 0, !Folder.isFolder(path) else {
-      throw CommandError(
-        "--html: \(path) cannot be written, is \(folder) a folder that you may use?")
-    }
-  }
 }
 
 /// Shares of ranks on the command line: `0.01,0.5`.
 struct FitRange: ExpressibleByArgument {
   let range: ClosedRange<Double>
-
-  init(_ range: ClosedRange<Double>) { self.range = range }
 
   init?(argument: String) {
     let ends = argument.split(separator: ",", omittingEmptySubsequences: false).map { Double($0) }
@@ -333,6 +345,4 @@ struct FitRange: ExpressibleByArgument {
     else { return nil }
     range = first...last
   }
-
-  var defaultValueDescription: String { "\(range.lowerBound),\(range.upperBound)" }
 }
