@@ -119,6 +119,10 @@ class Page(MarkdownPage):
         pairs = [(name, f"final core of seed {self.seeds[0]} in that of seed {seed}")
                  for name, seed in self.pairs_of_seeds()]
         cycles = len(self.reports[self.seeds[0]]["cycles"])
+        pairs += [(f"overlap-prefixes-{self.seeds[0]}-{seed}.json",
+                   f"as many first latents of cycle 1 of seed {self.seeds[0]}, which has no core, in "
+                   f"those of seed {seed}")
+                  for seed in self.seeds[1:]]
         pairs += [(f"overlap-first-{self.seeds[0]}-{seed}.json",
                    f"what cycle 1 of seed {self.seeds[0]} selected in that of seed {seed}")
                   for seed in self.seeds[1:]]
@@ -140,7 +144,8 @@ class Page(MarkdownPage):
                  "From cycle to cycle the core's vectors are copied and frozen: those that were "
                  "selected again have a cosine of 1 with themselves. "
                  + ("In cycle 1 nothing has been carried on yet: what the cores of two seeds share "
-                    "beyond that is what distilling made more alike. " if self.pairs_of_seeds() else "")
+                    "beyond as many first latents of its dictionaries is what distilling made more "
+                    "alike. " if self.pairs_of_seeds() else "")
                  + "Latents are drawn from the second one's whole dictionary, whose "
                  "core is among them.")
         self.table(["", "latents", "mean", "≥ 0.5", "≥ 0.7", "≥ 0.9"], rows)
@@ -220,6 +225,7 @@ class Page(MarkdownPage):
         self.sizes()
         if self.pairs_of_seeds():
             self.overlap_above_chance()
+            self.overlap_above_prefixes()
 
     def sizes(self):
         for seed, report in self.reports.items():
@@ -250,6 +256,14 @@ class Page(MarkdownPage):
             f"Seeds find the same core: {100 * MOST:.0f} % of one's latents have one in the other "
             f"with a cosine of at least 0.7, and {ABOVE:g} times as many as drawn at random",
             figures["share_at_least_0.7"], higher_is_better=True, digits=3))
+
+    def overlap_above_prefixes(self):
+        figures = {f"seeds {self.seeds[0]} and {seed}": tuple(
+            self.load(f"overlap-{which}{self.seeds[0]}-{seed}.json")["second"]["mean_largest_cosine"]
+            for which in ("", "prefixes-")) for seed in self.seeds[1:]}
+        self.lines.append(verdict(
+            "Seeds' cores are more alike than as many first latents of their dictionaries without a "
+            "core, by the mean largest cosine", figures, higher_is_better=True, digits=3))
 
     def better(self, k, claim):
         same, others = self.comparable(k)

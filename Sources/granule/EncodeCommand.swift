@@ -192,9 +192,7 @@ struct EncodeCommand: AsyncParsableCommand {
       guard try !location.hasOnlyTrainingActivations() else {
         throw CommandError("--held-out-of: \(heldOutOf) held out none, name --activations instead")
       }
-      return
-        try location
-        .activations(paths: [], sequences: sequences?.range)
+      return try location.activations(paths: [], sequences: sequences?.range)
     }
     let dataset = try ActivationDataset(paths: activations)
     return try sequences.map { try dataset.selecting(sequences: $0.range) } ?? dataset
