@@ -37,7 +37,7 @@ struct Admission {
     let fallbacks = fallbacks(request, stages, dictionary)
     let response = responseBytesMax(tokens: tokens, stages + fallbacks, request, dictionary)
     try checkResponse(
-      response, hint: "send fewer tokens, set omit_codes, or ask for a smaller granularity")
+      response, hint: "send fewer tokens, set omit_codes, or ask for a granularity of a smaller k")
     // Tokens are fewer than the bytes of the request: no product overflows.
     let progress =
       stages.count > 1

@@ -136,7 +136,8 @@ extension ServerLimits {
       "the longest frame accepted or sent"),
     ServerLimit(
       "request-memory-bytes-max", \.requestMemoryBytesMax, .bytes,
-      "memory that one unpacked request may take"),
+      "memory that one unpacked request may take; no more than four times its length and 64 KiB in any case"
+    ),
     ServerLimit(
       "receive-bytes-max", \.receiveBytesMax, .bytes,
       "memory for frames that have not arrived in full, all connections together; beyond, those that hold most are ended"

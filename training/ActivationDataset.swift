@@ -122,6 +122,21 @@ public struct ActivationDataset: Sendable {
     paths == other.paths && sequences == other.sequences
   }
 
+  /// Whether any sequence is in both, of the same rows of the same file.
+  public func overlaps(_ other: ActivationDataset) -> Bool {
+    struct Place: Hashable {
+      var path: String
+      var row: Int
+    }
+    func places(_ dataset: ActivationDataset) -> some Swift.Sequence<Place> {
+      dataset.sequences.lazy.map {
+        Place(path: dataset.paths[$0.file], row: $0.rows.lowerBound)
+      }
+    }
+    let own = Set(places(self))
+    return places(other).contains { own.contains($0) }
+  }
+
   /// The tokens of some of the sequences only.
   ///
   /// - Throws: `TrainingError` where the range goes beyond the sequences there are.

@@ -10,7 +10,8 @@ final class RunLock {
     guard descriptor >= 0 else {
       throw TrainingError("\(folder): \(String(cString: strerror(errno)))")
     }
-    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+    // Some network file systems have no locks: there it is left to whoever starts two.
+    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK else {
       close(descriptor)
       throw TrainingError("\(folder): another process is at work in it")
     }

@@ -4,7 +4,8 @@ internal import Glibc
 public enum DurableFile {
   /// Writes `chunks` one after the other to a neighbour of `path`, flushes it to the disk and renames
   /// it to `path`: the old file or the new one is there, also after a failure, which leaves no
-  /// neighbour. Only regular files are replaced, never devices, pipes or folders.
+  /// neighbour. Only regular files are replaced, never devices, pipes or folders; of a link, what it
+  /// leads to.
   ///
   /// That the new name lasts takes `flushFolder`, too.
   ///
@@ -27,7 +28,8 @@ public enum DurableFile {
     ) throws(TensorFileError) -> Void
   ) throws(TensorFileError) {
     try requireReplaceable(path)
-    let temporary = hiddenNeighbour(of: path)
+    let target = target(of: path)
+    let temporary = hiddenNeighbour(of: target)
     let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
     guard descriptor >= 0 else { throw systemError(path, "cannot be created") }
     do throws(TensorFileError) {
@@ -47,7 +49,7 @@ public enum DurableFile {
         throw error
       }
       guard close(descriptor) == 0 else { throw systemError(path, "cannot be closed") }
-      guard rename(temporary, path) == 0 else { throw systemError(path, "cannot be replaced") }
+      guard rename(temporary, target) == 0 else { throw systemError(path, "cannot be replaced") }
     } catch {
       unlink(temporary)
       throw error
@@ -61,7 +63,8 @@ public enum DurableFile {
     try Array(text.utf8).withBytes { (bytes) throws(TensorFileError) in
       try write([bytes], to: path)
     }
-    try flushFolder(path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".")
+    let target = target(of: path)
+    try flushFolder(target.lastIndex(of: "/").map { String(target[..<$0]) } ?? ".")
   }
 
   /// Flushes a folder's entries to the disk, so that names made or changed in it last.
@@ -74,6 +77,13 @@ public enum DurableFile {
     guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be flushed") }
   }
 
+  /// Where a link leads; the path itself where it is none, or leads nowhere yet.
+  private static func target(of path: String) -> String {
+    guard let resolved = realpath(path, nil) else { return path }
+    defer { free(resolved) }
+    return String(cString: resolved)
+  }
+
   /// Hidden, so that whoever lists the folder takes it for no file of its own.
   private static func hiddenNeighbour(of path: String) -> String {
     let nameStart = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
@@ -81,7 +91,9 @@ public enum DurableFile {
   }
 
   /// To write to a device would be pointless, and to remove it after a failure, ruinous.
-  private static func requireReplaceable(_ path: String) throws(TensorFileError) {
+  ///
+  /// - Throws: `TensorFileError` where there is something at `path` that is not a regular file.
+  public static func requireReplaceable(_ path: String) throws(TensorFileError) {
     var status = stat()
     guard stat(path, &status) == 0, status.st_mode & S_IFMT != S_IFREG else { return }
     throw TensorFileError(file: path, fault: "is there already and is not a regular file")

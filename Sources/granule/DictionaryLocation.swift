@@ -45,9 +45,11 @@ struct DictionaryLocation {
     run = path
   }
 
-  /// Whether the run held nothing out, so that its own activations are those it was trained on.
-  func hasOnlyTrainingActivations() throws -> Bool {
-    try run.map { try Trainer.split(run: $0).heldOut == nil } ?? false
+  /// Whether the run was trained on any of these activations; nil where that is not known, as of a
+  /// dictionary folder, or of a run whose activations are gone or have changed.
+  func wasTrained(on dataset: ActivationDataset) -> Bool? {
+    guard let run, let split = try? Trainer.split(run: run) else { return nil }
+    return split.training.overlaps(dataset)
   }
 
   /// The activations to evaluate on: those given, else the run's own that it held out, all where it

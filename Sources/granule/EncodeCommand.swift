@@ -189,10 +189,15 @@ struct EncodeCommand: AsyncParsableCommand {
   private func dataset() throws -> ActivationDataset {
     if let heldOutOf {
       let location = try DictionaryLocation(heldOutOf)
-      guard try !location.hasOnlyTrainingActivations() else {
-        throw CommandError("--held-out-of: \(heldOutOf) held out none, name --activations instead")
+      let dataset = try location.activations(paths: [], sequences: sequences?.range)
+      guard location.wasTrained(on: dataset) != true else {
+        throw CommandError(
+          sequences == nil
+            ? "--held-out-of: \(heldOutOf) held out none, name --activations instead"
+            : "--sequences: \(heldOutOf) was trained on some of them; those it held out are the last"
+        )
       }
-      return try location.activations(paths: [], sequences: sequences?.range)
+      return dataset
     }
     let dataset = try ActivationDataset(paths: activations)
     return try sequences.map { try dataset.selecting(sequences: $0.range) } ?? dataset

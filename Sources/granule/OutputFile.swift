@@ -13,8 +13,8 @@ enum OutputFile {
         "\(option): \(path.isEmpty ? "\"\"" : path) cannot be written, is \(folder) a folder that "
           + "you may use?")
     }
-    guard !Folder.isFolder(path) else {
-      throw CommandError("\(option): \(path) is a folder, name a file")
+    do { try DurableFile.requireReplaceable(path) } catch {
+      throw CommandError("\(option): \(error)")
     }
   }
 }

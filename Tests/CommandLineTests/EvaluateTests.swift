@@ -121,8 +121,10 @@ struct EvaluateTests {
     let (code, _, errors) = try CommandProcess.run(run)
     #expect(code == 0, "\(errors)")
     #expect(try json([path("run")])["on_training_activations"] == true)
-    let other = [path("run"), "--activations", path("x.npy")]
-    #expect(try json(other)["on_training_activations"] == false)
+    let same = ["--activations", path("x.npy")]
+    #expect(try json([path("run")] + same)["on_training_activations"] == true)
+    // Of a dictionary folder nobody knows.
+    #expect(try json([path("a")] + same)["on_training_activations"] == .null)
     let (_, text, _) = try CommandProcess.run(["evaluate", path("run")])
     #expect(text.contains("which it was trained on"))
     let (refused, _, reason) = try CommandProcess.run([
@@ -143,6 +145,13 @@ struct EvaluateTests {
       ])
       #expect(code == 0, "\(errors)")
     }
+    #expect(try json([path("first")])["on_training_activations"] == false)
+    let trained = ["--sequences", "0-3"]
+    #expect(try json([path("first")] + trained)["on_training_activations"] == true)
+    let (refused, _, reason) = try CommandProcess.run(
+      ["encode", "--server", "127.0.0.1:1", "--model", "m", "--held-out-of", path("first")]
+        + trained)
+    #expect(refused == 1 && reason.contains("--sequences"), "\(reason)")
     // A folder whose dictionary is only spliced in comes before them.
     let (code, _, errors) = try CommandProcess.run([
       "evaluate", path("a"), path("first"), path("second"), "--model", "m.gguf", "--text", "t",

@@ -118,6 +118,12 @@ struct SafetensorsTests {
     try write(3)
     #expect(try value() == 3)
     #expect(try Folder.entries(of: folder.path) == ["codes.safetensors"])
+    // Through a link, which stays one.
+    let link = "\(folder.path)/link"
+    try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: path)
+    try DurableFile.replace(link, with: "text")
+    #expect(try FileManager.default.destinationOfSymbolicLink(atPath: link) == path)
+    #expect(try FileBytes.read(path).text == "text")
   }
 
   @Test("that are named pipes, folders or beyond all memory are refused at once")

@@ -87,6 +87,7 @@ struct BenchServeCommand: AsyncParsableCommand {
   }
 
   func run() async throws {
+    if let plot { try OutputFile.requireWritable(plot, "--plot") }
     var clients: [Client] = []
     for _ in 0..<connections { clients.append(try await connection.connect()) }
     var request = try await request(clients[0])

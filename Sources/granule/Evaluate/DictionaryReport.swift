@@ -30,8 +30,8 @@ struct DictionaryReport {
   var granularities: [Int]
   /// The files of activations; empty without an evaluation.
   var activationPaths: [String] = []
-  /// Whether they are what the dictionary was trained on.
-  var isOfTraining = false
+  /// Whether the dictionary was trained on any of them; nil where that is not known.
+  var isOfTraining: Bool?
   var evaluation: Evaluation?
   var recaptured: RecapturedLoss?
   /// The block before which reconstructions were spliced in.
@@ -50,6 +50,11 @@ struct DictionaryReport {
     self.granularities = granularities
   }
 
+  /// What is to be known of the activations beside where they are.
+  var trainingNote: String {
+    isOfTraining == true ? ", which it was trained on, or on some of them" : ""
+  }
+
   /// Of cosines, from which on two decoder rows are said to be of one feature.
   static let splitCosine: Float = 0.7
   static let quantiles = [0.1, 0.25, 0.5, 0.75, 0.9]
@@ -61,7 +66,7 @@ struct DictionaryReport {
       .init("ordered_by", orderedBy.map { .string($0) } ?? .null),
     ]
     if let evaluation {
-      members.append(.init("on_training_activations", .bool(isOfTraining)))
+      members.append(.init("on_training_activations", isOfTraining.map { .bool($0) } ?? .null))
       members += Self.members(evaluation)
     }
     if let recaptured { members.append(.init("recaptured", Self.json(recaptured))) }

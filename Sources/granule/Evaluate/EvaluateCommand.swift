@@ -17,7 +17,7 @@ struct EvaluateCommand: AsyncParsableCommand {
       dimension over the evaluated tokens; beside it from the mean that the dictionary stores, which \
       is what a server reports, and from a single mean over tokens and dimensions. RSA is the Pearson \
       correlation of the distances between activations and of those between reconstructions. A run \
-      is evaluated on the sequences that it held out, unless --activations are given.
+      is evaluated on the sequences that it held out, unless --activations or --sequences are given.
 
       Then what the latents do: the share of activation mass, E[z²] · ‖W_dec‖², that each granularity \
       has; the largest cosine of each latent's decoder row with those of earlier granularities, which \
@@ -157,8 +157,8 @@ struct EvaluateCommand: AsyncParsableCommand {
     /// nil where only recaptured loss is to be measured.
     var dataset: ActivationDataset?
     var granularities: [Int]
-    /// Whether the dataset is what it was trained on.
-    var isOfTraining: Bool
+    /// Whether it was trained on any of the dataset; nil where that is not known.
+    var isOfTraining: Bool?
     /// The block before which it is spliced in, where there is a language model.
     var layer: Int
   }
@@ -197,8 +197,7 @@ struct EvaluateCommand: AsyncParsableCommand {
       subjects.append(
         Subject(
           name: name, folder: location.folder, dataset: dataset, granularities: wanted,
-          isOfTraining: try activations.isEmpty && sequences == nil
-            && location.hasOnlyTrainingActivations(),
+          isOfTraining: dataset.flatMap { location.wasTrained(on: $0) },
           layer: model == nil ? 0 : try layer(of: dictionary, location.folder)))
     }
     if subjects.allSatisfy({ $0.dataset == nil }) { try refuseOptionsOfActivations() }
@@ -314,7 +313,7 @@ struct EvaluateCommand: AsyncParsableCommand {
         + (report.layer.map { ", spliced in before block \($0)" } ?? "")
         + (report.activationPaths.isEmpty
           ? "" : ", activations \(Self.summary(of: report.activationPaths))")
-        + (report.isOfTraining ? ", which it was trained on: the run held out none" : "") + "\n")
+        + report.trainingNote + "\n")
     Self.show(EvaluationTables.of(report))
   }
 

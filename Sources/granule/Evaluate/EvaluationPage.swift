@@ -55,6 +55,7 @@ struct EvaluationPage {
       "\(report.name): \(report.latents.grouped) latents of d_model \(report.dModel.grouped), "
         + "selection by \(report.selectionRule)"
         + (report.orderedBy.map { ", ordered by \($0)" } ?? "")
+        + (report.trainingNote.isEmpty ? "" : ", evaluated on activations\(report.trainingNote)")
     }
     let tokens = reports.first?.evaluation.map {
       "Evaluated on \($0.tokens.grouped) tokens of "
