@@ -9,7 +9,8 @@ struct OverlapCommand: AsyncParsableCommand {
     abstract: "Compare two dictionaries' latents by the cosines of their encoder vectors.",
     discussion: """
       For each latent of the first the largest cosine with one of the second: how much of the one is \
-      found again in the other, say the cores of two distillations. Beside it what chance gives: with \
+      found again in the other, say the cores of two distillations. Beside it the same with the first's \
+      own other latents, whose vectors may all lie in one region, and what chance gives: with \
       as many directions drawn at random, and, with --pool, with as many latents drawn at random from \
       a dictionary, each the mean of ten draws.
 
@@ -56,6 +57,9 @@ struct OverlapCommand: AsyncParsableCommand {
   private func compare() throws {
     let (one, other) = (try Self.read(first), try Self.read(second))
     var rows = [Row(second, key: "second", [try EncoderOverlap(of: one, in: other)])]
+    if let own = EncoderOverlap.withinItself(one) {
+      rows.append(Row("others of \(first)", key: "first", [own]))
+    }
     if let pool {
       let dictionary = try Self.read(pool)
       rows.append(

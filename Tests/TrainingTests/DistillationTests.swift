@@ -319,6 +319,14 @@ struct DistillationTests {
       }.max()
       #expect(abs(overlap.cosines[latent] - (best ?? 0)) < 1e-5)
     }
+    // A dictionary's own other latents: as those of one without the latent.
+    let own = try #require(EncoderOverlap.withinItself(other))
+    let others = try EncoderOverlap(
+      of: other.standalone(granularity: 1),
+      in: other.permuted(Array((0..<9).reversed())).standalone(granularity: 8))
+    #expect(own.cosines.count == 9 && own.cosines[0] == others.cosines[0])
+    let single = other.standalone(granularity: 1)
+    #expect(EncoderOverlap.withinItself(single) == nil)
     // All of a pool are itself.
     let all = try EncoderOverlap.randomLatents(of: dictionary, count: 40, from: dictionary, seed: 1)
     #expect(abs(all.mean - 1) < 1e-5)

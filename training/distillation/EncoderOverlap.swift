@@ -16,6 +16,15 @@ public struct EncoderOverlap: Sendable {
       of: first, rows: second.encoderWeights, count: second.latents, dModel: second.dModel)
   }
 
+  /// With the dictionary's own other latents; nil where there is only one.
+  public static func withinItself(_ dictionary: SparseAutoencoder) -> EncoderOverlap? {
+    guard dictionary.latents > 1 else { return nil }
+    // It has d_model in common with itself.
+    return try? EncoderOverlap(
+      of: dictionary, rows: dictionary.encoderWeights, count: dictionary.latents,
+      dModel: dictionary.dModel, skipsOwnRow: true)
+  }
+
   /// With as many directions drawn at random as `second` has latents: the overlap that is there
   /// for no reason.
   public static func randomDirections(
@@ -49,7 +58,8 @@ public struct EncoderOverlap: Sendable {
   }
 
   private init(
-    of first: SparseAutoencoder, rows: FloatStorage, count: Int, dModel: Int
+    of first: SparseAutoencoder, rows: FloatStorage, count: Int, dModel: Int,
+    skipsOwnRow: Bool = false
   ) throws(TrainingError) {
     guard first.dModel == dModel else {
       throw TrainingError("one has d_model \(first.dModel), the other \(dModel)")
@@ -63,7 +73,7 @@ public struct EncoderOverlap: Sendable {
       for latent in range {
         let row = first.encoderWeights.pointer + latent * dModel
         var best = -Float.infinity
-        for other in 0..<count {
+        for other in 0..<count where !skipsOwnRow || other != latent {
           best = max(best, granule_dot(row, rows.pointer + other * dModel, dModel) / norms[other])
         }
         largest.pointer[latent] = best / norm(row)
