@@ -327,6 +327,14 @@ struct DistillationTests {
     #expect(own.cosines.count == 9 && own.cosines[0] == others.cosines[0])
     let single = other.standalone(granularity: 1)
     #expect(EncoderOverlap.withinItself(single) == nil)
+    // Initial weights of the same seed are none of the random directions.
+    let weights = DictionaryWeights(latents: 8, dModel: 16, hasThresholds: false)
+    weights.initialize(decoderBias: [Float](repeating: 0, count: 16), seed: 3)
+    let initial = SparseAutoencoder(
+      SparseAutoencoder.Parts(
+        encoderWeights: weights.encoder, encoderBias: weights.encoderBias,
+        decoderWeights: weights.decoder, decoderBias: weights.decoderBias, selectionRule: .relu))
+    #expect(try EncoderOverlap.randomDirections(of: initial, count: 8, seed: 3).mean < 0.9)
     // All of a pool are itself.
     let all = try EncoderOverlap.randomLatents(of: dictionary, count: 40, from: dictionary, seed: 1)
     #expect(abs(all.mean - 1) < 1e-5)

@@ -30,7 +30,7 @@ public struct EncoderOverlap: Sendable {
   public static func randomDirections(
     of first: SparseAutoencoder, count: Int, seed: UInt64
   ) throws(TrainingError) -> EncoderOverlap {
-    var generator = Xoshiro(seed: seed)
+    var generator = generator(seed)
     let rows = FloatStorage(count: count * first.dModel)
     for i in 0..<rows.count { rows.pointer[i] = Float(generator.normal()) }
     return try EncoderOverlap(of: first, rows: rows, count: count, dModel: first.dModel)
@@ -45,7 +45,7 @@ public struct EncoderOverlap: Sendable {
     guard count <= pool.latents else {
       throw TrainingError("\(count) latents are to be drawn, there are only \(pool.latents)")
     }
-    var generator = Xoshiro(seed: seed)
+    var generator = generator(seed)
     var left = Array(0..<pool.latents)
     let rows = FloatStorage(count: count * pool.dModel)
     for row in 0..<count {
@@ -55,6 +55,11 @@ public struct EncoderOverlap: Sendable {
           from: pool.encoderWeights.pointer + left[row] * pool.dModel, count: pool.dModel)
     }
     return try EncoderOverlap(of: first, rows: rows, count: count, dModel: pool.dModel)
+  }
+
+  /// Another than that of a training of the same seed, whose initial weights would be found again.
+  private static func generator(_ seed: UInt64) -> Xoshiro {
+    Xoshiro(seed: seed ^ 0x2545_F491_4F6C_DD1D)
   }
 
   private init(
