@@ -189,9 +189,10 @@ class Page(MarkdownPage):
         self.table(["k", "granularity", "L0 with", "FVU with", "recovered with", "dead with",
                     "L0 without", "FVU without", "recovered without", "dead without"], rows)
         floored = "; ".join(f"{100 * self.floored_share(k):.0f} % at k {k}" for k in self.ks)
-        self.say("Recovered: 1 − (spliced − clean) / (mean − clean) of the next-token loss. Dead: "
-                 "latents that are active for none of the tokens. All on the held-out text. The first granularity at each k is the core alone, which no "
-                 f"dictionary was trained to reconstruct with. Steps floored with the core: {floored}.")
+        self.say("Recovered: 1 − (spliced − clean) / (mean − clean) of the next-token loss. Dead: latents "
+                 "that are active for none of the tokens. All on the held-out text. The first "
+                 "granularity at each k is the core alone, which no dictionary was trained to "
+                 f"reconstruct with. Steps floored with the core: {floored}.")
 
     def floored_share(self, k):
         return float((self.record / f"floored-k{k}").read_text())
