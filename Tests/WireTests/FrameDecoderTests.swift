@@ -9,6 +9,15 @@ import Wire
       + [UInt8](repeating: byte, count: count)
   }
 
+  /// Hands on as much of `rest` as the decoder has room for.
+  static func feed(_ rest: inout ArraySlice<UInt8>, to decoder: inout FrameDecoder) {
+    let space = decoder.space()
+    let taken = rest.prefix(space.count)
+    space.copyBytes(from: taken)
+    decoder.received(taken.count)
+    rest = rest.dropFirst(taken.count)
+  }
+
   /// Feeds `bytes` in pieces of the given sizes and returns every frame.
   static func decode(_ pieces: [ArraySlice<UInt8>], frameBytesMax: Int = 1 << 20) throws
     -> [[UInt8]]
@@ -18,11 +27,7 @@ import Wire
     for piece in pieces {
       var rest = piece
       while !rest.isEmpty {
-        let space = decoder.space()
-        let taken = rest.prefix(space.count)
-        space.copyBytes(from: taken)
-        decoder.received(taken.count)
-        rest = rest.dropFirst(taken.count)
+        Self.feed(&rest, to: &decoder)
         while let frame = try decoder.nextFrame() { frames.append([UInt8](frame)) }
       }
     }
@@ -88,13 +93,7 @@ import Wire
     }
     #expect(decoder.capacityBytes > 900_000)
     #expect(decoder.countedBytes < 32 << 10)
-    while !rest.isEmpty {
-      let space = decoder.space()
-      let taken = rest.prefix(space.count)
-      space.copyBytes(from: taken)
-      decoder.received(taken.count)
-      rest = rest.dropFirst(taken.count)
-    }
+    while !rest.isEmpty { Self.feed(&rest, to: &decoder) }
     #expect(decoder.countedBytes > 900_000)
     #expect(try decoder.nextFrame()?.count == 900_000)
     // It is still held.
@@ -107,13 +106,7 @@ import Wire
   func releases() throws {
     var decoder = FrameDecoder()
     var rest = Self.frame(8 << 20, of: 1)[...]
-    while !rest.isEmpty {
-      let space = decoder.space()
-      let taken = rest.prefix(space.count)
-      space.copyBytes(from: taken)
-      decoder.received(taken.count)
-      rest = rest.dropFirst(taken.count)
-    }
+    while !rest.isEmpty { Self.feed(&rest, to: &decoder) }
     #expect(try decoder.nextFrame()?.count == 8 << 20)
     _ = decoder.space()
     #expect(decoder.capacityBytes <= 256 << 10)
