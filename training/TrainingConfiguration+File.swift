@@ -1,8 +1,8 @@
 package import StrictJSON
 internal import Tensors
 
-// The configuration as JSON: a run's `config.json`, which has every key, and whatever a user writes by
-// hand, where those that have defaults may be missing.
+// The configuration as JSON: a run's `config.json`, which has every key that is set, and whatever a user
+// writes by hand, where those that have defaults may be missing.
 extension TrainingConfiguration {
   static let fileName = "config.json"
   /// The longest file that is read; activations and text may be many files, each of them named.

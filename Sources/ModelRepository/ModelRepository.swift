@@ -23,16 +23,9 @@ public struct ModelRepository: Sendable {
     return name.utf8.allSatisfy { isLetterOrDigit($0) || "._-".utf8.contains($0) }
   }
 
-  /// Names of the models that have a complete version or whose folder cannot be read, sorted. A
-  /// repository that does not exist has none.
-  ///
-  /// - Throws: `ModelRepositoryError.system` where the folder cannot be read.
-  public func modelNames() throws(ModelRepositoryError) -> [String] {
-    try models().map { $0.name }
-  }
-
-  /// The models that `modelNames()` gives, each with its complete versions, ascending, or why its
-  /// folder cannot be read.
+  /// The models that have a complete version or whose folder cannot be read, sorted by name: each
+  /// with its complete versions, ascending, or why its folder cannot be read. A repository that does
+  /// not exist has none.
   ///
   /// - Throws: `ModelRepositoryError.system` where the repository's folder cannot be read.
   public func models() throws(ModelRepositoryError)

@@ -27,12 +27,12 @@ struct PublishTests {
 
   @Test("publishes versions 1, 2, … and loads each as it was")
   func versions() throws {
-    #expect(try repository.modelNames() == [])
+    #expect(try repository.models().map(\.name) == [])
     for seed in 1...3 as ClosedRange<UInt64> {
       let version = try repository.publish(folder: dictionaryFolder(seed: seed), name: "m.1-x_Y")
       #expect(version == seed)
     }
-    #expect(try repository.modelNames() == ["m.1-x_Y"])
+    #expect(try repository.models().map(\.name) == ["m.1-x_Y"])
     #expect(try repository.models().map { try $0.versions.get() } == [[1, 2, 3]])
     #expect(try repository.versions(of: "m.1-x_Y") == [1, 2, 3])
     for seed in 1...3 as ClosedRange<UInt64> {
@@ -140,7 +140,7 @@ struct PublishTests {
     // A link that leads nowhere and to itself: reading it fails for every user, root included.
     try FileManager.default.createSymbolicLink(
       atPath: "\(repository.path)/loop", withDestinationPath: "loop")
-    #expect(try repository.modelNames() == ["good"])
+    #expect(try repository.models().map(\.name) == ["good"])
     #expect(try repository.versions(of: "good") == [1])
   }
 
@@ -166,7 +166,7 @@ struct PublishTests {
     let source = try dictionaryFolder(seed: 1)
     try Data("{}".utf8).write(to: URL(fileURLWithPath: "\(source)/cfg.json"))
     #expect(throws: ModelRepositoryError.self) { try repository.publish(folder: source, name: "m") }
-    #expect(try repository.modelNames() == [])
+    #expect(try repository.models().map(\.name) == [])
   }
 
   @Test(
