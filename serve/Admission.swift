@@ -1,6 +1,6 @@
-import SparseAutoencoder
-import Tensors
-import Wire
+import GranuleDictionary
+import GranuleTensors
+import GranuleWire
 
 /// Checks a request against the model that it names, before any work is done for it.
 struct Admission {

@@ -1,6 +1,7 @@
-import SparseAutoencoder
-import Tensors
-import Wire
+import GranuleDictionary
+import GranuleFiles
+import GranuleTensors
+import GranuleWire
 
 /// Pieces of requests that are computed together by one version of a model: encodings, each at its own
 /// granularity, and decodings.

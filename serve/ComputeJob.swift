@@ -1,6 +1,6 @@
-import SparseAutoencoder
+import GranuleDictionary
+import GranuleWire
 import Synchronization
-import Wire
 
 /// A request that was admitted, and the one version of a model that answers all of it, stage by
 /// stage.

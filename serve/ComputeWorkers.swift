@@ -1,5 +1,5 @@
-import EventLoop
-import Wire
+import GranuleTransport
+import GranuleWire
 
 /// The threads that compute, and the requests that wait for them.
 final class ComputeWorkers: Sendable {

@@ -1,6 +1,6 @@
-import EventLoop
+import GranuleTransport
+import GranuleWire
 import Logging
-import Wire
 
 /// One client's connection: bytes to requests, answers to bytes. Confined to the event loop's
 /// thread.

@@ -1,5 +1,5 @@
-import SparseAutoencoder
-import Wire
+import GranuleDictionary
+import GranuleWire
 
 extension PackedCodes {
   /// The pieces of a request as one, in the order of the tokens.

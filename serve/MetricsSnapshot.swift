@@ -1,5 +1,5 @@
 import Glibc
-import Wire
+import GranuleWire
 
 /// Everything that metrics tell, at one moment.
 struct MetricsSnapshot: Sendable {

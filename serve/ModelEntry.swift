@@ -1,5 +1,5 @@
-import ModelRepository
-import Wire
+import GranuleRepository
+import GranuleWire
 
 /// What the server knows of one model, and what it was told to do with it.
 struct ModelEntry {

@@ -1,5 +1,5 @@
-import EventLoop
-import HTTP
+import GranuleHTTP
+import GranuleTransport
 
 /// What is answered over HTTP: metrics and probes.
 ///

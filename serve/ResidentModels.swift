@@ -1,9 +1,9 @@
 import CMalloc
-import EventLoop
+import GranuleDictionary
+import GranuleRepository
+import GranuleTransport
+import GranuleWire
 import Logging
-import ModelRepository
-import SparseAutoencoder
-import Wire
 
 /// Which version of each model answers, and the thread that changes it.
 ///

@@ -1,6 +1,6 @@
-import ModelRepository
-import SparseAutoencoder
-import Wire
+import GranuleDictionary
+import GranuleRepository
+import GranuleWire
 
 /// One version of a model in memory. Whoever computes with it holds it; its memory is freed with
 /// the last of them.

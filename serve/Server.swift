@@ -1,7 +1,7 @@
-public import EventLoop
 import Glibc
-import HTTP
-import ModelRepository
+import GranuleHTTP
+import GranuleRepository
+public import GranuleTransport
 
 /// Why a server cannot start.
 public struct ServerStartError: Error, CustomStringConvertible, Sendable {

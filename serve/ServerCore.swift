@@ -1,7 +1,7 @@
-import EventLoop
 import Glibc
+import GranuleTransport
+import GranuleWire
 import Logging
-import Wire
 
 /// The server's state, confined to the event loop's thread: connections, totals, and what holds
 /// them together.

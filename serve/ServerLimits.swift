@@ -1,4 +1,4 @@
-import Wire
+import GranuleWire
 
 /// Every bound of the server, in one place; `ServerLimits.all` names them for flags and
 /// documentation.

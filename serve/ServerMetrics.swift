@@ -1,4 +1,4 @@
-import Wire
+import GranuleWire
 
 /// What clients ask for, as metrics name it.
 enum RequestMethod: String, Sendable, CaseIterable {

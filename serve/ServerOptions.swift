@@ -1,4 +1,4 @@
-public import EventLoop
+public import GranuleTransport
 public import Logging
 
 /// What a server is told when it starts.

@@ -1,4 +1,5 @@
-package import Tensors
+internal import GranuleFiles
+package import GranuleTensors
 
 /// Activations in files: the tokens of many sequences, read as they are needed.
 ///
@@ -53,7 +54,7 @@ public struct ActivationDataset: Sendable {
   /// Opens files, or all `.npy` and `.safetensors` files in folders; a folder that `granule harvest`
   /// wrote for one layer stands for that layer's.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where a path is missing, holds no activations,
+  /// - Throws: `TrainingError` or `FileError` where a path is missing, holds no activations,
   ///   or files differ in d_model.
   public init(paths: [String]) throws {
     // Absolute, so that a run's configuration means the same from any folder.
@@ -244,7 +245,7 @@ public struct ActivationDataset: Sendable {
     rows: Range<Int>, of sequence: Sequence, into output: UnsafeMutablePointer<Float>
   ) {
     let elements = rows.lowerBound * dModel..<rows.upperBound * dModel
-    do throws(TensorFileError) {
+    do throws(FileError) {
       try tensors[sequence.file].copyFloat32(elements: elements, into: output)
     } catch {
       preconditionFailure("the element type was checked when the file was opened: \(error)")
@@ -255,10 +256,10 @@ public struct ActivationDataset: Sendable {
   /// the activations come from.
   private static func open(
     _ path: String
-  ) throws(TensorFileError) -> (tensor: Tensor, sequenceStarts: [Int]?, origin: Origin?) {
+  ) throws(FileError) -> (tensor: Tensor, sequenceStarts: [Int]?, origin: Origin?) {
     let file = try FileBytes.map(path)
     guard path.hasSuffix(".npy") || path.hasSuffix(".safetensors") else {
-      throw TensorFileError(
+      throw FileError(
         file: path, tensor: nil, fault: "is neither a .npy nor a .safetensors file")
     }
     if path.hasSuffix(".npy") { return (try NumpyFile(file).tensor, nil, nil) }

@@ -1,8 +1,8 @@
 internal import Glibc
-public import LanguageModel
-internal import ModelRepository
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+public import GranuleLanguageModel
+internal import GranuleRepository
+internal import GranuleTensors
 
 /// Runs a language model on text and writes what happens inside it: for each layer a folder
 /// `OUT/layer-L` of safetensors shards with `activations` [tokens, d_model], `token_ids` [tokens] and
@@ -69,7 +69,7 @@ public final class ActivationHarvester {
 
   /// Reads model and text, and takes up an earlier harvest with the same parameters.
   ///
-  /// - Throws: `TrainingError`, `TensorFileError` where a file cannot be read, a parameter is out of
+  /// - Throws: `TrainingError`, `FileError` where a file cannot be read, a parameter is out of
   ///   bounds, or the folder holds another harvest.
   public init(_ configuration: HarvestConfiguration) throws {
     self.configuration = configuration
@@ -153,7 +153,7 @@ public final class ActivationHarvester {
   /// - Parameters:
   ///   - onProgress: called after each batch.
   ///   - shouldStop: asked after each batch; what was computed is then written.
-  /// - Throws: `TensorFileError` with the system's reason, such as a full disk; shards that were
+  /// - Throws: `FileError` with the system's reason, such as a full disk; shards that were
   ///   written before are kept, and the next call goes on after them. `TrainingError` where float16
   ///   cannot hold a value, or another process harvests into the folder.
   public func harvest(

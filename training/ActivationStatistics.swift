@@ -1,5 +1,5 @@
 internal import Glibc
-internal import Tensors
+internal import GranuleTensors
 
 /// What training needs to know of activations before it starts.
 struct ActivationStatistics: Equatable {

@@ -1,6 +1,7 @@
-internal import CKernels
+internal import CGranuleKernels
 internal import Glibc
-internal import Tensors
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// Adam with decoupled weight decay (AdamW, as torch.optim takes it: dense, so that latents without a
 /// gradient move by their moments too) on a dictionary's weights, whose decoder rows stay unit
@@ -57,7 +58,7 @@ package struct AdamOptimizer {
     let (dModel, latents) = (weights.dModel, weights.latents)
     let norm = gradient.squaredNorm.squareRoot()
     steps += 1
-    var constants = granule_adam_step(
+    var constants = gk_adam_step(
       learning_rate: Float(step.learningRate), beta1: Float(step.beta1), beta2: Float(step.beta2),
       epsilon: Float(Self.epsilon), bias_correction1: Float(1 - pow(step.beta1, Double(steps))),
       bias_correction2: Float(1 - pow(step.beta2, Double(steps))),
@@ -78,24 +79,24 @@ package struct AdamOptimizer {
           let row = latent * dModel
           let hasGradient = gradient.isZero[latent] == 0
           if latent >= frozenEncoders {
-            granule_adam(
+            gk_adam(
               weights.encoder.pointer + row, first.encoder.pointer + row,
               second.encoder.pointer + row, hasGradient ? gradients.encoder.pointer + row : nil,
               dModel, &constants)
           }
-          granule_adam_unit_row(
+          gk_adam_unit_row(
             weights.decoder.pointer + row, first.decoder.pointer + row,
             second.decoder.pointer + row, hasGradient ? gradients.decoder.pointer + row : nil,
             gradient.alongDecoder.pointer[latent], dModel, &constants)
         }
-        granule_adam(
+        gk_adam(
           weights.encoderBias.pointer + start, first.encoderBias.pointer + start,
           second.encoderBias.pointer + start, gradients.encoderBias.pointer + start, end - start,
           &constants)
         if let thresholds = weights.thresholds, let firstThresholds = first.thresholds,
           let secondThresholds = second.thresholds, let thresholdGradients = gradients.thresholds
         {
-          granule_adam(
+          gk_adam(
             thresholds.pointer + start, firstThresholds.pointer + start,
             secondThresholds.pointer + start, thresholdGradients.pointer + start, end - start,
             &undecayed)
@@ -107,7 +108,7 @@ package struct AdamOptimizer {
         afterPanel(thread, panel)
       }
     }
-    granule_adam(
+    gk_adam(
       weights.decoderBias.pointer, first.decoderBias.pointer, second.decoderBias.pointer,
       gradients.decoderBias.pointer, dModel, &constants)
     return norm

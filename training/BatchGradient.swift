@@ -1,4 +1,4 @@
-internal import Tensors
+internal import GranuleTensors
 
 /// The gradient of one batch's loss, with what the optimiser needs to know of it.
 package final class BatchGradient {

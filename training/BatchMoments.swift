@@ -1,5 +1,6 @@
-internal import CKernels
-internal import Tensors
+internal import CGranuleKernels
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// Sums over a batch's rows, on all cores.
 enum BatchMoments {
@@ -18,7 +19,7 @@ enum BatchMoments {
           for block in range {
             let start = block * blockRows
             // Shifted by the first row, so that a large mean costs no digits.
-            granule_column_moments(
+            gk_column_moments(
               rows + start * columns, min(blockRows, count - start), columns, rows,
               sums.baseAddress! + block * columns, squares.baseAddress! + block * columns)
           }

@@ -1,5 +1,5 @@
 internal import Dispatch
-package import Tensors
+package import GranuleTensors
 
 /// Reads batches ahead on a thread of its own, so that a step does not wait for the disk.
 package final class BatchPrefetcher {

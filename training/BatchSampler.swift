@@ -1,4 +1,4 @@
-package import Tensors
+package import GranuleTensors
 
 /// The order in which tokens are trained on: every epoch all of them, shuffled. A function of seed
 /// and step alone, so that a resumed run sees what the uninterrupted one would have.

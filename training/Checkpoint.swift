@@ -1,7 +1,7 @@
 internal import Glibc
-internal import ModelRepository
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleRepository
+internal import GranuleTensors
 
 /// All that a run needs to go on as if it had never stopped: `RUN/checkpoints/step-N/`, a folder
 /// that is there whole or not at all.
@@ -29,8 +29,8 @@ struct Checkpoint {
   /// Writes the checkpoint; once it is on the disk, removes all but the newest.
   ///
   /// - Parameter kept: how many stay.
-  /// - Throws: `TensorFileError` with the system's reason; older checkpoints are still there then.
-  func write(run: String, kept: Int) throws(TensorFileError) {
+  /// - Throws: `FileError` with the system's reason; older checkpoints are still there then.
+  func write(run: String, kept: Int) throws(FileError) {
     let folder = "\(run)/\(Self.folderName)"
     let temporary = "\(folder)/.new"
     Self.remove(temporary)
@@ -47,10 +47,10 @@ struct Checkpoint {
     entries.append(.init("activation_mean", [weights.dModel], FloatStorage(statistics.mean)))
     entries.append(
       .init("activation_deviation", [weights.dModel], FloatStorage(statistics.deviation)))
-    do throws(TensorFileError) {
-      try tokensSinceActive.map { Int64($0) }.withBytes { (ages) throws(TensorFileError) in
+    do throws(FileError) {
+      try tokensSinceActive.map { Int64($0) }.withBytes { (ages) throws(FileError) in
         // In one buffer: the scale, then the losses.
-        try ([statistics.scale] + recentLosses).withBytes { (numbers) throws(TensorFileError) in
+        try ([statistics.scale] + recentLosses).withBytes { (numbers) throws(FileError) in
           let scaleBytes = MemoryLayout<Double>.size
           entries.append(.init("tokens_since_active", .int64, [weights.latents], ages))
           entries.append(
@@ -71,7 +71,7 @@ struct Checkpoint {
         }
       }
       let written = try FileBytes.map("\(temporary)/\(Self.stateName)")
-      try Array((Digest.sha256(written) + "\n").utf8).withBytes { (text) throws(TensorFileError) in
+      try Array((Digest.sha256(written) + "\n").utf8).withBytes { (text) throws(FileError) in
         try DurableFile.write([text], to: "\(temporary)/\(Self.digestName)")
       }
       try DurableFile.flushFolder(temporary)
@@ -82,7 +82,7 @@ struct Checkpoint {
     let target = "\(folder)/\(Self.prefix)\(step)"
     Self.remove(target)
     guard rename(temporary, target) == 0 else {
-      throw TensorFileError(file: target, fault: String(cString: strerror(errno)))
+      throw FileError(file: target, fault: String(cString: strerror(errno)))
     }
     try DurableFile.flushFolder(folder)
     for old in Self.steps(run: run).dropLast(kept) {
@@ -100,7 +100,7 @@ struct Checkpoint {
   /// Reads the newest checkpoint of a run that can be read, nil where there is none at all.
   ///
   /// - Parameter onDamaged: told why the newest cannot be read, where an older one can.
-  /// - Throws: `TensorFileError` or `TrainingError` of the newest where none can be read.
+  /// - Throws: `FileError` or `TrainingError` of the newest where none can be read.
   static func latest(
     run: String, latents: Int, dModel: Int, hasThresholds: Bool, onDamaged: (String) -> Void
   ) throws -> Checkpoint? {

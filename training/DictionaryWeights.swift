@@ -1,6 +1,6 @@
-internal import CKernels
-internal import SparseAutoencoder
-package import Tensors
+internal import CGranuleKernels
+internal import GranuleDictionary
+package import GranuleTensors
 
 /// The parameters of a dictionary, or anything that has their shapes: gradients, moments.
 package struct DictionaryWeights {
@@ -39,7 +39,7 @@ package struct DictionaryWeights {
   package func initialize(decoderBias mean: [Float], seed: UInt64) {
     var generator = Xoshiro(seed: seed)
     for index in 0..<decoder.count { decoder.pointer[index] = Float(generator.normal()) }
-    for latent in 0..<latents { granule_normalize(decoder.pointer + latent * dModel, dModel) }
+    for latent in 0..<latents { gk_normalize(decoder.pointer + latent * dModel, dModel) }
     encoder.pointer.update(from: decoder.pointer, count: decoder.count)
     decoderBias.pointer.update(from: mean, count: dModel)
   }

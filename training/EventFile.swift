@@ -1,8 +1,8 @@
 internal import CGranuleProto
 internal import CProtobufC
 internal import Glibc
-package import StrictJSON
-package import Tensors
+package import GranuleFiles
+internal import GranuleTensors
 
 /// A file of scalars that TensorBoard reads: records of a length, its masked CRC-32C, a protobuf Event
 /// and that one's, as TensorFlow's TFRecord format has them.
@@ -12,14 +12,14 @@ package final class EventFile {
 
   /// Begins a file, replacing any.
   ///
-  /// - Throws: `TensorFileError` with the system's reason.
-  package init(path: String, seconds: Double) throws(TensorFileError) {
+  /// - Throws: `FileError` with the system's reason.
+  package init(path: String, seconds: Double) throws(FileError) {
     guard let file = fopen(path, "we") else {
-      throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
+      throw FileError(file: path, fault: String(cString: strerror(errno)))
     }
     self.file = file
     self.path = path
-    try "brain.Event:2".withMutableCString { (version) throws(TensorFileError) in
+    try "brain.Event:2".withMutableCString { (version) throws(FileError) in
       var event = Granule__TensorBoard__Event()
       granule__tensor_board__event__init(&event)
       event.wall_time = seconds
@@ -33,8 +33,8 @@ package final class EventFile {
   /// Appends the numbers of a line of metrics, under their keys; those within objects under both
   /// keys with a slash between. Without a step and a time there is nothing to append.
   ///
-  /// - Throws: `TensorFileError` with the system's reason, say a full disk.
-  package func append(_ line: JSONValue) throws(TensorFileError) {
+  /// - Throws: `FileError` with the system's reason, say a full disk.
+  package func append(_ line: JSONValue) throws(FileError) {
     guard let members = line.members, let step = line["step"]?.integer,
       let seconds = line["time"]?.number
     else { return }
@@ -53,7 +53,7 @@ package final class EventFile {
 
   private func append(
     _ scalars: [(tag: String, value: Double)], step: Int, seconds: Double
-  ) throws(TensorFileError) {
+  ) throws(FileError) {
     typealias Value = Granule__TensorBoard__Summary__Value
     let tags = scalars.map { strdup($0.tag) }
     defer { for tag in tags { free(tag) } }
@@ -78,16 +78,16 @@ package final class EventFile {
     granule__tensor_board__event__init(&event)
     event.wall_time = seconds
     event.step = Int64(step)
-    let appended: Result<Void, TensorFileError> = withUnsafeMutablePointer(to: &summary) {
+    let appended: Result<Void, FileError> = withUnsafeMutablePointer(to: &summary) {
       event.summary = $0
-      do throws(TensorFileError) { return .success(try append(&event)) } catch {
+      do throws(FileError) { return .success(try append(&event)) } catch {
         return .failure(error)
       }
     }
     try appended.get()
   }
 
-  private func append(_ event: inout Granule__TensorBoard__Event) throws(TensorFileError) {
+  private func append(_ event: inout Granule__TensorBoard__Event) throws(FileError) {
     let count = granule__tensor_board__event__get_packed_size(&event)
     var packed = [UInt8](repeating: 0, count: count)
     granule__tensor_board__event__pack(&event, &packed)
@@ -96,7 +96,7 @@ package final class EventFile {
     record += packed
     record += Self.maskedChecksum(packed)
     guard fwrite(record, 1, record.count, file) == record.count, fflush(file) == 0 else {
-      throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
+      throw FileError(file: path, fault: String(cString: strerror(errno)))
     }
   }
 

@@ -1,5 +1,6 @@
-public import LanguageModel
-public import Tensors
+internal import GranuleFiles
+public import GranuleLanguageModel
+public import GranuleTensors
 
 /// What to harvest: activations of a language model on text.
 public struct HarvestConfiguration: Sendable, Equatable {
@@ -55,7 +56,7 @@ public struct HarvestConfiguration: Sendable, Equatable {
 
   /// Text files in the order in which they are read: as named, folders' files sorted by path.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where a folder cannot be read or has no text.
+  /// - Throws: `TrainingError` or `FileError` where a folder cannot be read or has no text.
   func textFiles() throws -> [String] { try Self.textFiles(text) }
 
   /// The same of any paths.

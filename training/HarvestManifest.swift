@@ -1,6 +1,6 @@
 internal import Glibc
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// `OUT/manifest.json`: what was harvested from what, and which shards are on the disk.
 struct HarvestManifest {
@@ -32,7 +32,7 @@ struct HarvestManifest {
   init(parameters: [JSONValue.Member]) { self.parameters = parameters }
 
   /// Writes the manifest durably, over any older one.
-  func write(to folder: String) throws(TensorFileError) {
+  func write(to folder: String) throws(FileError) {
     let shards = shards.map { shard -> JSONValue in
       .object([
         .init("file", .string(shard.file)),

@@ -1,5 +1,6 @@
-internal import CKernels
-internal import Tensors
+internal import CGranuleKernels
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// The activations of one layer for a shard, as they gather, and their writing.
 final class HarvestShard {
@@ -35,22 +36,22 @@ final class HarvestShard {
     guard let start = buffer.baseAddress else { return false }
     let to = start + rows * rowBytes
     rows += 1
-    if type == .float16 { return granule_float16_from_float32(row, to, dModel) == dModel }
+    if type == .float16 { return gk_float16_from_float32(row, to, dModel) == dModel }
     to.copyMemory(from: row, byteCount: rowBytes)
     return (0..<dModel).allSatisfy { row[$0].isFinite }
   }
 
   /// Writes the shard, which is then there whole or not at all.
   ///
-  /// - Throws: `TensorFileError` with the system's reason, such as a full disk.
+  /// - Throws: `FileError` with the system's reason, such as a full disk.
   func write(
     tokenIDs: [Int32], sequenceStarts: [Int64], metadata: [String: String], folder: String,
     name: String
-  ) throws(TensorFileError) {
+  ) throws(FileError) {
     precondition(tokenIDs.count == rows)
     let bytes = UnsafeRawBufferPointer(rebasing: buffer[..<(rows * rowBytes)])
-    try tokenIDs.withBytes { (tokenIDs) throws(TensorFileError) in
-      try sequenceStarts.withBytes { (starts) throws(TensorFileError) in
+    try tokenIDs.withBytes { (tokenIDs) throws(FileError) in
+      try sequenceStarts.withBytes { (starts) throws(FileError) in
         try SafetensorsWriter.write(
           [
             .init("activations", type, [rows, dModel], bytes),

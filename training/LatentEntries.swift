@@ -1,6 +1,7 @@
-internal import CKernels
-internal import SparseAutoencoder
-internal import Tensors
+internal import CGranuleKernels
+internal import GranuleDictionary
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// The active latents of a batch in order of latents, each latent's in order of tokens: a counting
 /// sort of the codes, on all cores. Memory is kept from batch to batch.
@@ -30,7 +31,7 @@ final class LatentEntries {
   let latents: Int
   /// [latents + 1]
   let offsets: UnsafeMutablePointer<UInt32>
-  private(set) var entries: UnsafeMutablePointer<granule_entry>
+  private(set) var entries: UnsafeMutablePointer<gk_entry>
   private(set) var details: UnsafeMutablePointer<Detail>
   private var capacity = 0
   /// Where each part of the tokens goes on in each latent: [parts, latents]
@@ -54,7 +55,7 @@ final class LatentEntries {
   }
 
   /// As the kernels take them.
-  var kernelEntries: granule_entries { granule_entries(entries: entries, offsets: offsets) }
+  var kernelEntries: gk_entries { gk_entries(entries: entries, offsets: offsets) }
 
   /// Where latent's entries are.
   func range(of latent: Int) -> Range<Int> { Int(offsets[latent])..<Int(offsets[latent + 1]) }
@@ -112,7 +113,7 @@ final class LatentEntries {
             let latent = Int(latent(indices.baseAddress![i]))
             let slot = Int(next[latent])
             next[latent] += 1
-            entries[slot] = granule_entry(
+            entries[slot] = gk_entry(
               token: UInt32(token), value: source.values[i], gradient: source.gradients[i])
             details[slot] = Detail(
               product: source.products[i], threshold: source.thresholds?[i] ?? 0)

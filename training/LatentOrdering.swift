@@ -1,5 +1,5 @@
-public import SparseAutoencoder
-internal import Tensors
+public import GranuleDictionary
+internal import GranuleTensors
 
 /// By what the latents of a dictionary are sorted, so that every prefix of it is as good as can be
 /// (Progressive Coding for SAEs, section 3: reordering a trained dictionary).

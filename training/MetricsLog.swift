@@ -1,6 +1,6 @@
 internal import Glibc
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// `RUN/metrics.jsonl`, one JSON object a line, appended as training goes; and the same numbers for
 /// TensorBoard in `RUN/tensorboard/`, made anew from those lines whenever a run is taken up.
@@ -19,8 +19,8 @@ final class MetricsLog {
 
   /// Opens the log of a run, dropping lines of steps after `step`: they are taken again.
   ///
-  /// - Throws: `TensorFileError` where it cannot be read or written.
-  init(run: String, keepingStepsUpTo step: Int) throws(TensorFileError) {
+  /// - Throws: `FileError` where it cannot be read or written.
+  init(run: String, keepingStepsUpTo step: Int) throws(FileError) {
     path = "\(run)/\(Self.fileName)"
     var kept: [(text: Substring, line: JSONValue)] = []
     if access(path, F_OK) == 0 {
@@ -45,7 +45,7 @@ final class MetricsLog {
     }
     secondsBefore = totals.seconds
     guard let file = fopen(path, "ae") else {
-      throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
+      throw FileError(file: path, fault: String(cString: strerror(errno)))
     }
     self.file = file
   }
@@ -57,11 +57,11 @@ final class MetricsLog {
 
   /// Appends a line, with the time, and hands it to the system.
   ///
-  /// - Throws: `TensorFileError` with the system's reason, say a full disk.
-  func append(_ members: [JSONValue.Member]) throws(TensorFileError) {
+  /// - Throws: `FileError` with the system's reason, say a full disk.
+  func append(_ members: [JSONValue.Member]) throws(FileError) {
     let line = JSONValue.object(members + [.init("time", JSONValue(Self.now))])
     guard fputs(StrictJSON.text(line) + "\n", file) >= 0, fflush(file) == 0 else {
-      throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
+      throw FileError(file: path, fault: String(cString: strerror(errno)))
     }
     try events.append(line)
     totals.add(line)

@@ -1,6 +1,7 @@
-internal import CKernels
-package import SparseAutoencoder
-package import Tensors
+internal import CGranuleKernels
+package import GranuleDictionary
+package import GranuleTensors
+internal import GranuleThreads
 
 /// The loss of a nested dictionary on a batch, its gradient, and the optimiser's step along it.
 ///
@@ -107,7 +108,7 @@ package final class NestedStep {
 
   private var dModel: Int { weights.dModel }
   private var latents: Int { weights.latents }
-  private static let stripColumns = Int(granule_strip_columns)
+  private static let stripColumns = Int(gk_strip_columns)
   private static func strips(_ dModel: Int) -> Int {
     (dModel + stripColumns - 1) / stripColumns
   }
@@ -346,7 +347,7 @@ package final class NestedStep {
             let start = Int(rowOffsets[token])
             let count = Int(rowOffsets[token + 1]) - start
             let latents = indices.baseAddress.map { $0 + start }
-            granule_nested_decode(
+            gk_nested_decode(
               weights.decoder.pointer, weights.decoderBias.pointer, dModel, latents,
               values.pointer + start, count, prefixEnds, prefixes, input, 1, 0, sum,
               squaredErrors.pointer + token * prefixes, rows, dModel)
@@ -355,17 +356,17 @@ package final class NestedStep {
               let residual = residuals.pointer + token * dModel
               for i in 0..<dModel { residual[i] = input[i] - last[i] }
             }
-            granule_suffix_residuals(rows, prefixes, dModel, input, scales)
-            granule_latent_products(
+            gk_suffix_residuals(rows, prefixes, dModel, input, scales)
+            gk_latent_products(
               weights.decoder.pointer, dModel, latents, count, blockOfLatent, rows,
               products.pointer + start)
             for block in 0..<prefixes {
-              granule_cut_row(
+              gk_cut_row(
                 rows + block * dModel, dModel,
                 returnedStrips.pointer + block * slab + token * Self.stripColumns, stripStride)
             }
             for i in 0..<dModel { sum[i] = input[i] - weights.decoderBias.pointer[i] }
-            granule_cut_row(
+            gk_cut_row(
               sum, dModel, inputStrips.pointer + token * Self.stripColumns, stripStride)
             penaltySums.pointer[token] = Float(
               sendBack(
@@ -464,15 +465,15 @@ package final class NestedStep {
               let latents = indices.baseAddress.map { $0 + start }
               var all = UInt32(dead.count)
               let residual = residuals.pointer + token * dModel
-              granule_nested_decode(
+              gk_nested_decode(
                 deadWeights.decoder.pointer, noBias.pointer, dModel, latents,
                 values.baseAddress.map { $0 + start }, count, &all, 1, residual, 1, 0, sum,
                 squaredErrors.pointer + token, row, dModel)
-              granule_suffix_residuals(row, 1, dModel, residual, &scale)
-              granule_latent_products(
+              gk_suffix_residuals(row, 1, dModel, residual, &scale)
+              gk_latent_products(
                 deadWeights.decoder.pointer, dModel, latents, count, noBlocks, row,
                 products.pointer + start)
-              granule_cut_row(
+              gk_cut_row(
                 row, dModel,
                 returnedStrips.pointer + granularities.count * slab + token * Self.stripColumns,
                 stripStride)
@@ -501,11 +502,11 @@ package final class NestedStep {
     let slab = slab(tokens)
     sumOverLatents(auxiliary)
     blockOfLatent.withUnsafeBufferPointer { blocks in
-      let problem = granule_gradients(
+      let problem = gk_gradients(
         latents: latents, d_model: dModel, inputs: inputStrips.pointer,
         returned: returnedStrips.pointer, slab_stride: slab,
         entries: (
-          entries.kernelEntries, auxiliary?.kernelEntries ?? granule_entries()
+          entries.kernelEntries, auxiliary?.kernelEntries ?? gk_entries()
         ), blocks: blocks.baseAddress, auxiliary_block: granularities.count,
         is_zero: gradient.isZero.baseAddress, encoder: gradient.weights.encoder.pointer,
         decoder: gradient.weights.decoder.pointer, squared_norms: squaredNorms.pointer)
@@ -514,7 +515,7 @@ package final class NestedStep {
         var problem = problem
         for task in range {
           let (strip, chunk) = task.quotientAndRemainder(dividingBy: chunks)
-          granule_strip_gradients(
+          gk_strip_gradients(
             &problem, strip, latents * chunk / chunks, latents * (chunk + 1) / chunks)
         }
       }
@@ -562,7 +563,7 @@ package final class NestedStep {
     let strips = Self.strips(dModel)
     let sums = FloatStorage(count: strips * Self.stripColumns)
     for strip in 0..<strips {
-      granule_strip_sum(
+      gk_strip_sum(
         returnedStrips.pointer + strip * stripStride(tokens), tokens,
         sums.pointer + strip * Self.stripColumns)
     }
@@ -580,7 +581,7 @@ package final class NestedStep {
           rows.append(UInt32(latent))
           biases.append(gradient.weights.encoderBias.pointer[latent])
         }
-        granule_weighted_rows_sum(
+        gk_weighted_rows_sum(
           weights.encoder.pointer, dModel, rows, biases, rows.count,
           partial.pointer + block * dModel)
       }
@@ -600,7 +601,7 @@ package final class NestedStep {
       if latent < frozenEncoders {
         // The strips' sums have the encoder's row in them, which is not followed.
         let row = gradient.weights.decoder.pointer + latent * dModel
-        rows = Double(granule_dot(row, row, dModel))
+        rows = Double(gk_dot(row, row, dModel))
       } else {
         for strip in 0..<strips { rows += Double(squaredNorms.pointer[strip * latents + latent]) }
       }
@@ -610,7 +611,7 @@ package final class NestedStep {
       total += max(rows - along * along, 0) + bias * bias + threshold * threshold
     }
     let bias = gradient.weights.decoderBias.pointer
-    return total + Double(granule_dot(bias, bias, dModel))
+    return total + Double(gk_dot(bias, bias, dModel))
   }
 }
 

@@ -1,7 +1,7 @@
 internal import Glibc
-internal import ModelRepository
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleRepository
+internal import GranuleTensors
 
 /// The activations that a run was begun on, `activations.json` in its folder: were files added to them
 /// or changed, the order of tokens and what is held out would be others.
@@ -47,7 +47,7 @@ struct RunActivations {
     return sample.withUnsafeBytes { Digest.sha256($0) }
   }
 
-  func write(to folder: String) throws(TensorFileError) {
+  func write(to folder: String) throws(FileError) {
     let files = files.map { file -> JSONValue in
       .object([
         .init("file", .string(file.path)), .init("bytes", JSONValue(file.bytes)),
@@ -62,7 +62,7 @@ struct RunActivations {
 
   /// Reads what a run's folder, or a distillation's, says; nil where it is of before it was written.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where it is damaged.
+  /// - Throws: `TrainingError` or `FileError` where it is damaged.
   init?(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
     guard access(path, F_OK) == 0 else { return nil }

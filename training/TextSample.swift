@@ -1,6 +1,7 @@
 internal import Glibc
-package import LanguageModel
-internal import Tensors
+internal import GranuleFiles
+package import GranuleLanguageModel
+internal import GranuleTensors
 
 extension TextSequences {
   /// Text of at most so many bytes is tokenised whole where it is sampled; of more, stretches.
@@ -17,7 +18,7 @@ extension TextSequences {
   ///   - context: tokens a sequence.
   ///   - tokens: the most tokens in all.
   ///   - wholeBytes: see there.
-  /// - Throws: `TrainingError` or `TensorFileError` where a file cannot be read, or there is no text.
+  /// - Throws: `TrainingError` or `FileError` where a file cannot be read, or there is no text.
   package static func sample(
     _ paths: [String], tokenizer: Tokenizer, context: Int, tokens limit: Int,
     wholeBytes: Int = wholeBytes
@@ -73,7 +74,7 @@ extension TextSequences {
     try HarvestConfiguration.textFiles(paths).map { path in
       var status = stat()
       guard stat(path, &status) == 0 else {
-        throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
+        throw FileError(file: path, fault: String(cString: strerror(errno)))
       }
       return (path, Int(status.st_size))
     }
@@ -114,7 +115,7 @@ extension TextSequences {
   /// Up to so many tokens from the begin of the next line on, or of the next word where lines are long.
   private static func stretch(
     of file: File, at offset: Int, tokens count: Int, tokenizer: Tokenizer
-  ) throws(TensorFileError) -> ArraySlice<Int32> {
+  ) throws(FileError) -> ArraySlice<Int32> {
     var bytesPerToken = tokenBytes.first
     while true {
       let wanted = lineBytes + bytesPerToken * count
@@ -139,18 +140,18 @@ extension TextSequences {
 
   private static func bytes(
     of path: String, from offset: Int, count: Int
-  ) throws(TensorFileError) -> [UInt8] {
+  ) throws(FileError) -> [UInt8] {
     guard let file = fopen(path, "re") else {
-      throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
+      throw FileError(file: path, fault: String(cString: strerror(errno)))
     }
     defer { fclose(file) }
     var bytes = [UInt8](repeating: 0, count: count)
     guard fseeko(file, offset, SEEK_SET) == 0 else {
-      throw TensorFileError(file: path, fault: String(cString: strerror(errno)))
+      throw FileError(file: path, fault: String(cString: strerror(errno)))
     }
     let got = fread(&bytes, 1, count, file)
     guard got == count || ferror(file) == 0 else {
-      throw TensorFileError(file: path, fault: "cannot be read")
+      throw FileError(file: path, fault: "cannot be read")
     }
     bytes.removeLast(count - got)
     return bytes

@@ -1,5 +1,6 @@
-public import LanguageModel
-internal import Tensors
+internal import GranuleFiles
+public import GranuleLanguageModel
+internal import GranuleTensors
 
 /// Text as sequences of tokens for a language model.
 public enum TextSequences {
@@ -9,7 +10,7 @@ public enum TextSequences {
   ///   - paths: text files, or folders, which stand for the `.txt`, `.md` and `.rst` files in them.
   ///   - context: tokens a sequence; a file's last may be shorter, down to 2.
   ///   - tokens: stop after so many; the last sequence is cut to fit.
-  /// - Throws: `TrainingError` or `TensorFileError` where a file cannot be read, or there is no text.
+  /// - Throws: `TrainingError` or `FileError` where a file cannot be read, or there is no text.
   public static func read(
     _ paths: [String], tokenizer: Tokenizer, context: Int, tokens limit: Int
   ) throws -> [[Int32]] {

@@ -1,7 +1,7 @@
 internal import Glibc
-public import SparseAutoencoder
-internal import StrictJSON
-internal import Tensors
+public import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// Trains a nested dictionary; everything it makes is in the run's folder: `config.json`,
 /// `metrics.jsonl`, `checkpoints/`, and at the end `dictionary/`, which SAELens loads.
@@ -89,7 +89,7 @@ public final class Trainer {
 
   /// Begins a run in a new folder.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where the configuration or the activations are not
+  /// - Throws: `TrainingError` or `FileError` where the configuration or the activations are not
   ///   usable, there is too little memory, or the folder holds a run already.
   public init(_ configuration: TrainingConfiguration, run: String) throws {
     try configuration.validate()
@@ -136,7 +136,7 @@ public final class Trainer {
 
   /// Takes up a run where its last checkpoint left it; without one, from the start.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where there is no run, another process trains it, its
+  /// - Throws: `TrainingError` or `FileError` where there is no run, another process trains it, its
   ///   files are damaged, or its activations are not those that it was begun on.
   public init(resuming run: String) throws {
     configuration = try TrainingConfiguration(run: run)
@@ -274,7 +274,7 @@ public final class Trainer {
   /// - Parameters:
   ///   - onProgress: called after every step, and while the dictionary is measured.
   ///   - shouldStop: asked as often; true writes a checkpoint and returns.
-  /// - Throws: `TrainingError` where training diverged or a token cannot be encoded; `TensorFileError`
+  /// - Throws: `TrainingError` where training diverged or a token cannot be encoded; `FileError`
   ///   where a file cannot be written. The last checkpoint stays, and it is of weights with which the
   ///   loss of another batch was as it should be.
   public func train(
@@ -551,7 +551,7 @@ public final class Trainer {
 
   /// The activations that a run trains on, and those that it holds out.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where they cannot be opened, or are not those that the
+  /// - Throws: `TrainingError` or `FileError` where they cannot be opened, or are not those that the
   ///   run was begun on.
   public static func split(
     run: String

@@ -1,5 +1,5 @@
-package import StrictJSON
-internal import Tensors
+package import GranuleFiles
+internal import GranuleTensors
 
 // The configuration as JSON: a run's `config.json`, which has every key that is set, and whatever a user
 // writes by hand, where those that have defaults may be missing.
@@ -246,14 +246,14 @@ extension TrainingConfiguration {
   }
 
   /// Writes `config.json` into a run's folder.
-  func write(to run: String) throws(TensorFileError) {
+  func write(to run: String) throws(FileError) {
     try DurableFile.replace(
       "\(run)/\(Self.fileName)", with: StrictJSON.text(json, indented: true) + "\n")
   }
 
   /// Reads `config.json` of a run.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError`, naming the key that is missing or wrong.
+  /// - Throws: `TrainingError` or `FileError`, naming the key that is missing or wrong.
   public init(run: String) throws {
     let path = "\(run)/\(Self.fileName)"
     try self.init(json: Self.read(path), source: path)
@@ -261,7 +261,7 @@ extension TrainingConfiguration {
 
   /// Reads a file of JSON of at most 256 MiB.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where it cannot be read.
+  /// - Throws: `TrainingError` or `FileError` where it cannot be read.
   package static func read(_ path: String) throws -> JSONValue {
     let file = try FileBytes.read(path, byteCountMax: bytesMax)
     do throws(StrictJSONError) { return try StrictJSON.parse(file.bytes) } catch {

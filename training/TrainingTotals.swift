@@ -1,5 +1,5 @@
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// What the lines of a run's `metrics.jsonl` add up to, over all processes that trained it.
 struct TrainingTotals {
@@ -14,8 +14,8 @@ struct TrainingTotals {
 
   init() {}
 
-  /// - Throws: `TensorFileError` where the log cannot be read.
-  init(run: String) throws(TensorFileError) {
+  /// - Throws: `FileError` where the log cannot be read.
+  init(run: String) throws(FileError) {
     for line in try FileBytes.read("\(run)/\(MetricsLog.fileName)").text.split(separator: "\n") {
       if let parsed = try? StrictJSON.parse(String(line)) { add(parsed) }
     }

@@ -1,9 +1,9 @@
 internal import Glibc
-internal import LanguageModel
-internal import ModelRepository
-public import SparseAutoencoder
-internal import StrictJSON
-internal import Tensors
+public import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleLanguageModel
+internal import GranuleRepository
+internal import GranuleTensors
 
 /// Attribution-guided distillation of a nested dictionary (Martin-Linares & Ling, arXiv 2512.24975).
 ///
@@ -66,7 +66,7 @@ public final class Distillation {
 
   /// Begins a distillation in a new folder. All that can be wrong is looked at before.
   ///
-  /// - Throws: `TrainingError`, `TensorFileError` or `LanguageModelError` where the configuration,
+  /// - Throws: `TrainingError`, `FileError` or `LanguageModelError` where the configuration,
   ///   the activations, the language model, the text or a starting core cannot be used or do not
   ///   belong together, or the folder holds a distillation already.
   public init(_ configuration: DistillationConfiguration, folder: String) throws {
@@ -94,7 +94,7 @@ public final class Distillation {
     if let repository = configuration.repository {
       try Folder.make(repository)
       guard access(repository, W_OK | X_OK) == 0 else {
-        throw TensorFileError(file: repository, fault: String(cString: strerror(errno)))
+        throw FileError(file: repository, fault: String(cString: strerror(errno)))
       }
     }
     self.configuration = configuration

@@ -1,6 +1,6 @@
-internal import ModelRepository
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleRepository
+internal import GranuleTensors
 
 /// Everything that decides what a distillation makes; saved in its folder.
 public struct DistillationConfiguration: Sendable, Equatable {
@@ -103,14 +103,14 @@ public struct DistillationConfiguration: Sendable, Equatable {
     return .object(members)
   }
 
-  func write(to folder: String) throws(TensorFileError) {
+  func write(to folder: String) throws(FileError) {
     try DurableFile.replace(
       "\(folder)/\(Self.fileName)", with: StrictJSON.text(json, indented: true) + "\n")
   }
 
   /// Reads the configuration of a distillation.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError`, naming the key that is missing or wrong.
+  /// - Throws: `TrainingError` or `FileError`, naming the key that is missing or wrong.
   public init(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
     let root = try TrainingConfiguration.read(path)

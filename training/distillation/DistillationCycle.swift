@@ -1,5 +1,5 @@
-package import StrictJSON
-internal import Tensors
+package import GranuleFiles
+internal import GranuleTensors
 
 /// What one cycle of a distillation came to: `OUT/cycle-N/cycle.json`, written once all else of the
 /// cycle is on the disk.
@@ -96,14 +96,14 @@ public struct DistillationCycle: Sendable, Equatable {
     ]
   }
 
-  func write(to folder: String) throws(TensorFileError) {
+  func write(to folder: String) throws(FileError) {
     try DurableFile.replace(
       "\(folder)/\(Self.fileName)", with: StrictJSON.text(json, indented: true) + "\n")
   }
 
   /// Reads a cycle's file.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where it is damaged.
+  /// - Throws: `TrainingError` or `FileError` where it is damaged.
   init(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
     let root = try TrainingConfiguration.read(path)

@@ -1,6 +1,7 @@
-internal import CKernels
-public import SparseAutoencoder
-internal import Tensors
+internal import CGranuleKernels
+public import GranuleDictionary
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// How much of one dictionary another has, too: for each latent of the one the largest cosine of its
 /// encoder vector with one of the other's.
@@ -70,7 +71,7 @@ public struct EncoderOverlap: Sendable {
       throw TrainingError("one has d_model \(first.dModel), the other \(dModel)")
     }
     func norm(_ row: UnsafePointer<Float>) -> Float {
-      max(granule_dot(row, row, dModel).squareRoot(), .leastNormalMagnitude)
+      max(gk_dot(row, row, dModel).squareRoot(), .leastNormalMagnitude)
     }
     let norms = (0..<count).map { norm(rows.pointer + $0 * dModel) }
     let largest = FloatStorage(count: first.latents)
@@ -79,7 +80,7 @@ public struct EncoderOverlap: Sendable {
         let row = first.encoderWeights.pointer + latent * dModel
         var best = -Float.infinity
         for other in 0..<count where !skipsOwnRow || other != latent {
-          best = max(best, granule_dot(row, rows.pointer + other * dModel, dModel) / norms[other])
+          best = max(best, gk_dot(row, rows.pointer + other * dModel, dModel) / norms[other])
         }
         largest.pointer[latent] = best / norm(row)
       }

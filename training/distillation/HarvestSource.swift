@@ -1,7 +1,7 @@
-internal import LanguageModel
-internal import ModelRepository
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleLanguageModel
+internal import GranuleRepository
+internal import GranuleTensors
 
 /// What activations were harvested from, as the manifest of the harvest says.
 struct HarvestSource {
@@ -20,7 +20,7 @@ struct HarvestSource {
   /// Finds the manifest beside the layer's folder that activations are in.
   ///
   /// - Throws: `TrainingError` where there is none, or several harvests or layers are mixed, or it is
-  ///   not of the residual stream; `TensorFileError` where it cannot be read.
+  ///   not of the residual stream; `FileError` where it cannot be read.
   init(of dataset: ActivationDataset) throws {
     let folders = Set(dataset.paths.map(Self.parent))
     guard let folder = folders.first, folders.count == 1 else {
@@ -73,7 +73,7 @@ struct HarvestSource {
   }
 
   /// - Throws: `TrainingError` where a text, of those that were harvested, has changed since;
-  ///   `TensorFileError` where it cannot be read.
+  ///   `FileError` where it cannot be read.
   func checkText() throws {
     for file in text where try TextFile(reading: file.path) != file {
       throw TrainingError(

@@ -1,12 +1,12 @@
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
 
 // A cycle's attributions on the disk, so that they are computed once.
 extension LatentAttribution {
   /// Writes `score` and `frequency`, [granularity] float64.
-  func write(to path: String) throws(TensorFileError) {
-    try scores.withBytes { (scores) throws(TensorFileError) in
-      try frequencies.withBytes { (frequencies) throws(TensorFileError) in
+  func write(to path: String) throws(FileError) {
+    try scores.withBytes { (scores) throws(FileError) in
+      try frequencies.withBytes { (frequencies) throws(FileError) in
         var metadata = [
           "tokens": String(tokens), "cross_entropy_bits": String(crossEntropy.bitPattern),
         ]
@@ -23,7 +23,7 @@ extension LatentAttribution {
 
   /// Reads what `write` wrote.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where it is not of `granularity` latents.
+  /// - Throws: `TrainingError` or `FileError` where it is not of `granularity` latents.
   init(path: String, granularity: Int) throws {
     let file = try SafetensorsFile(FileBytes.read(path))
     func values(_ name: String) throws -> [Double] {

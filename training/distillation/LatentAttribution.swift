@@ -1,7 +1,7 @@
-internal import CKernels
-public import LanguageModel
-public import SparseAutoencoder
-internal import Tensors
+internal import CGranuleKernels
+public import GranuleDictionary
+public import GranuleLanguageModel
+internal import GranuleTensors
 
 /// What single latents do for a language model's next-token loss: gradient × activation through the
 /// innermost reconstruction (Martin-Linares & Ling, arXiv 2512.24975).
@@ -154,7 +154,7 @@ public struct LatentAttribution: Sendable, Equatable {
     for (token, row) in rows.enumerated() {
       for position in Int(codes.rowOffsets[token])..<Int(codes.rowOffsets[token + 1]) {
         let decoderRow = dictionary.decoderWeights.pointer + Int(codes.indices[position]) * dModel
-        let product = granule_dot(gradient.pointer + row * dModel, decoderRow, dModel)
+        let product = gk_dot(gradient.pointer + row * dModel, decoderRow, dModel)
         result.append(scale * codes.values[position] * product)
       }
     }

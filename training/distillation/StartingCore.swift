@@ -1,6 +1,7 @@
 internal import Glibc
-internal import SparseAutoencoder
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// The core that a training begins with: a dictionary of nothing but its latents. Only the encoder's
 /// vectors are used; they act alike on activations of any scale.
@@ -15,7 +16,7 @@ struct StartingCore {
   /// Reads the core of a dictionary folder, of a run's dictionary, or of a distillation.
   ///
   /// - Throws: `TrainingError` where the dictionary has no core, or what is to make it has not finished;
-  ///   `TensorFileError` where it cannot be read.
+  ///   `FileError` where it cannot be read.
   init(folder path: String) throws {
     func has(_ name: String) -> Bool { access("\(path)/\(name)", F_OK) == 0 }
     // A run has a `core`, too, its copy of the one that it began with.

@@ -1,6 +1,6 @@
-internal import ModelRepository
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleRepository
+internal import GranuleTensors
 
 /// A file of text, and what it held when it was harvested or a distillation began.
 struct TextFile: Equatable, Sendable {
@@ -10,8 +10,8 @@ struct TextFile: Equatable, Sendable {
 
   /// The file as it is now.
   ///
-  /// - Throws: `TensorFileError` where it cannot be read.
-  init(reading path: String) throws(TensorFileError) {
+  /// - Throws: `FileError` where it cannot be read.
+  init(reading path: String) throws(FileError) {
     self.path = path
     sha256 = Digest.sha256(try FileBytes.map(path))
   }
@@ -26,7 +26,7 @@ struct TextFile: Equatable, Sendable {
 
   /// The files that paths stand for, folders among them, as they are now.
   ///
-  /// - Throws: `TrainingError` or `TensorFileError` where there is none, or one cannot be read.
+  /// - Throws: `TrainingError` or `FileError` where there is none, or one cannot be read.
   static func read(_ paths: [String]) throws -> [TextFile] {
     try HarvestConfiguration.textFiles(paths).map { try TextFile(reading: $0) }
   }

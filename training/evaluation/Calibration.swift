@@ -1,4 +1,4 @@
-internal import SparseAutoencoder
+internal import GranuleDictionary
 
 extension Evaluation {
   /// A dictionary with, at each granularity, the k that full-width codes leave there on average,

@@ -1,7 +1,9 @@
+internal import GranuleBLAS
 internal import COpenBLAS
-internal import LanguageModel
-public import SparseAutoencoder
-internal import Tensors
+public import GranuleDictionary
+internal import GranuleLanguageModel
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// How much the decoder rows of one granularity's latents repeat those of earlier ones: feature
 /// splitting shows as latents whose largest cosine with an earlier latent is high, nested training

@@ -1,7 +1,8 @@
+internal import GranuleBLAS
 internal import COpenBLAS
-internal import LanguageModel
-public import SparseAutoencoder
-internal import Tensors
+public import GranuleDictionary
+internal import GranuleLanguageModel
+internal import GranuleTensors
 
 /// The spectrum of a decoder: how many directions its rows use, and how evenly.
 public enum DecoderSpectrum {

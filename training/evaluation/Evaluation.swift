@@ -1,5 +1,5 @@
-public import SparseAutoencoder
-internal import Tensors
+public import GranuleDictionary
+internal import GranuleTensors
 
 /// How well each granularity of a dictionary reconstructs activations.
 public struct Evaluation: Sendable {

@@ -1,5 +1,6 @@
-internal import SparseAutoencoder
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// Goes through a dataset in chunks that fit into memory, encoding and decoding on all cores.
 struct EvaluationChunks {

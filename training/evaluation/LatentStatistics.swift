@@ -1,5 +1,5 @@
-public import SparseAutoencoder
-internal import Tensors
+public import GranuleDictionary
+internal import GranuleTensors
 
 /// How often and how strongly each latent of a dictionary is active in full-width codes.
 public struct LatentStatistics: Sendable {

@@ -1,6 +1,7 @@
-public import LanguageModel
-public import SparseAutoencoder
-internal import Tensors
+public import GranuleDictionary
+public import GranuleLanguageModel
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// What a language model's next-token loss becomes when a dictionary's reconstructions stand in for
 /// its residual stream before a block.

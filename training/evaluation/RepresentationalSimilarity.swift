@@ -1,6 +1,8 @@
+internal import GranuleBLAS
 internal import COpenBLAS
-internal import LanguageModel
-internal import Tensors
+internal import GranuleLanguageModel
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// Representational similarity analysis: how alike the geometry of samples is in two spaces, as the
 /// Pearson correlation of the upper triangles of their Euclidean distance matrices (Kriegeskorte et

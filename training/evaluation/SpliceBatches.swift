@@ -1,5 +1,5 @@
-internal import LanguageModel
-internal import Tensors
+internal import GranuleLanguageModel
+internal import GranuleTensors
 
 /// Text cut into batches whose residual stream is taken apart, encoded, and put together again.
 enum SpliceBatches {
