@@ -12,10 +12,25 @@ let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
+/// A module of this package. Modules carry the package's name, since SwiftPM wants target names to be
+/// unique among all packages of a build: `Sources/Foundations/Files` is the module GranuleFiles.
+func module(_ folder: String, _ dependencies: [Target.Dependency], as name: String? = nil) -> Target
+{
+  .target(
+    name: name ?? "Granule\(folder.split(separator: "/").last!)", dependencies: dependencies,
+    path: folder, swiftSettings: strict)
+}
+
+/// The tests of the module of that name, in Tests/<Name>Tests.
+func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
+  .testTarget(
+    name: "\(name)Tests", dependencies: dependencies, exclude: exclude, swiftSettings: strict)
+}
+
 // Dependencies run downwards only: each module names the modules below it, never one beside or above.
 let package = Package(
   name: "granule",
-  products: [.executable(name: "granule", targets: ["granule"])],
+  products: [.executable(name: "granule", targets: ["GranuleCommand"])],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
@@ -38,7 +53,7 @@ let package = Package(
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
     .target(
-      name: "CKernels",
+      name: "CGranuleKernels", path: "Sources/Foundations/CKernels",
       cSettings: [
         // Fused multiply-adds are written out, so that every version gives the same bits; without
         // errno the compiler vectorises square roots. The thread sanitizer must leave alone what
@@ -53,119 +68,121 @@ let package = Package(
       exclude: ["granule.proto", "event.proto", "generate"], sources: ["generated"],
       publicHeadersPath: "generated/include"),
 
+    // Foundations: know nothing of dictionaries.
+    module("Sources/Foundations/BLAS", ["COpenBLAS"]),
+    module("Sources/Foundations/Files", ["CJansson", "CLibCrypto"]),
+    module("Sources/Foundations/Threads", []),
+    module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
+
     // Dictionaries.
-    .target(name: "StrictJSON", dependencies: ["CJansson"], swiftSettings: strict),
-    .target(name: "Tensors", dependencies: ["CKernels", "StrictJSON"], swiftSettings: strict),
-    .target(
-      name: "SparseAutoencoder", dependencies: ["Tensors", "CKernels", "StrictJSON"],
-      swiftSettings: strict),
-    .target(
-      name: "Interchange",
-      dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CLibZip"],
-      swiftSettings: strict),
-    .target(
-      name: "ModelRepository",
-      dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CLibCrypto"],
-      swiftSettings: strict),
+    module(
+      "Sources/Dictionary",
+      ["GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels"]),
+    module(
+      "Sources/Interchange",
+      ["GranuleDictionary", "GranuleTensors", "GranuleFiles", "CLibZip"]),
+    module("Sources/Repository", ["GranuleDictionary", "GranuleTensors", "GranuleFiles"]),
 
     // The language model whose activations dictionaries are made of.
-    .target(
-      name: "LanguageModel", dependencies: ["Tensors", "CKernels", "COpenBLAS", "StrictJSON"],
-      swiftSettings: strict),
+    module(
+      "Sources/LanguageModel",
+      [
+        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
+        "COpenBLAS",
+      ]),
 
     // The network.
-    .target(name: "Wire", dependencies: ["CGranuleProto", "CProtobufC"], swiftSettings: strict),
-    .target(name: "EventLoop", dependencies: ["CLibUV"], swiftSettings: strict),
-    .target(name: "HTTP", dependencies: ["CMicroHTTPD", "EventLoop"], swiftSettings: strict),
-    .target(name: "Client", dependencies: ["Wire", "EventLoop"], swiftSettings: strict),
+    module("Sources/Wire", ["CGranuleProto", "CProtobufC"]),
+    module("Sources/Transport", ["CLibUV"]),
+    module("Sources/Client", ["GranuleWire", "GranuleTransport"]),
     .target(
-      name: "Serve",
+      name: "GranuleHTTP", dependencies: ["CMicroHTTPD", "GranuleTransport"],
+      path: "serve/Protocols/HTTP", swiftSettings: strict),
+    .target(
+      name: "GranuleServer",
       dependencies: [
-        "Wire", "EventLoop", "HTTP", "ModelRepository", "SparseAutoencoder", "Tensors", "CKernels",
-        "CMalloc", logging,
+        "GranuleWire", "GranuleTransport", "GranuleHTTP", "GranuleRepository", "GranuleDictionary",
+        "GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels", "CMalloc", logging,
       ],
-      path: "serve", swiftSettings: strict),
+      path: "serve", exclude: ["Protocols/HTTP"], swiftSettings: strict),
 
     // Making dictionaries.
     .target(
-      name: "Training",
+      name: "GranuleTraining",
       dependencies: [
-        "LanguageModel", "ModelRepository", "SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS",
-        "StrictJSON", "CGranuleProto", "CProtobufC",
+        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
+        "CGranuleProto", "CProtobufC",
       ],
       path: "training", swiftSettings: strict),
 
     .executableTarget(
-      name: "granule",
+      name: "GranuleCommand",
       dependencies: [
-        "Serve", "Training", "Client", "Interchange", "LanguageModel", "ModelRepository",
-        "SparseAutoencoder", "Tensors", "CKernels", "COpenBLAS", "StrictJSON", "Wire", "EventLoop",
-        argumentParser,
-        logging,
+        "GranuleServer", "GranuleTraining", "GranuleClient", "GranuleInterchange",
+        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
+        "GranuleWire", "GranuleTransport", argumentParser, logging,
       ],
-      swiftSettings: strict),
+      path: "Sources/granule", swiftSettings: strict),
 
     // Tests mirror the modules.
-    .testTarget(
-      name: "StrictJSONTests", dependencies: ["StrictJSON", "CJansson"], swiftSettings: strict),
-    .testTarget(
-      name: "TensorsTests", dependencies: ["Tensors", "StrictJSON", "CKernels", "TestSupport"],
-      swiftSettings: strict),
-    .testTarget(
-      name: "SparseAutoencoderTests",
-      dependencies: ["SparseAutoencoder", "Tensors", "StrictJSON", "CKernels", "TestSupport"],
-      swiftSettings: strict),
-    .testTarget(
-      name: "InterchangeTests",
-      dependencies: ["Interchange", "SparseAutoencoder", "Tensors", "StrictJSON", "TestSupport"],
-      exclude: ["Fixtures"], swiftSettings: strict),
-    .testTarget(
-      name: "ModelRepositoryTests",
-      dependencies: ["ModelRepository", "SparseAutoencoder", "Tensors", "TestSupport"],
-      swiftSettings: strict),
-    .testTarget(
-      name: "LanguageModelTests",
-      dependencies: ["LanguageModel", "Tensors", "StrictJSON", "CKernels", "TestSupport"],
-      swiftSettings: strict),
-    .testTarget(
-      name: "TrainingTests",
-      dependencies: [
-        "Training", "LanguageModel", "SparseAutoencoder", "Tensors", "StrictJSON", "CKernels",
+    tests("Files", ["GranuleFiles", "CJansson"]),
+    tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
+    tests(
+      "Dictionary",
+      [
+        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
         "TestSupport",
+      ]),
+    tests(
+      "Interchange",
+      ["GranuleInterchange", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"],
+      exclude: ["Fixtures"]),
+    tests(
+      "Repository",
+      ["GranuleRepository", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"]),
+    tests(
+      "LanguageModel",
+      ["GranuleLanguageModel", "GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
+    tests(
+      "Training",
+      [
+        "GranuleTraining", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "GranuleFiles", "CGranuleKernels", "TestSupport",
       ],
-      exclude: ["Fixtures"], swiftSettings: strict),
-    .testTarget(
-      name: "CommandLineTests",
-      dependencies: [
-        "granule", "Client", "EventLoop", "ModelRepository", "SparseAutoencoder", "StrictJSON",
-        "Tensors", "TestSupport", "Wire",
-      ],
-      swiftSettings: strict),
+      exclude: ["Fixtures"]),
+    tests("Wire", ["GranuleWire"]),
+    tests("Transport", ["GranuleTransport", "TestSupport"]),
+    tests(
+      "Server",
+      [
+        "GranuleServer", "GranuleClient", "GranuleWire", "GranuleTransport", "GranuleRepository",
+        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "TestSupport",
+        logging,
+      ]),
+    tests(
+      "CommandLine",
+      [
+        "GranuleCommand", "GranuleClient", "GranuleTransport", "GranuleRepository",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "TestSupport",
+      ]),
     .target(
-      name: "TestSupport", dependencies: ["LanguageModel", "SparseAutoencoder", "Tensors"],
-      path: "Tests/TestSupport",
-      swiftSettings: strict),
+      name: "TestSupport",
+      dependencies: [
+        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+      ],
+      path: "Tests/TestSupport", swiftSettings: strict),
     // What the fuzzer runs, and the replay of its corpora.
     .target(
       name: "FuzzTargets",
       dependencies: [
-        "Interchange", "LanguageModel", "ModelRepository", "SparseAutoencoder", "StrictJSON",
-        "Tensors", "TestSupport", "Training", "Wire",
+        "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary",
+        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleTraining", "GranuleWire",
+        "TestSupport",
       ],
       path: "Tests/FuzzTargets", swiftSettings: strict),
-    .testTarget(
-      name: "FuzzTests", dependencies: ["FuzzTargets"], exclude: ["Corpora"],
-      swiftSettings: strict),
-    .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
-    .testTarget(
-      name: "EventLoopTests", dependencies: ["EventLoop", "TestSupport"], swiftSettings: strict),
-    .testTarget(
-      name: "ServeTests",
-      dependencies: [
-        "Serve", "Client", "Wire", "EventLoop", "ModelRepository", "SparseAutoencoder", "Tensors",
-        "TestSupport", logging,
-      ],
-      swiftSettings: strict),
+    tests("Fuzz", ["FuzzTargets"], exclude: ["Corpora"]),
   ]
 )
 

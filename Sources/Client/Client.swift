@@ -1,6 +1,6 @@
-public import EventLoop
+public import GranuleTransport
+public import GranuleWire
 import Synchronization
-public import Wire
 
 /// A connection to a server, shared by any number of tasks: each request is answered on its own, in
 /// whatever order.

@@ -1,5 +1,5 @@
-import EventLoop
-import Wire
+import GranuleTransport
+import GranuleWire
 
 /// Who waits for the responses to a request.
 struct WaitingRequest: Sendable {

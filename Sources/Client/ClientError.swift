@@ -1,4 +1,4 @@
-public import EventLoop
+public import GranuleTransport
 
 /// What went wrong between a client and its server, other than an answer that is a `ServerError`.
 public enum ClientError: Error, Sendable, Equatable, CustomStringConvertible {

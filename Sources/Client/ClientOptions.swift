@@ -1,4 +1,4 @@
-import Wire
+import GranuleWire
 
 /// The limits of a client.
 public struct ClientOptions: Sendable {

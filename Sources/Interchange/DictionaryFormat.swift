@@ -1,6 +1,7 @@
 internal import Glibc
-internal import SparseAutoencoder
-public import Tensors
+internal import GranuleDictionary
+public import GranuleFiles
+internal import GranuleTensors
 
 /// A format of dictionaries that other libraries write.
 public enum DictionaryFormat: String, Sendable, CaseIterable {
@@ -33,17 +34,17 @@ public enum DictionaryFormat: String, Sendable, CaseIterable {
   ///
   /// - Parameter path: a folder, or the file with the weights.
   /// - Returns: the format and the path of the weights' file.
-  /// - Throws: `TensorFileError` where nothing is recognised, or more than one thing.
+  /// - Throws: `FileError` where nothing is recognised, or more than one thing.
   public static func recognize(
     _ path: String
-  ) throws(TensorFileError) -> (format: DictionaryFormat, weights: String) {
+  ) throws(FileError) -> (format: DictionaryFormat, weights: String) {
     guard Folder.isFolder(path) else {
       return (try recognizeFile(path), path)
     }
     let names = try Folder.entries(of: path)
     let found = allCases.filter { format in format.weightsName.map(names.contains) ?? false }
     if found.count > 1 {
-      throw TensorFileError(
+      throw FileError(
         file: path,
         fault:
           "has \(found.compactMap(\.weightsName).joined(separator: " and ")): name one of the files"
@@ -64,7 +65,7 @@ public enum DictionaryFormat: String, Sendable, CaseIterable {
         }
     }
     let known = allCases.compactMap(\.weightsName).joined(separator: ", ")
-    throw TensorFileError(
+    throw FileError(
       file: path,
       fault: folders.isEmpty
         ? "has none of the files that dictionaries are recognised by: \(known)"
@@ -72,18 +73,18 @@ public enum DictionaryFormat: String, Sendable, CaseIterable {
     )
   }
 
-  private static func recognizeFile(_ path: String) throws(TensorFileError) -> DictionaryFormat {
+  private static func recognizeFile(_ path: String) throws(FileError) -> DictionaryFormat {
     let name = path.split(separator: "/").last.map(String.init) ?? path
     if let format = allCases.first(where: { $0.weightsName == name }) { return format }
     if name == DictionaryFiles.configName || name == "config.json" {
-      throw TensorFileError(file: path, fault: "is a configuration: name its folder")
+      throw FileError(file: path, fault: "is a configuration: name its folder")
     }
     if name.hasSuffix(".npz") { return .gemmaScope }
     if name.hasSuffix(".pt") || name.hasSuffix(".pth") {
       return try TorchFile(path).tensors["pre_bias"] == nil ? .dictionaryLearning : .openAI
     }
     _ = try FileBytes.map(path)
-    throw TensorFileError(
+    throw FileError(
       file: path,
       fault: "is not recognised: say its --format, one of "
         + allCases.map(\.rawValue).joined(separator: ", "))

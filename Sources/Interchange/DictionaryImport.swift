@@ -1,6 +1,6 @@
-public import SparseAutoencoder
-internal import StrictJSON
-public import Tensors
+public import GranuleDictionary
+public import GranuleFiles
+internal import GranuleTensors
 
 /// Reads a dictionary that another library wrote, so that it computes the same here.
 ///
@@ -37,8 +37,8 @@ public struct DictionaryImport {
   /// Finds the dictionary at a path: a folder, or the file with the weights.
   ///
   /// - Parameter format: nil recognises it.
-  /// - Throws: `TensorFileError` where nothing is found or recognised.
-  public init(_ path: String, format: DictionaryFormat? = nil) throws(TensorFileError) {
+  /// - Throws: `FileError` where nothing is found or recognised.
+  public init(_ path: String, format: DictionaryFormat? = nil) throws(FileError) {
     let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
     guard let format else {
       (self.format, weights) = try DictionaryFormat.recognize(path)
@@ -55,7 +55,7 @@ public struct DictionaryImport {
     }
     let files = try Folder.entries(of: path).filter { $0.hasSuffix(".pt") }
     guard files.count == 1 else {
-      throw TensorFileError(file: path, fault: "has \(files.count) .pt files: name one")
+      throw FileError(file: path, fault: "has \(files.count) .pt files: name one")
     }
     weights = "\(path)/\(files[0])"
   }
@@ -68,13 +68,13 @@ public struct DictionaryImport {
 
   /// Bytes that will be read at most: what the progress of reading refers to.
   ///
-  /// - Throws: `TensorFileError` where the file cannot be examined.
-  public func byteCount() throws(TensorFileError) -> Int { try FileBytes.map(weights).bytes.count }
+  /// - Throws: `FileError` where the file cannot be examined.
+  public func byteCount() throws(FileError) -> Int { try FileBytes.map(weights).bytes.count }
 
   /// Reads the dictionary; memory is that of its float32 weights and some MiB.
   ///
-  /// - Throws: `TensorFileError` that names file, tensor and fault, or that `progress` ended it.
-  public func read(progress: TransferProgress? = nil) throws(TensorFileError) -> Result {
+  /// - Throws: `FileError` that names file, tensor and fault, or that `progress` ended it.
+  public func read(progress: TransferProgress? = nil) throws(FileError) -> Result {
     var imported: ImportedParts =
       switch format {
       case .saeLens: try saeLens(progress)
@@ -93,7 +93,7 @@ public struct DictionaryImport {
     let latents = imported.parts.encoderBias.count
     if let granularities {
       guard let last = granularities.last, last <= latents, granularities[0] > 0 else {
-        throw TensorFileError(
+        throw FileError(
           file: weights,
           fault: "has \(latents) latents, the granularities \(granularities) are beyond them")
       }
@@ -102,7 +102,7 @@ public struct DictionaryImport {
     var dictionary = SparseAutoencoder(imported.parts)
     if sortsLatents {
       guard let squares = imported.meanSquares else {
-        throw TensorFileError(
+        throw FileError(
           file: weights,
           fault: "has no mean squares of its latents to sort them by: granule order "
             + "measures them on activations")
@@ -149,14 +149,14 @@ struct ImportedParts {
   ///
   /// - Parameter vectors: further vectors, with their lengths; they are read first.
   /// - Returns: the parts with the rule `relu`, and the further vectors.
-  /// - Throws: `TensorFileError` that names the tensor at fault.
+  /// - Throws: `FileError` that names the tensor at fault.
   static func read(
     _ tensors: TensorCollection, _ names: WeightNames, dModel: Int, latents: Int,
     vectors: [String: Int] = [:], progress: TransferProgress?
-  ) throws(TensorFileError) -> (parts: ImportedParts, vectors: [String: FloatStorage]) {
+  ) throws(FileError) -> (parts: ImportedParts, vectors: [String: FloatStorage]) {
     let needed = 4 * 2 * dModel * latents
     guard Memory.canBeHad(needed) else {
-      throw TensorFileError(
+      throw FileError(
         file: tensors.file, fault: "needs \(needed) bytes of memory, more than can be had")
     }
     // Everything must be there before much is read.
@@ -171,7 +171,7 @@ struct ImportedParts {
     let decoderBias = try tensors.tensor(names.decoderBias).vector(count: dModel)
     func matrix(
       _ tensor: StoredTensor, isTransposed: Bool
-    ) throws(TensorFileError) -> FloatStorage {
+    ) throws(FileError) -> FloatStorage {
       try tensor.matrix(
         shape: isTransposed ? [dModel, latents] : [latents, dModel], transposed: isTransposed,
         progress: progress)

@@ -1,7 +1,7 @@
 internal import Glibc
-internal import SparseAutoencoder
-internal import StrictJSON
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// The classes of dictionary_learning that can be served, by the names that its configurations give
 /// them.
@@ -19,10 +19,10 @@ extension DictionaryImport {
   /// there is none, the class is known by its tensors.
   ///
   /// Activations were scaled while training, but what is saved is for raw ones.
-  func dictionaryLearning(_ progress: TransferProgress?) throws(TensorFileError) -> ImportedParts {
+  func dictionaryLearning(_ progress: TransferProgress?) throws(FileError) -> ImportedParts {
     let file = try TorchFile(weights)
     guard file.others["ae"] == nil else {
-      throw TensorFileError(
+      throw FileError(
         file: weights,
         fault:
           "is a checkpoint of an unfinished run (\(file.others.keys.sorted().joined(separator: ", "))), "
@@ -37,7 +37,7 @@ extension DictionaryImport {
 
     var imported = try parts(of: dictionaryClass, tensors, progress)
     try check(imported, configuration, trainer)
-    func known(_ key: String) throws(TensorFileError) -> String {
+    func known(_ key: String) throws(FileError) -> String {
       let text = try configuration?.value(key, in: trainer, "a string", \.string) ?? ""
       return text == "none" ? "" : text
     }
@@ -48,7 +48,7 @@ extension DictionaryImport {
 
   private func dictionaryClass(
     _ tensors: TensorCollection, _ configuration: Configuration?, _ trainer: JSONValue?
-  ) throws(TensorFileError) -> DictionaryClass {
+  ) throws(FileError) -> DictionaryClass {
     if let configuration {
       guard let trainer,
         let name = try configuration.value("dict_class", in: trainer, "a string", \.string)
@@ -65,7 +65,7 @@ extension DictionaryImport {
     if has("bias") { return .autoEncoder }
     if has("W_enc"), has("threshold"), !has("k") { return .jumpReLU }
     let names = tensors.tensors.prefix(20).map(\.name).joined(separator: ", ")
-    throw TensorFileError(
+    throw FileError(
       file: weights,
       fault: has("k")
         ? "has no config.json beside it, which says whether it is AutoEncoderTopK or BatchTopKSAE"
@@ -74,7 +74,7 @@ extension DictionaryImport {
 
   private func parts(
     of dictionaryClass: DictionaryClass, _ tensors: TensorCollection, _ progress: TransferProgress?
-  ) throws(TensorFileError) -> ImportedParts {
+  ) throws(FileError) -> ImportedParts {
     var names = WeightNames.linear
     names.decoderBias = "b_dec"
     var vectors: [String] = []
@@ -144,7 +144,7 @@ extension DictionaryImport {
   /// `group_sizes` are increments.
   private func groups(
     _ tensors: TensorCollection, latents: Int
-  ) throws(TensorFileError) -> [Granularity] {
+  ) throws(FileError) -> [Granularity] {
     let tensor = try tensors.tensor("group_sizes")
     let sizes = try tensor.loaded().integers()
     guard sizes.allSatisfy({ (1...latents).contains($0) }), sizes.count <= latents,
@@ -163,7 +163,7 @@ extension DictionaryImport {
   /// Sizes that the configuration names must be those of the tensors.
   private func check(
     _ imported: ImportedParts, _ configuration: Configuration?, _ trainer: JSONValue?
-  ) throws(TensorFileError) {
+  ) throws(FileError) {
     guard let configuration, let trainer else { return }
     let parts = imported.parts
     for (key, count) in [

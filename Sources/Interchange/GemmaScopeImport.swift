@@ -1,11 +1,11 @@
-internal import SparseAutoencoder
-internal import StrictJSON
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleTensors
 
 extension DictionaryImport {
   /// Gemma Scope 1: an archive of five arrays, without a configuration. JumpReLU; b_dec is not
   /// subtracted from inputs (Lieberum et al., Gemma Scope, 2024).
-  func gemmaScope(_ progress: TransferProgress?) throws(TensorFileError) -> ImportedParts {
+  func gemmaScope(_ progress: TransferProgress?) throws(FileError) -> ImportedParts {
     var imported = try jumpReLU(NumpyArchive.tensors(weights), progress)
     imported.note("activation", jumpReLUDescription(imported))
     imported.note("b_dec", "added to outputs only")
@@ -13,7 +13,7 @@ extension DictionaryImport {
   }
 
   /// Gemma Scope 2: the same arrays in safetensors, beside a configuration.
-  func gemmaScope2(_ progress: TransferProgress?) throws(TensorFileError) -> ImportedParts {
+  func gemmaScope2(_ progress: TransferProgress?) throws(FileError) -> ImportedParts {
     let configuration = try Configuration(sibling("config.json"))
     let architecture = try configuration.value("architecture", "a string", \.string)
     guard let architecture else { throw configuration.fault("has no architecture") }
@@ -45,7 +45,7 @@ extension DictionaryImport {
 
   private func jumpReLU(
     _ tensors: TensorCollection, _ progress: TransferProgress?
-  ) throws(TensorFileError) -> ImportedParts {
+  ) throws(FileError) -> ImportedParts {
     // Some releases have lower-case names.
     var names = WeightNames()
     if tensors["w_enc"] != nil { names.encoder = "w_enc" }

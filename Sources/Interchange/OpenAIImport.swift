@@ -1,12 +1,13 @@
-internal import SparseAutoencoder
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleTensors
 
 extension DictionaryImport {
   /// OpenAI's sparse_autoencoder (Gao et al., Scaling and evaluating sparse autoencoders, 2024): a
   /// state dict that names its activation. TopK implies that each input is normalised, as SAELens's
   /// layer_norm does it.
-  func openAI(_ progress: TransferProgress?) throws(TensorFileError) -> ImportedParts {
-    func fault(_ text: String) -> TensorFileError { TensorFileError(file: weights, fault: text) }
+  func openAI(_ progress: TransferProgress?) throws(FileError) -> ImportedParts {
+    func fault(_ text: String) -> FileError { FileError(file: weights, fault: text) }
     let file = try TorchFile(weights)
     let tensors = file.tensors
     for name in file.others.keys.sorted()

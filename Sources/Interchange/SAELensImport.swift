@@ -1,12 +1,12 @@
 internal import Glibc
-internal import SparseAutoencoder
-internal import StrictJSON
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleTensors
 
 extension DictionaryImport {
   /// A folder of SAELens, as `SparseAutoencoder` reads it itself; of a training checkpoint that was
   /// not folded yet also the scale of activations.
-  func saeLens(_ progress: TransferProgress?) throws(TensorFileError) -> ImportedParts {
+  func saeLens(_ progress: TransferProgress?) throws(FileError) -> ImportedParts {
     let configuration = try Configuration(sibling(DictionaryFiles.configName))
     let companion = sibling(DictionaryFiles.companionName)
     let files = DictionaryFiles(
@@ -30,7 +30,7 @@ extension DictionaryImport {
   /// it is folded into the weights at the end.
   private func checkpointScale(
     _ path: String, _ configuration: Configuration
-  ) throws(TensorFileError) -> Double? {
+  ) throws(FileError) -> Double? {
     guard access(path, F_OK) == 0 else { return nil }
     let scaler = try Configuration(path)
     guard scaler.root["has_whitening"] != true else {

@@ -1,6 +1,6 @@
-public import SparseAutoencoder
-internal import StrictJSON
-public import Tensors
+public import GranuleDictionary
+public import GranuleFiles
+internal import GranuleTensors
 
 extension SparseAutoencoder {
   /// Writes the dictionary to a folder that is not there yet, as EleutherAI's sparsify loads it:
@@ -9,25 +9,25 @@ extension SparseAutoencoder {
   /// sparsify always subtracts b_dec from inputs: where this dictionary does not, W_enc b_dec is
   /// added to b_enc.
   ///
-  /// - Throws: `TensorFileError` where sparsify has no such selection rule or input normalisation,
+  /// - Throws: `FileError` where sparsify has no such selection rule or input normalisation,
   ///   where there is something at `folder`, or with the system's reason.
   public func writeSparsify(
     newFolder folder: String, progress: TransferProgress? = nil
-  ) throws(TensorFileError) {
+  ) throws(FileError) {
     guard case .topk(let k) = selectionRule else {
-      throw TensorFileError(
+      throw FileError(
         file: folder,
         fault: "cannot be written for sparsify: it has TopK only, the dictionary's rule is "
           + selectionRule.name)
     }
     guard inputNormalization == .none else {
-      throw TensorFileError(
+      throw FileError(
         file: folder,
         fault:
           "cannot be written for sparsify: it does not normalise inputs, the dictionary does by "
           + inputNormalization.rawValue)
     }
-    try Folder.create(folder) { (temporary) throws(TensorFileError) in
+    try Folder.create(folder) { (temporary) throws(FileError) in
       try SafetensorsWriter.write(
         [
           .init("encoder.weight", [latents, dModel], encoderWeights),

@@ -1,10 +1,10 @@
-internal import SparseAutoencoder
-internal import StrictJSON
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleTensors
 
 extension DictionaryImport {
   /// EleutherAI's sparsify: TopK of ReLU'd pre-activations; b_dec is subtracted from inputs.
-  func sparsify(_ progress: TransferProgress?) throws(TensorFileError) -> ImportedParts {
+  func sparsify(_ progress: TransferProgress?) throws(FileError) -> ImportedParts {
     let configuration = try Configuration(sibling("cfg.json"))
     let activation = try configuration.value("activation", "a string", \.string) ?? "topk"
     guard activation == "topk" else {

@@ -1,4 +1,5 @@
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// The tensors of one file, whatever its container.
 struct TensorCollection {
@@ -12,15 +13,15 @@ struct TensorCollection {
 
   /// The tensor called `name`.
   ///
-  /// - Throws: `TensorFileError` where there is none, naming those there are.
-  func tensor(_ name: String) throws(TensorFileError) -> StoredTensor {
+  /// - Throws: `FileError` where there is none, naming those there are.
+  func tensor(_ name: String) throws(FileError) -> StoredTensor {
     if let tensor = self[name] { return tensor }
     let names = tensors.prefix(20).map(\.name).joined(separator: ", ")
-    throw TensorFileError(file: file, tensor: name, fault: "is missing; the file has \(names)")
+    throw FileError(file: file, tensor: name, fault: "is missing; the file has \(names)")
   }
 
-  /// - Throws: `TensorFileError` that names a tensor which is none of `names`.
-  func requireOnly(_ names: [String]) throws(TensorFileError) {
+  /// - Throws: `FileError` that names a tensor which is none of `names`.
+  func requireOnly(_ names: [String]) throws(FileError) {
     for tensor in tensors where !names.contains(tensor.name) {
       throw tensor.fault("is unexpected; known are \(names.sorted().joined(separator: ", "))")
     }
@@ -28,8 +29,8 @@ struct TensorCollection {
 
   /// The length of a vector.
   ///
-  /// - Throws: `TensorFileError` where it is no vector, or empty.
-  func length(of name: String) throws(TensorFileError) -> Int {
+  /// - Throws: `FileError` where it is no vector, or empty.
+  func length(of name: String) throws(FileError) -> Int {
     let tensor = try tensor(name)
     guard tensor.shape.count == 1, (1...Configuration.sizeMax).contains(tensor.shape[0]) else {
       throw tensor.fault(
@@ -40,8 +41,8 @@ struct TensorCollection {
 
   /// The value of a tensor of one integer.
   ///
-  /// - Throws: `TensorFileError` where it is none, or outside `range`.
-  func integer(_ name: String, in range: ClosedRange<Int>) throws(TensorFileError) -> Int {
+  /// - Throws: `FileError` where it is none, or outside `range`.
+  func integer(_ name: String, in range: ClosedRange<Int>) throws(FileError) -> Int {
     let tensor = try tensor(name)
     guard tensor.count == 1 else { throw tensor.fault("has shape \(tensor.shape), [] is needed") }
     let value = try tensor.loaded().integers()[0]
@@ -54,8 +55,8 @@ struct TensorCollection {
   /// The one threshold of a BatchTopK dictionary, which training calibrates; its libraries begin
   /// with −1 or 0.
   ///
-  /// - Throws: `TensorFileError` where it is no scalar, or not positive and finite.
-  func calibratedThreshold(_ name: String) throws(TensorFileError) -> Float {
+  /// - Throws: `FileError` where it is no scalar, or not positive and finite.
+  func calibratedThreshold(_ name: String) throws(FileError) -> Float {
     let tensor = try tensor(name)
     guard tensor.count == 1 else { throw tensor.fault("has shape \(tensor.shape), [] is needed") }
     let threshold = try tensor.loaded().float32().array[0]

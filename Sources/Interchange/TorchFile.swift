@@ -1,5 +1,6 @@
 internal import Glibc
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// A state dict that torch.save wrote (torch 1.6 and later): a zip with a pickle that describes the
 /// tensors and an entry for each storage. The pickle is read as data; nothing in it is run.
@@ -14,10 +15,10 @@ package struct TorchFile {
 
   /// Reads the pickle; of tensors only sizes are looked at.
   ///
-  /// - Throws: `TensorFileError` that names the tensor at fault, or what the pickle has that a state
+  /// - Throws: `FileError` that names the tensor at fault, or what the pickle has that a state
   ///   dict has not.
-  init(_ path: String) throws(TensorFileError) {
-    func fault(_ text: String) -> TensorFileError { TensorFileError(file: path, fault: text) }
+  init(_ path: String) throws(FileError) {
+    func fault(_ text: String) -> FileError { FileError(file: path, fault: text) }
     let archive = try ZipArchive(path)
     let pickles = archive.entries.filter { $0.name == "data.pkl" || $0.name.hasSuffix("/data.pkl") }
     guard let pickle = pickles.first, pickles.count == 1 else {
@@ -77,14 +78,14 @@ package struct TorchFile {
   private static func bytes(
     _ archive: ZipArchive, _ entry: ZipArchive.Entry
   ) throws(PickleError) -> [UInt8] {
-    do throws(TensorFileError) {
+    do throws(FileError) {
       return try archive.bytes(of: entry, byteCountMax: pickleBytesMax)
     } catch { throw PickleError(description: error.fault) }
   }
 
   private static func isBigEndian(
     _ archive: ZipArchive, _ prefix: String
-  ) throws(TensorFileError) -> Bool {
+  ) throws(FileError) -> Bool {
     guard let entry = archive["\(prefix)byteorder"] else { return false }
     let order = String(
       decoding: try archive.bytes(of: entry, byteCountMax: 64), as: UTF8.self)
@@ -92,7 +93,7 @@ package struct TorchFile {
     case "little": return false
     case "big": return true
     default:
-      throw TensorFileError(
+      throw FileError(
         file: archive.path, fault: "its byteorder is \(order), known are little, big")
     }
   }
@@ -155,9 +156,9 @@ package struct TorchFile {
 
     func tensor(
       _ name: String, _ archive: ZipArchive, isBigEndian: Bool
-    ) throws(TensorFileError) -> StoredTensor {
-      func fault(_ text: String) -> TensorFileError {
-        TensorFileError(file: archive.path, tensor: name, fault: text)
+    ) throws(FileError) -> StoredTensor {
+      func fault(_ text: String) -> FileError {
+        FileError(file: archive.path, tensor: name, fault: text)
       }
       guard shape.count == strides.count, shape.count <= 8, offset >= 0,
         shape.allSatisfy({ $0 >= 0 }), strides.allSatisfy({ $0 >= 0 })
@@ -193,13 +194,13 @@ package struct TorchFile {
         return StoredTensor(
           name: name, file: archive.path, type: storage.type, shape: shape,
           isBigEndian: isBigEndian
-        ) { () throws(TensorFileError) in try gathered(archive) }
+        ) { () throws(FileError) in try gathered(archive) }
       }
       let size = storage.type.byteCount
       return StoredTensor(
         name: name, file: archive.path, type: storage.type, shape: shape, order: order,
         isBigEndian: isBigEndian
-      ) { () throws(TensorFileError) in
+      ) { () throws(FileError) in
         try archive.source(of: storage.entry, from: offset * size, count: count * size)
       }
     }
@@ -216,9 +217,9 @@ package struct TorchFile {
 
     /// Elements in row-major order, from the whole storage in memory: for views that are neither rows
     /// nor columns one after the other.
-    private func gathered(_ archive: ZipArchive) throws(TensorFileError) -> StoredTensor.Source {
+    private func gathered(_ archive: ZipArchive) throws(FileError) -> StoredTensor.Source {
       guard Memory.canBeHad(storage.entry.byteCount) else {
-        throw TensorFileError(
+        throw FileError(
           file: archive.path,
           fault: "needs \(storage.entry.byteCount) bytes of memory for a strided tensor, more than "
             + "can be had")
@@ -226,7 +227,7 @@ package struct TorchFile {
       let bytes = try archive.bytes(of: storage.entry, byteCountMax: storage.entry.byteCount)
       let size = storage.type.byteCount
       var next = 0
-      return { (buffer) throws(TensorFileError) in
+      return { (buffer) throws(FileError) in
         for start in stride(from: 0, to: buffer.count, by: size) {
           var rest = next
           var place = offset

@@ -1,6 +1,7 @@
 internal import CLibZip
 internal import Glibc
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// A zip archive, read by libzip: deflated or stored, with or without zip64; every entry's CRC-32 is
 /// checked once it was read to its end.
@@ -21,27 +22,27 @@ final class ZipArchive {
 
   /// Reads the directory.
   ///
-  /// - Throws: `TensorFileError` where the file cannot be read, is no zip, or has an entry that is
+  /// - Throws: `FileError` where the file cannot be read, is no zip, or has an entry that is
   ///   encrypted, named twice, or named by no UTF-8.
-  init(_ path: String) throws(TensorFileError) {
+  init(_ path: String) throws(FileError) {
     var status = stat()
     guard stat(path, &status) == 0 else {
-      throw TensorFileError(
+      throw FileError(
         file: path, fault: "cannot be opened: \(String(cString: strerror(errno)))")
     }
     guard status.st_mode & S_IFMT == S_IFREG else {
-      throw TensorFileError(file: path, fault: "is not a regular file")
+      throw FileError(file: path, fault: "is not a regular file")
     }
     var code: Int32 = 0
     guard let archive = zip_open(path, ZIP_RDONLY, &code) else {
       var error = zip_error_t()
       zip_error_init_with_code(&error, code)
       defer { zip_error_fini(&error) }
-      throw TensorFileError(
+      throw FileError(
         file: path,
         fault: "cannot be read as a zip archive: \(String(cString: zip_error_strerror(&error)))")
     }
-    do throws(TensorFileError) { entries = try Self.entries(of: archive, path) } catch {
+    do throws(FileError) { entries = try Self.entries(of: archive, path) } catch {
       zip_discard(archive)
       throw error
     }
@@ -53,7 +54,7 @@ final class ZipArchive {
 
   private static func entries(
     of archive: OpaquePointer, _ path: String
-  ) throws(TensorFileError) -> [Entry] {
+  ) throws(FileError) -> [Entry] {
     var entries: [Entry] = []
     var names: Set<String> = []
     for index in 0..<UInt64(max(0, zip_get_num_entries(archive, 0))) {
@@ -61,16 +62,16 @@ final class ZipArchive {
       guard zip_stat_index(archive, index, 0, &status) == 0, let bytes = status.name,
         status.valid & UInt64(ZIP_STAT_SIZE) != 0, let byteCount = Int(exactly: status.size)
       else {
-        throw TensorFileError(file: path, fault: "its zip entry \(index) has no name or size")
+        throw FileError(file: path, fault: "its zip entry \(index) has no name or size")
       }
       guard let name = String(validatingCString: bytes) else {
-        throw TensorFileError(file: path, fault: "its zip entry \(index) has a name of no UTF-8")
+        throw FileError(file: path, fault: "its zip entry \(index) has a name of no UTF-8")
       }
       guard names.insert(name).inserted else {
-        throw TensorFileError(file: path, fault: "has the zip entry \(name) twice")
+        throw FileError(file: path, fault: "has the zip entry \(name) twice")
       }
       guard status.encryption_method == UInt16(ZIP_EM_NONE) else {
-        throw TensorFileError(file: path, fault: "its zip entry \(name) is encrypted")
+        throw FileError(file: path, fault: "its zip entry \(name) is encrypted")
       }
       entries.append(Entry(name: name, byteCount: byteCount, index: index))
     }
@@ -83,15 +84,15 @@ final class ZipArchive {
   /// Reads an entry from the byte `first` on; with the last of `count` bytes the rest is read, too,
   /// and checked.
   ///
-  /// - Throws: `TensorFileError` where the entry cannot be opened; what is returned throws one where
+  /// - Throws: `FileError` where the entry cannot be opened; what is returned throws one where
   ///   the entry is shorter or longer than it claims, or damaged.
   func source(
     of entry: Entry, from first: Int, count: Int
-  ) throws(TensorFileError) -> StoredTensor.Source {
+  ) throws(FileError) -> StoredTensor.Source {
     let reader = try ZipEntryReader(self, archive, entry)
     try reader.skip(first)
     var left = count
-    return { (buffer) throws(TensorFileError) in
+    return { (buffer) throws(FileError) in
       try reader.read(buffer)
       left -= buffer.count
       if left <= 0 { try reader.finish() }
@@ -100,10 +101,10 @@ final class ZipArchive {
 
   /// All bytes of an entry.
   ///
-  /// - Throws: `TensorFileError` where it claims more than `byteCountMax`, or cannot be read.
-  func bytes(of entry: Entry, byteCountMax: Int) throws(TensorFileError) -> [UInt8] {
+  /// - Throws: `FileError` where it claims more than `byteCountMax`, or cannot be read.
+  func bytes(of entry: Entry, byteCountMax: Int) throws(FileError) -> [UInt8] {
     guard entry.byteCount <= byteCountMax else {
-      throw TensorFileError(
+      throw FileError(
         file: path,
         fault: "its zip entry \(entry.name) has \(entry.byteCount) bytes, at most \(byteCountMax) "
           + "are expected")
@@ -116,8 +117,8 @@ final class ZipArchive {
     return Array(block)
   }
 
-  fileprivate func fault(_ entry: Entry, _ text: String) -> TensorFileError {
-    TensorFileError(file: path, fault: "its zip entry \(entry.name) \(text)")
+  fileprivate func fault(_ entry: Entry, _ text: String) -> FileError {
+    FileError(file: path, fault: "its zip entry \(entry.name) \(text)")
   }
 }
 
@@ -129,7 +130,7 @@ private final class ZipEntryReader {
 
   init(
     _ archive: ZipArchive, _ handle: OpaquePointer, _ entry: ZipArchive.Entry
-  ) throws(TensorFileError) {
+  ) throws(FileError) {
     guard let file = zip_fopen_index(handle, entry.index, 0) else {
       throw archive.fault(entry, "cannot be read: \(String(cString: zip_strerror(handle)))")
     }
@@ -140,7 +141,7 @@ private final class ZipEntryReader {
 
   deinit { zip_fclose(file) }
 
-  func read(_ buffer: UnsafeMutableRawBufferPointer) throws(TensorFileError) {
+  func read(_ buffer: UnsafeMutableRawBufferPointer) throws(FileError) {
     var filled = 0
     while filled < buffer.count {
       let got = try take(UnsafeMutableRawBufferPointer(rebasing: buffer[filled...]))
@@ -149,7 +150,7 @@ private final class ZipEntryReader {
     }
   }
 
-  func skip(_ count: Int) throws(TensorFileError) {
+  func skip(_ count: Int) throws(FileError) {
     let block = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 16, alignment: 8)
     defer { block.deallocate() }
     for start in stride(from: 0, to: count, by: block.count) {
@@ -158,13 +159,13 @@ private final class ZipEntryReader {
   }
 
   /// Reads what is left, since libzip compares the checksum at the end.
-  func finish() throws(TensorFileError) {
+  func finish() throws(FileError) {
     let block = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 16, alignment: 8)
     defer { block.deallocate() }
     while try take(block) > 0 {}
   }
 
-  private func take(_ buffer: UnsafeMutableRawBufferPointer) throws(TensorFileError) -> Int {
+  private func take(_ buffer: UnsafeMutableRawBufferPointer) throws(FileError) -> Int {
     let got = zip_fread(file, buffer.baseAddress, UInt64(buffer.count))
     guard got >= 0 else {
       throw archive.fault(

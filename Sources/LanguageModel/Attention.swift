@@ -1,6 +1,7 @@
-internal import CKernels
+internal import CGranuleKernels
 internal import Glibc
-internal import Tensors
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// Grouped-query causal attention over a batch, forwards and backwards.
 ///
@@ -111,8 +112,8 @@ struct Attention {
     score(rows, block, keyValueHead: keyValueHead, scratch)
     eachQuery(block, keyValueHead: keyValueHead) { row, head, position, stackedRow in
       let scores = scratch.scores.pointer + stackedRow * keys
-      let maximum = granule_maximum(scores, position + 1)
-      let sum = granule_exponentials(scores, position + 1, maximum, 1)
+      let maximum = gk_maximum(scores, position + 1)
+      let sum = gk_exponentials(scores, position + 1, maximum, 1)
       (scores + position + 1).update(repeating: 0, count: keys - position - 1)
       rows.logSumExp.pointer[row * configuration.heads + head] = maximum + Float(log(sum))
       // The output is divided by it below: shorter than the scores.
@@ -200,7 +201,7 @@ struct Attention {
     eachQuery(block, keyValueHead: keyValueHead) { row, head, position, stackedRow in
       let scores = probabilities + stackedRow * keys
       let logSumExp = rows.logSumExp.pointer[row * configuration.heads + head]
-      _ = granule_exponentials(scores, position + 1, logSumExp, 1)
+      _ = gk_exponentials(scores, position + 1, logSumExp, 1)
       (scores + position + 1).update(repeating: 0, count: keys - position - 1)
       (scratch.output.pointer + stackedRow * headDimension).update(
         from: outputGradient.pointer + row * queryStride + head * headDimension,
@@ -218,9 +219,9 @@ struct Attention {
     eachQuery(block, keyValueHead: keyValueHead) { row, head, _, stackedRow in
       // Σ probabilities · their gradients is the output times its gradient.
       let first = row * queryStride + head * headDimension
-      let mean = granule_dot(
+      let mean = gk_dot(
         rows.output.pointer + first, outputGradient.pointer + first, headDimension)
-      granule_softmax_gradient(
+      gk_softmax_gradient(
         probabilities + stackedRow * keys, scratch.scoreGradient.pointer + stackedRow * keys, keys,
         mean)
     }

@@ -1,5 +1,6 @@
-internal import CKernels
-internal import Tensors
+internal import CGranuleKernels
+internal import GranuleTensors
+internal import GranuleThreads
 
 /// One batch's way through blocks, with the memory that it needs.
 ///
@@ -139,7 +140,7 @@ struct BlockPass {
       MatrixProduct.linear(
         own.narrow.pointer, block.up.pointer, rows: count, inputs: d, outputs: shape.feedForward,
         into: up)
-      granule_swiglu(gate, up, own.wide.pointer, count * shape.feedForward)
+      gk_swiglu(gate, up, own.wide.pointer, count * shape.feedForward)
       add(
         own.wide.pointer, block.down, inputs: shape.feedForward, rows: range, to: stream,
         capturing: mlpOutput)
@@ -151,7 +152,7 @@ struct BlockPass {
     into output: UnsafeMutablePointer<Float>
   ) {
     for row in 0..<rows {
-      granule_rms_norm(
+      gk_rms_norm(
         input + row * shape.dModel, weight.pointer, shape.rmsEpsilon, shape.dModel,
         output + row * shape.dModel)
     }
@@ -163,9 +164,9 @@ struct BlockPass {
     for row in range {
       let first = batch.positions[row] * shape.headDimension
       let (cosines, sines) = (rotary.cosines.pointer + first, rotary.sines.pointer + first)
-      granule_rotate_pairs(
+      gk_rotate_pairs(
         query.pointer + row * queries, shape.heads, shape.headDimension, cosines, sines, direction)
-      granule_rotate_pairs(
+      gk_rotate_pairs(
         key.pointer + row * keys, shape.keyValueHeads, shape.headDimension, cosines, sines,
         direction)
     }
@@ -205,7 +206,7 @@ struct BlockPass {
       MatrixProduct.linearGradient(
         gradient.pointer + first * d, block.down.pointer, rows: count, inputs: feedForward,
         outputs: d, into: own.wide.pointer)
-      granule_swiglu_gradient(gate, up, own.wide.pointer, count * feedForward)
+      gk_swiglu_gradient(gate, up, own.wide.pointer, count * feedForward)
       MatrixProduct.linearGradient(
         gate, block.gate.pointer, rows: count, inputs: d, outputs: feedForward,
         into: own.narrow.pointer)
@@ -242,7 +243,7 @@ struct BlockPass {
     _ range: Range<Int>, to gradient: FloatStorage
   ) {
     for (offset, row) in range.enumerated() {
-      granule_rms_norm_gradient(
+      gk_rms_norm_gradient(
         input.pointer + row * shape.dModel, weight.pointer, shape.rmsEpsilon, shape.dModel,
         normedGradient + offset * shape.dModel, gradient.pointer + row * shape.dModel)
     }

@@ -1,4 +1,5 @@
-public import Tensors
+public import GranuleFiles
+internal import GranuleTensors
 
 /// A GGUF file, version 3, little-endian: metadata, then the tensors' names and shapes, then their
 /// bytes, each tensor at a multiple of the file's alignment. Every count, length and offset is
@@ -21,23 +22,23 @@ public struct GGUFFile: Sendable {
 
   /// Maps a file, which nobody may shorten while it is in use.
   ///
-  /// - Throws: `TensorFileError` as `init(_:)` does, or where it cannot be opened.
-  public init(path: String) throws(TensorFileError) { try self.init(FileBytes.map(path)) }
+  /// - Throws: `FileError` as `init(_:)` does, or where it cannot be opened.
+  public init(path: String) throws(FileError) { try self.init(FileBytes.map(path)) }
 
   /// Reads metadata and shapes; tensors are views of `file`.
   ///
-  /// - Throws: `TensorFileError`, naming the key or tensor concerned, for every way in which the
+  /// - Throws: `FileError`, naming the key or tensor concerned, for every way in which the
   ///   file departs from the format, and for element types that are not read.
-  public init(_ file: FileBytes) throws(TensorFileError) {
+  public init(_ file: FileBytes) throws(FileError) {
     var reader = GGUFReader(file)
     let magic = try reader.integer(UInt32.self)
     guard magic == 0x4655_4747 else {  // "GGUF"
-      throw TensorFileError(file: file.path, fault: "is no GGUF file: it does not begin with GGUF")
+      throw FileError(file: file.path, fault: "is no GGUF file: it does not begin with GGUF")
     }
     let version = try reader.integer(UInt32.self)
     guard version == 3 else {
       let what = version.byteSwapped == 3 ? "is a big-endian GGUF file" : "has version \(version)"
-      throw TensorFileError(
+      throw FileError(
         file: file.path, fault: "\(what), little-endian files of version 3 are read")
     }
     // A tensor takes at least a name of one byte with its length, one dimension with their number, a
@@ -61,7 +62,7 @@ public struct GGUFFile: Sendable {
       guard let value = stated.integer, (1...Self.alignmentMax).contains(value),
         value & (value - 1) == 0
       else {
-        throw TensorFileError(
+        throw FileError(
           file: file.path,
           fault: "key general.alignment: must be a power of two up to \(Self.alignmentMax)")
       }
@@ -96,8 +97,8 @@ public struct GGUFFile: Sendable {
   public subscript(name: String) -> GGUFTensor? { tensorsByName[name].map { tensors[$0] } }
 
   /// An error that names this file and a key of its metadata.
-  public func fault(key: String, _ fault: String) -> TensorFileError {
-    TensorFileError(file: file.path, fault: "key \(key): \(fault)")
+  public func fault(key: String, _ fault: String) -> FileError {
+    FileError(file: file.path, fault: "key \(key): \(fault)")
   }
 
   /// The value of `key` in the form that `value` takes it.
@@ -106,10 +107,10 @@ public struct GGUFFile: Sendable {
   ///   - what: the form, for the message.
   ///   - value: nil where the form is another.
   /// - Returns: nil where the file has no such key.
-  /// - Throws: `TensorFileError` where the value has another form.
+  /// - Throws: `FileError` where the value has another form.
   func optional<T>(
     _ key: String, _ what: String, _ value: (GGUFValue) -> T?
-  ) throws(TensorFileError) -> T? {
+  ) throws(FileError) -> T? {
     guard let stored = metadata[key] else { return nil }
     guard let result = value(stored) else { throw fault(key: key, "is no \(what)") }
     return result
@@ -118,7 +119,7 @@ public struct GGUFFile: Sendable {
   /// The same for a key that must be there.
   func required<T>(
     _ key: String, _ what: String, _ value: (GGUFValue) -> T?
-  ) throws(TensorFileError) -> T {
+  ) throws(FileError) -> T {
     guard let result = try optional(key, what, value) else {
       throw fault(key: key, "is missing")
     }
@@ -139,7 +140,7 @@ public struct GGUFFile: Sendable {
     let type: GGUFElementType
     let offset: UInt64
 
-    init(_ reader: inout GGUFReader) throws(TensorFileError) {
+    init(_ reader: inout GGUFReader) throws(FileError) {
       name = try reader.name()
       reader.place = "tensor \(name)"
       let dimensions = try reader.integer(UInt32.self)
@@ -168,9 +169,9 @@ public struct GGUFFile: Sendable {
 
     func tensor(
       of file: FileBytes, dataStart: Int, dataCount: Int, alignment: Int
-    ) throws(TensorFileError) -> GGUFTensor {
-      func fault(_ text: String) -> TensorFileError {
-        TensorFileError(file: file.path, tensor: name, fault: text)
+    ) throws(FileError) -> GGUFTensor {
+      func fault(_ text: String) -> FileError {
+        FileError(file: file.path, tensor: name, fault: text)
       }
       guard let rowElements = shape.last, rowElements % type.blockElements == 0 else {
         throw fault(

@@ -1,4 +1,5 @@
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// Reads a GGUF file's little-endian fields one after the other, and never beyond its end.
 struct GGUFReader {
@@ -20,14 +21,14 @@ struct GGUFReader {
   private var left: Int { file.bytes.count - offset }
 
   /// An error at the place that is being read.
-  func fault(_ text: String) -> TensorFileError {
-    TensorFileError(file: file.path, fault: "\(place): \(text)")
+  func fault(_ text: String) -> FileError {
+    FileError(file: file.path, fault: "\(place): \(text)")
   }
 
   /// The next integer.
   mutating func integer<T: FixedWidthInteger & BitwiseCopyable>(
     _: T.Type
-  ) throws(TensorFileError) -> T {
+  ) throws(FileError) -> T {
     let size = MemoryLayout<T>.size
     try require(size, "a number of \(size) bytes")
     defer { offset += size }
@@ -35,7 +36,7 @@ struct GGUFReader {
   }
 
   /// The next 64-bit count of things that take `bytesEach` bytes at least, as many as can be there.
-  mutating func count(of what: String, bytesEach: Int) throws(TensorFileError) -> Int {
+  mutating func count(of what: String, bytesEach: Int) throws(FileError) -> Int {
     let claimed = try integer(UInt64.self)
     guard claimed <= UInt64(left / bytesEach) else {
       throw fault(
@@ -45,7 +46,7 @@ struct GGUFReader {
   }
 
   /// The next text: a 64-bit length and UTF-8.
-  mutating func string() throws(TensorFileError) -> String {
+  mutating func string() throws(FileError) -> String {
     let bytes = try stringBytes()
     guard let text = String(validating: bytes, as: UTF8.self) else {
       throw fault("a text is not valid UTF-8")
@@ -54,7 +55,7 @@ struct GGUFReader {
   }
 
   /// The next key or name of a tensor.
-  mutating func name() throws(TensorFileError) -> String {
+  mutating func name() throws(FileError) -> String {
     let start = offset
     let name = try string()
     guard (1...Self.nameBytesMax).contains(name.utf8.count) else {
@@ -66,7 +67,7 @@ struct GGUFReader {
   }
 
   /// The next number that stands for a type of metadata.
-  mutating func valueType() throws(TensorFileError) -> GGUFValueType {
+  mutating func valueType() throws(FileError) -> GGUFValueType {
     let number = try integer(UInt32.self)
     guard let type = GGUFValueType(rawValue: number) else {
       throw fault("has the unknown value type \(number)")
@@ -77,7 +78,7 @@ struct GGUFReader {
   /// The next value of a type; an array is checked and skipped, to be decoded on demand.
   mutating func value(
     _ type: GGUFValueType, key: String, depth: Int = 0
-  ) throws(TensorFileError) -> GGUFValue {
+  ) throws(FileError) -> GGUFValue {
     switch type {
     case .uint8: return .unsigned(UInt64(try integer(UInt8.self)))
     case .uint16: return .unsigned(UInt64(try integer(UInt16.self)))
@@ -115,13 +116,13 @@ struct GGUFReader {
     }
   }
 
-  private mutating func stringBytes() throws(TensorFileError) -> UnsafeRawBufferPointer {
+  private mutating func stringBytes() throws(FileError) -> UnsafeRawBufferPointer {
     let length = try count(of: "bytes of text", bytesEach: 1)
     defer { offset += length }
     return UnsafeRawBufferPointer(rebasing: file.bytes[offset..<offset + length])
   }
 
-  private func require(_ byteCount: Int, _ what: String) throws(TensorFileError) {
+  private func require(_ byteCount: Int, _ what: String) throws(FileError) {
     guard left >= byteCount else {
       throw fault("the file ends at byte \(file.bytes.count), where \(what) is needed")
     }

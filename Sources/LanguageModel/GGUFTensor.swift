@@ -1,5 +1,6 @@
-internal import CKernels
-public import Tensors
+internal import CGranuleKernels
+public import GranuleFiles
+public import GranuleTensors
 
 /// The element types of GGUF tensors that are read.
 public enum GGUFElementType: UInt32, Sendable, CaseIterable {
@@ -74,19 +75,19 @@ public struct GGUFTensor: Sendable {
     let to = result.pointer
     switch type {
     case .f32: UnsafeMutableRawPointer(to).copyMemory(from: start, byteCount: byteRange.count)
-    case .f16: granule_float32_from_float16(start, to, count)
-    case .bf16: granule_float32_from_bfloat16(start, to, count)
-    case .q40: granule_float32_from_q4_0(start, to, count / 32)
-    case .q41: granule_float32_from_q4_1(start, to, count / 32)
-    case .q80: granule_float32_from_q8_0(start, to, count / 32)
-    case .q4K: granule_float32_from_q4_k(start, to, count / 256)
-    case .q6K: granule_float32_from_q6_k(start, to, count / 256)
+    case .f16: gk_float32_from_float16(start, to, count)
+    case .bf16: gk_float32_from_bfloat16(start, to, count)
+    case .q40: gk_float32_from_q4_0(start, to, count / 32)
+    case .q41: gk_float32_from_q4_1(start, to, count / 32)
+    case .q80: gk_float32_from_q8_0(start, to, count / 32)
+    case .q4K: gk_float32_from_q4_k(start, to, count / 256)
+    case .q6K: gk_float32_from_q6_k(start, to, count / 256)
     }
     return result
   }
 
   /// An error that names this tensor and its file.
-  public func fault(_ fault: String) -> TensorFileError {
-    TensorFileError(file: file.path, tensor: name, fault: fault)
+  public func fault(_ fault: String) -> FileError {
+    FileError(file: file.path, tensor: name, fault: fault)
   }
 }

@@ -1,4 +1,5 @@
-public import Tensors
+public import GranuleFiles
+internal import GranuleTensors
 
 /// The types of GGUF's metadata, by the number that stands for each in the file.
 enum GGUFValueType: UInt32 {
@@ -83,8 +84,8 @@ public struct GGUFArray: Sendable {
 
   /// All elements.
   ///
-  /// - Throws: `TensorFileError` where a text is no valid UTF-8 or a truth value neither 0 nor 1.
-  public func values() throws(TensorFileError) -> [GGUFValue] {
+  /// - Throws: `FileError` where a text is no valid UTF-8 or a truth value neither 0 nor 1.
+  public func values() throws(FileError) -> [GGUFValue] {
     var reader = GGUFReader(file, at: start)
     reader.place = "key \(key)"
     var values: [GGUFValue] = []
@@ -94,8 +95,8 @@ public struct GGUFArray: Sendable {
 
   /// All elements of an array of texts, nil where it is none.
   ///
-  /// - Throws: `TensorFileError` where one is no valid UTF-8.
-  public func strings() throws(TensorFileError) -> [String]? {
+  /// - Throws: `FileError` where one is no valid UTF-8.
+  public func strings() throws(FileError) -> [String]? {
     guard elementType == .string else { return nil }
     var reader = GGUFReader(file, at: start)
     reader.place = "key \(key)"
@@ -108,7 +109,7 @@ public struct GGUFArray: Sendable {
   /// All elements of an array of integers, nil where it is none or one does not fit.
   ///
   /// - Throws: never for an array that was read from a file.
-  public func integers() throws(TensorFileError) -> [Int]? {
+  public func integers() throws(FileError) -> [Int]? {
     guard elementType.byteCount != nil else { return nil }
     var integers: [Int] = []
     for value in try values() {

@@ -1,4 +1,4 @@
-public import Tensors
+public import GranuleTensors
 
 extension LanguageModel {
   /// The gradient of the mean next-token cross-entropy over the batch with respect to the residual

@@ -1,6 +1,7 @@
-internal import CKernels
+internal import CGranuleKernels
 internal import Glibc
-public import Tensors
+public import GranuleTensors
+internal import GranuleThreads
 
 /// How well a model predicts each next token of a batch.
 public struct NextTokenLoss: Sendable {
@@ -48,7 +49,7 @@ extension LanguageModel {
     let d = configuration.dModel
     let result = FloatStorage(count: rows.count * d)
     for (number, row) in rows.enumerated() {
-      granule_rms_norm(
+      gk_rms_norm(
         hidden.pointer + row * d, weights.outputNorm.pointer, configuration.rmsEpsilon, d,
         result.pointer + number * d)
     }
@@ -100,10 +101,10 @@ extension LanguageModel {
             continue
           }
           // softmax − one-hot of the target, in place.
-          let maximum = granule_maximum(values, vocabulary)
-          let sum = granule_exponentials(values, vocabulary, maximum, 1)
+          let maximum = gk_maximum(values, vocabulary)
+          let sum = gk_exponentials(values, vocabulary, maximum, 1)
           losses[place] = Float(Double(maximum) + log(sum) - Double(targetLogits[row]))
-          granule_scale(values, vocabulary, Float(scale / sum))
+          gk_scale(values, vocabulary, Float(scale / sum))
           values[Int(batch.tokens[rows[place] + 1])] -= Float(scale)
         }
         guard let gradient else { return }
@@ -113,7 +114,7 @@ extension LanguageModel {
           into: normedGradient.pointer)
         for row in 0..<count {
           let place = rows[range.lowerBound + row] * d
-          granule_rms_norm_gradient(
+          gk_rms_norm_gradient(
             hidden.pointer + place, weights.outputNorm.pointer, configuration.rmsEpsilon, d,
             normedGradient.pointer + row * d, gradient.pointer + place)
         }
@@ -130,12 +131,12 @@ private struct RunningLogSumExp {
 
   /// Takes in `values`, which it overwrites.
   mutating func consume(_ values: UnsafeMutablePointer<Float>, count: Int) {
-    let largest = granule_maximum(values, count)
+    let largest = gk_maximum(values, count)
     if largest > maximum {
       sum *= exp(Double(maximum) - Double(largest))
       maximum = largest
     }
-    sum += granule_exponentials(values, count, maximum, 1)
+    sum += gk_exponentials(values, count, maximum, 1)
   }
 
   var value: Double { Double(maximum) + log(sum) }

@@ -1,4 +1,5 @@
-public import Tensors
+internal import GranuleBLAS
+public import GranuleTensors
 
 /// A Llama-family language model that runs on all cores in float32.
 ///

@@ -1,20 +1,21 @@
-public import Tensors
+public import GranuleFiles
+internal import GranuleTensors
 
 extension LlamaConfiguration {
   /// The shape that a GGUF file's metadata states.
   ///
-  /// - Throws: `TensorFileError`, naming the key, where it is missing or wrong, or states an
+  /// - Throws: `FileError`, naming the key, where it is missing or wrong, or states an
   ///   architecture or a feature other than plain Llama.
-  public init(_ file: GGUFFile) throws(TensorFileError) {
+  public init(_ file: GGUFFile) throws(FileError) {
     let architecture = try file.required("general.architecture", "text", \.string)
     guard architecture == "llama" else {
       throw file.fault(
         key: "general.architecture", "is \(architecture), only llama is supported")
     }
-    func integer(_ key: String) throws(TensorFileError) -> Int {
+    func integer(_ key: String) throws(FileError) -> Int {
       try file.required("llama.\(key)", "integer", \.integer)
     }
-    func integer(_ key: String, default value: Int) throws(TensorFileError) -> Int {
+    func integer(_ key: String, default value: Int) throws(FileError) -> Int {
       try file.optional("llama.\(key)", "integer", \.integer) ?? value
     }
     guard try integer("expert_count", default: 0) == 0 else {
@@ -42,7 +43,7 @@ extension LlamaConfiguration {
       }
     }
     guard let vocabulary = file["token_embd.weight"]?.shape.first else {
-      throw TensorFileError(
+      throw FileError(
         file: file.file.path, tensor: "token_embd.weight", fault: "is missing")
     }
     let fileName = file.file.path.split(separator: "/").last.map(String.init) ?? ""
@@ -56,21 +57,21 @@ extension LlamaConfiguration {
       rmsEpsilon: Float(
         try file.required("llama.attention.layer_norm_rms_epsilon", "number", \.number)),
       name: try file.optional("general.name", "text", \.string) ?? fileName)
-    if let fault { throw TensorFileError(file: file.file.path, fault: fault) }
+    if let fault { throw FileError(file: file.file.path, fault: fault) }
   }
 }
 
 extension LlamaWeights {
   /// Reads all weights of a GGUF file as float32, four bytes an element.
   ///
-  /// - Throws: `TensorFileError`, naming key or tensor, where one is missing, has another shape than
+  /// - Throws: `FileError`, naming key or tensor, where one is missing, has another shape than
   ///   the metadata says, or is none that a plain Llama has, or where there is too little memory.
-  public convenience init(_ file: GGUFFile) throws(TensorFileError) {
+  public convenience init(_ file: GGUFFile) throws(FileError) {
     let shape = try LlamaConfiguration(file)
     var unused = Set(file.tensors.map(\.name))
-    func tensor(_ name: String, _ expected: [Int]) throws(TensorFileError) -> FloatStorage {
+    func tensor(_ name: String, _ expected: [Int]) throws(FileError) -> FloatStorage {
       guard let tensor = file[name] else {
-        throw TensorFileError(file: file.file.path, tensor: name, fault: "is missing")
+        throw FileError(file: file.file.path, tensor: name, fault: "is missing")
       }
       guard tensor.shape == expected else {
         throw tensor.fault("has shape \(tensor.shape), the metadata needs \(expected)")
@@ -80,7 +81,7 @@ extension LlamaWeights {
     }
     let needed = 4 * file.tensors.reduce(0) { $0 + $1.count }
     guard Memory.canBeHad(needed) else {
-      throw TensorFileError(
+      throw FileError(
         file: file.file.path,
         fault: "needs \(needed) bytes of memory as float32, more than can be had")
     }
@@ -108,7 +109,7 @@ extension LlamaWeights {
     let output =
       file["output.weight"] == nil ? embedding : try tensor("output.weight", [shape.vocabulary, d])
     if let other = unused.min() {
-      throw TensorFileError(
+      throw FileError(
         file: file.file.path, tensor: other, fault: "is no part of a plain Llama")
     }
     self.init(

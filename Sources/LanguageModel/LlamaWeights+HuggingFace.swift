@@ -1,19 +1,19 @@
-internal import StrictJSON
-public import Tensors
+public import GranuleFiles
+internal import GranuleTensors
 
 extension LlamaConfiguration {
   /// The shape that a Hugging Face `config.json` states.
   ///
   /// - Parameter folder: the model's folder, whose name becomes the model's.
-  /// - Throws: `TensorFileError`, naming the key, where it is missing or wrong, or states an
+  /// - Throws: `FileError`, naming the key, where it is missing or wrong, or states an
   ///   architecture or a feature other than plain Llama.
-  init(config: JSONValue, path: String, folder: String) throws(TensorFileError) {
-    func fault(_ key: String, _ text: String) -> TensorFileError {
-      TensorFileError(file: path, fault: "key \(key): \(text)")
+  init(config: JSONValue, path: String, folder: String) throws(FileError) {
+    func fault(_ key: String, _ text: String) -> FileError {
+      FileError(file: path, fault: "key \(key): \(text)")
     }
     func value<T>(
       _ key: String, default missing: T? = nil, _ what: String, _ value: (JSONValue) -> T?
-    ) throws(TensorFileError) -> T {
+    ) throws(FileError) -> T {
       guard let stored = config[key], stored != .null else {
         guard let missing else { throw fault(key, "is missing") }
         return missing
@@ -21,11 +21,11 @@ extension LlamaConfiguration {
       guard let result = value(stored) else { throw fault(key, "is \(stored.kind), no \(what)") }
       return result
     }
-    func integer(_ key: String, default missing: Int? = nil) throws(TensorFileError) -> Int {
+    func integer(_ key: String, default missing: Int? = nil) throws(FileError) -> Int {
       try value(key, default: missing, "integer", \.integer)
     }
     /// Refuses a key unless it has the value that a plain Llama has.
-    func expect(_ key: String, _ expected: JSONValue) throws(TensorFileError) {
+    func expect(_ key: String, _ expected: JSONValue) throws(FileError) {
       guard let stored = config[key], stored != .null, stored != expected else { return }
       throw fault(
         key, "\(StrictJSON.text(stored)) is not supported, only \(StrictJSON.text(expected))")
@@ -56,7 +56,7 @@ extension LlamaConfiguration {
       vocabulary: try integer("vocab_size"), ropeTheta: theta,
       rmsEpsilon: Float(try value("rms_norm_eps", "number", \.number)),
       name: folder.split(separator: "/").last.map(String.init) ?? folder)
-    if let fault = self.fault { throw TensorFileError(file: path, fault: fault) }
+    if let fault = self.fault { throw FileError(file: path, fault: fault) }
   }
 }
 
@@ -67,17 +67,17 @@ extension LlamaWeights {
   /// Reads a model in Hugging Face's layout: a folder with `config.json` and `model.safetensors`, or
   /// several files and `model.safetensors.index.json`.
   ///
-  /// - Throws: `TensorFileError`, naming file and key or tensor, where one is missing, has another
+  /// - Throws: `FileError`, naming file and key or tensor, where one is missing, has another
   ///   shape than the configuration says, or is none that a plain Llama has.
-  public convenience init(huggingFace folder: String) throws(TensorFileError) {
+  public convenience init(huggingFace folder: String) throws(FileError) {
     let configPath = "\(folder)/config.json"
     let config = try Self.json(configPath)
     let shape = try LlamaConfiguration(config: config, path: configPath, folder: folder)
     var tensors = try Self.tensors(folder)
 
-    func tensor(_ name: String, _ expected: [Int]) throws(TensorFileError) -> FloatStorage {
+    func tensor(_ name: String, _ expected: [Int]) throws(FileError) -> FloatStorage {
       guard let tensor = tensors.removeValue(forKey: name) else {
-        throw TensorFileError(file: folder, tensor: name, fault: "is missing")
+        throw FileError(file: folder, tensor: name, fault: "is missing")
       }
       guard tensor.shape == expected else {
         throw tensor.fault("has shape \(tensor.shape), config.json needs \(expected)")
@@ -88,7 +88,7 @@ extension LlamaWeights {
     let (queries, keys) = (
       shape.heads * shape.headDimension, shape.keyValueHeads * shape.headDimension
     )
-    func rotated(_ name: String, _ rows: Int) throws(TensorFileError) -> FloatStorage {
+    func rotated(_ name: String, _ rows: Int) throws(FileError) -> FloatStorage {
       let matrix = try tensor(name, [rows, d])
       return Self.pairingNeighbours(matrix, headDimension: shape.headDimension, columns: d)
     }
@@ -118,7 +118,7 @@ extension LlamaWeights {
     }
     // Older writers store the rotary embedding's angles, which follow from the configuration.
     if let other = tensors.keys.filter({ !$0.hasSuffix(".rotary_emb.inv_freq") }).min() {
-      throw TensorFileError(file: folder, tensor: other, fault: "is no part of a plain Llama")
+      throw FileError(file: folder, tensor: other, fault: "is no part of a plain Llama")
     }
     self.init(
       configuration: shape, tokenEmbedding: embedding, blocks: blocks, outputNorm: outputNorm,
@@ -142,20 +142,20 @@ extension LlamaWeights {
   }
 
   /// All tensors of the folder by name, each from the file that the index gives for it.
-  private static func tensors(_ folder: String) throws(TensorFileError) -> [String: Tensor] {
+  private static func tensors(_ folder: String) throws(FileError) -> [String: Tensor] {
     let indexPath = "\(folder)/model.safetensors.index.json"
     guard try Folder.entries(of: folder).contains("model.safetensors.index.json") else {
       let file = try SafetensorsFile(FileBytes.map("\(folder)/model.safetensors"))
       return Dictionary(uniqueKeysWithValues: file.tensors.map { ($0.name, $0) })
     }
     guard let entries = try json(indexPath)["weight_map"]?.members else {
-      throw TensorFileError(file: indexPath, fault: "key weight_map: is missing or no object")
+      throw FileError(file: indexPath, fault: "key weight_map: is missing or no object")
     }
     var files: [String: [String: Tensor]] = [:]
     var tensors: [String: Tensor] = [:]
     for entry in entries {
       guard let name = entry.value.string, !name.contains("/"), name != ".." else {
-        throw TensorFileError(
+        throw FileError(
           file: indexPath, tensor: entry.key, fault: "its file is not one of the folder's")
       }
       if files[name] == nil {
@@ -163,17 +163,17 @@ extension LlamaWeights {
         files[name] = Dictionary(uniqueKeysWithValues: file.tensors.map { ($0.name, $0) })
       }
       guard let tensor = files[name]?[entry.key] else {
-        throw TensorFileError(file: "\(folder)/\(name)", tensor: entry.key, fault: "is missing")
+        throw FileError(file: "\(folder)/\(name)", tensor: entry.key, fault: "is missing")
       }
       tensors[entry.key] = tensor
     }
     return tensors
   }
 
-  private static func json(_ path: String) throws(TensorFileError) -> JSONValue {
+  private static func json(_ path: String) throws(FileError) -> JSONValue {
     let file = try FileBytes.read(path, byteCountMax: jsonBytesMax)
     do throws(StrictJSONError) { return try StrictJSON.parse(file.bytes) } catch {
-      throw TensorFileError(file: path, fault: "is not valid JSON: \(error)")
+      throw FileError(file: path, fault: "is not valid JSON: \(error)")
     }
   }
 }

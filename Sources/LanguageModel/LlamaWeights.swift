@@ -1,4 +1,4 @@
-public import Tensors
+public import GranuleTensors
 
 /// The weights of one block, float32. Matrices are row-major [out, in]: y = W x.
 ///

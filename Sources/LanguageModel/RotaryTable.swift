@@ -1,7 +1,7 @@
 internal import Glibc
-internal import Tensors
+internal import GranuleTensors
 
-/// Cosines and sines of rotary embedding, as `granule_rotate_pairs` takes them.
+/// Cosines and sines of rotary embedding, as `gk_rotate_pairs` takes them.
 struct RotaryTable {
   /// [positions, headDimension] each; angles in double precision.
   let cosines, sines: FloatStorage

@@ -1,4 +1,5 @@
-public import Tensors
+public import GranuleFiles
+internal import GranuleTensors
 
 /// A byte-level byte-pair tokenizer, as GPT-2's, from a GGUF file.
 ///
@@ -33,9 +34,9 @@ public struct Tokenizer: Sendable {
 
   /// Reads the tokenizer of a GGUF file.
   ///
-  /// - Throws: `TensorFileError`, naming the key, where it is missing or malformed, or names a kind
+  /// - Throws: `FileError`, naming the key, where it is missing or malformed, or names a kind
   ///   of tokenizer or pre-tokenizer that is not supported.
-  public init(_ file: GGUFFile) throws(TensorFileError) {
+  public init(_ file: GGUFFile) throws(FileError) {
     let modelKey = "tokenizer.ggml.model"
     let model = try file.required(modelKey, "text", \.string)
     guard model == "gpt2" else {
@@ -52,7 +53,7 @@ public struct Tokenizer: Sendable {
     guard try file.optional(prefixKey, "truth value", \.bool) != true else {
       throw file.fault(key: prefixKey, "a space before the text is not supported")
     }
-    func texts(_ key: String) throws(TensorFileError) -> [String] {
+    func texts(_ key: String) throws(FileError) -> [String] {
       guard let texts = try file.required(key, "array", \.array).strings() else {
         throw file.fault(key: key, "is no array of texts")
       }
@@ -80,7 +81,7 @@ public struct Tokenizer: Sendable {
         .init(rank: Int32(truncatingIfNeeded: rank), symbol: symbols.symbol(of: left + right)))
     }
 
-    func token(_ key: String) throws(TensorFileError) -> Int32? {
+    func token(_ key: String) throws(FileError) -> Int32? {
       guard let id = try file.optional("tokenizer.ggml.\(key)", "integer", \.integer) else {
         return nil
       }

@@ -1,5 +1,6 @@
-import Tensors
-import Wire
+import GranuleFiles
+import GranuleTensors
+import GranuleWire
 
 /// Sparse codes in a safetensors file: `row_offsets`, `indices` and `values`, with the dictionary that
 /// made them in the metadata.
@@ -26,7 +27,7 @@ struct CodesFile {
 
   /// Reads a file; the server checks what the arrays hold.
   ///
-  /// - Throws: `TensorFileError` that names the file and the fault.
+  /// - Throws: `FileError` that names the file and the fault.
   init(path: String) throws {
     let file = try SafetensorsFile(try FileBytes.map(path))
     func words(_ name: String) throws -> [UInt32] {
@@ -78,7 +79,7 @@ struct CodesFile {
 
   /// Writes the codes.
   ///
-  /// - Throws: `TensorFileError` with the system's reason.
+  /// - Throws: `FileError` with the system's reason.
   func write(to path: String) throws {
     let metadata =
       maker.map { ["model": $0.model, "version": String($0.version), "sha256": $0.sha256] } ?? [:]

@@ -1,6 +1,6 @@
 public import ArgumentParser
-import Client
-public import EventLoop
+import GranuleClient
+public import GranuleTransport
 
 /// Where a command finds its server.
 struct ConnectionOptions: ParsableArguments {

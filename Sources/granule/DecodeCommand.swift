@@ -1,7 +1,7 @@
 import ArgumentParser
-import Client
-import Tensors
-import Wire
+import GranuleClient
+import GranuleTensors
+import GranuleWire
 
 /// `granule decode`: the activations that codes stand for.
 struct DecodeCommand: AsyncParsableCommand {

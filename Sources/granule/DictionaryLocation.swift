@@ -1,6 +1,6 @@
 import Foundation
-import SparseAutoencoder
-import Training
+import GranuleDictionary
+import GranuleTraining
 
 /// Where a command's argument, a run or a dictionary folder, has its dictionary and activations.
 struct DictionaryLocation {

@@ -1,10 +1,10 @@
 import ArgumentParser
 import Foundation
-import ModelRepository
-import SparseAutoencoder
-import StrictJSON
-import Tensors
-import Training
+import GranuleDictionary
+import GranuleFiles
+import GranuleRepository
+import GranuleTensors
+import GranuleTraining
 
 struct DistillCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(

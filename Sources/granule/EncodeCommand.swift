@@ -1,10 +1,10 @@
 import ArgumentParser
-import Client
 import Foundation
-import StrictJSON
-import Tensors
-import Training
-import Wire
+import GranuleClient
+import GranuleFiles
+import GranuleTensors
+import GranuleTraining
+import GranuleWire
 
 /// `granule encode`: codes of activations from a server, and what each granularity costs.
 struct EncodeCommand: AsyncParsableCommand {

@@ -1,7 +1,7 @@
-import Client
-import Tensors
-import Training
-import Wire
+import GranuleClient
+import GranuleTensors
+import GranuleTraining
+import GranuleWire
 
 /// Encodes a data set with a server, several requests in flight, and measures it.
 struct EncodeRun: Sendable {

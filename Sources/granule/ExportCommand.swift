@@ -1,8 +1,8 @@
 import ArgumentParser
-import Interchange
-import SparseAutoencoder
-import StrictJSON
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleInterchange
+import GranuleTensors
 
 struct ExportCommand: AsyncParsableCommand {
   /// The libraries that what is written loads in.

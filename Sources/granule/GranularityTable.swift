@@ -1,5 +1,5 @@
-import SparseAutoencoder
-import StrictJSON
+import GranuleDictionary
+import GranuleFiles
 
 extension SparseAutoencoder {
   /// The listed granularities, for people.

@@ -1,6 +1,6 @@
 import ArgumentParser
-import Serve
-import SparseAutoencoder
+import GranuleDictionary
+import GranuleServer
 
 /// The command line: one subcommand a file.
 @main

@@ -1,9 +1,9 @@
 import ArgumentParser
 import Foundation
-import LanguageModel
-import StrictJSON
-import Tensors
-import Training
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
+import GranuleTraining
 
 struct HarvestCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(

@@ -1,9 +1,9 @@
 public import ArgumentParser
 import Foundation
-public import Interchange
-import SparseAutoencoder
-import StrictJSON
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+public import GranuleInterchange
+import GranuleTensors
 
 // A public type's conformance to a public protocol: hence the public imports.
 extension DictionaryFormat: ExpressibleByArgument {}

@@ -1,5 +1,5 @@
 import ArgumentParser
-import Client
+import GranuleClient
 
 /// `granule load`: serve a version, and keep to it or follow the newest.
 struct LoadCommand: AsyncParsableCommand {

@@ -1,7 +1,7 @@
 import ArgumentParser
-import Client
-import StrictJSON
-import Wire
+import GranuleClient
+import GranuleFiles
+import GranuleWire
 
 /// `granule models`: what a server has, and what it does with it.
 struct ModelsCommand: AsyncParsableCommand {

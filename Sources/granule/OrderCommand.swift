@@ -1,8 +1,8 @@
 public import ArgumentParser
-import SparseAutoencoder
-import StrictJSON
-import Tensors
-public import Training
+import GranuleDictionary
+import GranuleFiles
+import GranuleTensors
+public import GranuleTraining
 
 // A public type's conformance to a public protocol: hence the public imports.
 extension LatentOrdering: ExpressibleByArgument {}

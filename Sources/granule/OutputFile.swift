@@ -1,5 +1,6 @@
 import Foundation
-import Tensors
+import GranuleFiles
+import GranuleTensors
 
 /// A file that a command writes when its work is done.
 enum OutputFile {

@@ -1,7 +1,7 @@
 import ArgumentParser
-import SparseAutoencoder
-import StrictJSON
-import Training
+import GranuleDictionary
+import GranuleFiles
+import GranuleTraining
 
 struct OverlapCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(

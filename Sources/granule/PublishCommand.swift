@@ -1,9 +1,9 @@
 import ArgumentParser
 import Foundation
-import ModelRepository
-import SparseAutoencoder
-import StrictJSON
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleRepository
+import GranuleTensors
 
 struct PublishCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(

@@ -1,5 +1,5 @@
-import Client
-import Wire
+import GranuleClient
+import GranuleWire
 
 /// Encodes a data set in stages, each request until it has reached a target.
 struct RefineRun: Sendable {

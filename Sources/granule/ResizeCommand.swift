@@ -1,5 +1,5 @@
 import ArgumentParser
-import Client
+import GranuleClient
 
 /// `granule resize`: how many latents of a model are in memory.
 struct ResizeCommand: AsyncParsableCommand {

@@ -1,8 +1,8 @@
 import ArgumentParser
-import EventLoop
 import Glibc
+import GranuleServer
+import GranuleTransport
 import Logging
-import Serve
 
 /// `granule serve`: answers requests for the models of a repository.
 struct ServeCommand: ParsableCommand {

@@ -1,7 +1,7 @@
 import ArgumentParser
-import Client
-import StrictJSON
-import Wire
+import GranuleClient
+import GranuleFiles
+import GranuleWire
 
 /// `granule status`: how a server is.
 struct StatusCommand: AsyncParsableCommand {

@@ -1,9 +1,9 @@
 import ArgumentParser
 import Foundation
-import SparseAutoencoder
-import StrictJSON
-import Tensors
-import Training
+import GranuleDictionary
+import GranuleFiles
+import GranuleTensors
+import GranuleTraining
 
 struct TrainCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(

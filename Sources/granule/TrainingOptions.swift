@@ -1,6 +1,6 @@
 import ArgumentParser
-import StrictJSON
-import Training
+import GranuleFiles
+import GranuleTraining
 
 /// How a dictionary is trained, on the command line; what is not given is as
 /// `TrainingConfiguration` has it.

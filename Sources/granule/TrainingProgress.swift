@@ -1,4 +1,4 @@
-import Training
+import GranuleTraining
 
 extension Trainer.Progress {
   /// The most granularities that one line shows.

@@ -1,5 +1,5 @@
 import ArgumentParser
-import Client
+import GranuleClient
 
 /// `granule unload`: stop serving a model until it is loaded again.
 struct UnloadCommand: AsyncParsableCommand {

@@ -1,6 +1,6 @@
 import Foundation
-import SparseAutoencoder
-import StrictJSON
+import GranuleDictionary
+import GranuleFiles
 import TestSupport
 import Testing
 

@@ -1,7 +1,7 @@
 import Foundation
-import SparseAutoencoder
-import StrictJSON
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleTensors
 import TestSupport
 import Testing
 

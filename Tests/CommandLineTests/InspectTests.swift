@@ -1,7 +1,7 @@
 import Foundation
-import ModelRepository
-import SparseAutoencoder
-import StrictJSON
+import GranuleDictionary
+import GranuleFiles
+import GranuleRepository
 import TestSupport
 import Testing
 

@@ -1,11 +1,11 @@
-import Client
-import EventLoop
 import Foundation
-import ModelRepository
-import SparseAutoencoder
+import GranuleClient
+import GranuleDictionary
+import GranuleRepository
+import GranuleTransport
+import GranuleWire
 import TestSupport
 import Testing
-import Wire
 
 /// A server whose address space is bounded while it works: memory that it asks for is refused.
 @Suite("A server without memory", .serialized)

@@ -1,5 +1,5 @@
 import Foundation
-import ModelRepository
+import GranuleRepository
 import TestSupport
 import Testing
 

@@ -1,11 +1,11 @@
-import Client
-import EventLoop
 import Foundation
-import ModelRepository
-import SparseAutoencoder
+import GranuleClient
+import GranuleDictionary
+import GranuleRepository
+import GranuleTransport
+import GranuleWire
 import TestSupport
 import Testing
-import Wire
 
 @Suite("Stopping the server", .serialized)
 struct StopTests {

@@ -1,6 +1,6 @@
 import Foundation
 import Glibc
-import StrictJSON
+import GranuleFiles
 import TestSupport
 import Testing
 

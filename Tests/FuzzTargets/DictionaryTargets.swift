@@ -1,6 +1,7 @@
-internal import ModelRepository
-internal import SparseAutoencoder
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleRepository
+internal import GranuleTensors
 internal import TestSupport
 
 extension FuzzTarget {
@@ -12,7 +13,7 @@ extension FuzzTarget {
     run: { bytes in
       let files = files(bytes, count: 3)
       let dictionary: SparseAutoencoder
-      do throws(TensorFileError) {
+      do throws(FileError) {
         dictionary = try SparseAutoencoder(
           files: DictionaryFiles(
             config: FileBytes.copy(files[0], named: "cfg.json"),

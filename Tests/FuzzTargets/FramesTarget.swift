@@ -1,4 +1,4 @@
-internal import Wire
+internal import GranuleWire
 
 extension FuzzTarget {
   /// The frame decoder, which reads pieces of any length from a stream; the first byte says how long

@@ -1,4 +1,4 @@
-internal import Tensors
+internal import GranuleTensors
 
 /// Something that reads bytes from outside, and what must hold whatever they are: it succeeds or
 /// throws an error of its own type, and keeps the promises that the target checks.

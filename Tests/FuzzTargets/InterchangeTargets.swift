@@ -1,7 +1,8 @@
 internal import Foundation
-internal import Interchange
-internal import SparseAutoencoder
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleInterchange
+internal import GranuleTensors
 
 extension FuzzTarget {
   /// An archive of NumPy's, as Gemma Scope has it.
@@ -74,7 +75,7 @@ extension FuzzTarget {
   /// What is read has finite weights of the shapes that it claims.
   private static func read(_ path: String, _ format: DictionaryFormat) throws {
     let result: DictionaryImport.Result
-    do throws(TensorFileError) {
+    do throws(FileError) {
       result = try DictionaryImport(path, format: format).read()
     } catch { return }
     let dictionary = result.dictionary

@@ -1,4 +1,4 @@
-internal import StrictJSON
+internal import GranuleFiles
 
 extension FuzzTarget {
   /// JSON; what is parsed can be written, and is the same when parsed again.

@@ -1,6 +1,6 @@
-internal import LanguageModel
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleLanguageModel
+internal import GranuleTensors
 internal import TestSupport
 
 extension FuzzTarget {
@@ -30,7 +30,7 @@ extension FuzzTarget {
     },
     run: { bytes in
       let file: GGUFFile
-      do throws(TensorFileError) {
+      do throws(FileError) {
         file = try GGUFFile(FileBytes.copy(bytes, named: "fuzz.gguf"))
       } catch { return }
       for array in file.metadata.values.compactMap(\.array) where array.count < 1 << 16 {
@@ -55,7 +55,7 @@ extension FuzzTarget {
         _ = tokenizer.decode(tokens)
       }
       let weights: LlamaWeights
-      do throws(TensorFileError) { weights = try LlamaWeights(file) } catch { return }
+      do throws(FileError) { weights = try LlamaWeights(file) } catch { return }
       try use(weights)
     })
 
@@ -73,14 +73,14 @@ extension FuzzTarget {
       try folder.write(files[0], to: "config.json")
       try folder.write(files[1], to: "model.safetensors")
       let weights: LlamaWeights
-      do throws(TensorFileError) {
+      do throws(FileError) {
         weights = try LlamaWeights(huggingFace: folder.path)
       } catch { return }
       try use(weights)
     })
 
   private static func tokenizer(_ file: GGUFFile) throws(Finding) -> Tokenizer? {
-    do throws(TensorFileError) { return try Tokenizer(file) } catch { return nil }
+    do throws(FileError) { return try Tokenizer(file) } catch { return nil }
   }
 
   /// Runs a few tokens through the model.

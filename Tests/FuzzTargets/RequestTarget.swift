@@ -1,5 +1,5 @@
-internal import SparseAutoencoder
-internal import Wire
+internal import GranuleDictionary
+internal import GranuleWire
 
 extension FuzzTarget {
   /// A frame's payload as a server reads it. What is understood can be written again and means the

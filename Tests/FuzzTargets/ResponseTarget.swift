@@ -1,4 +1,4 @@
-internal import Wire
+internal import GranuleWire
 
 extension FuzzTarget {
   /// A frame's payload as a client reads it. What is understood can be written again and means the

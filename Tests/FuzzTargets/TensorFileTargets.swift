@@ -1,7 +1,7 @@
-internal import StrictJSON
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
+internal import GranuleTraining
 internal import TestSupport
-internal import Training
 
 extension FuzzTarget {
   /// safetensors; its tensors fill the file's data, each element can be used.
@@ -13,7 +13,7 @@ extension FuzzTarget {
     },
     run: { bytes in
       let file: SafetensorsFile
-      do throws(TensorFileError) {
+      do throws(FileError) {
         file = try SafetensorsFile(FileBytes.copy(bytes, named: "fuzz.safetensors"))
       } catch { return }
       for tensor in file.tensors { try readAll(tensor) }
@@ -26,7 +26,7 @@ extension FuzzTarget {
     name: "npy", seeds: npySeeds,
     run: { bytes in
       let file: NumpyFile
-      do throws(TensorFileError) {
+      do throws(FileError) {
         file = try NumpyFile(FileBytes.copy(bytes, named: "fuzz.npy"))
       } catch { return }
       try readAll(file.tensor)
@@ -41,7 +41,7 @@ extension FuzzTarget {
       try folder.write(bytes, to: isNumpy ? "activations.npy" : "activations.safetensors")
       let dataset: ActivationDataset
       do { dataset = try ActivationDataset(paths: [folder.path]) } catch {
-        try require(error is TensorFileError || error is TrainingError, "the error has a type")
+        try require(error is FileError || error is TrainingError, "the error has a type")
         return
       }
       let values = dataset.allTokens()

@@ -1,7 +1,8 @@
-internal import SparseAutoencoder
-internal import Tensors
+internal import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleTensors
+internal import GranuleTraining
 internal import TestSupport
-internal import Training
 
 /// Stands in inputs for the path of the folder that an input is put into.
 private let folderMark = "FOLDER"
@@ -43,7 +44,7 @@ extension FuzzTarget {
           return steps > 1
         })
       } catch {
-        try require(error is TensorFileError || error is TrainingError, "\(error) has no type")
+        try require(error is FileError || error is TrainingError, "\(error) has no type")
       }
     })
 
@@ -63,7 +64,7 @@ extension FuzzTarget {
         let harvester = try ActivationHarvester(configuration)
         try require(harvester.tokens >= 0, "tokens are counted")
       } catch {
-        try require(error is TensorFileError || error is TrainingError, "\(error) has no type")
+        try require(error is FileError || error is TrainingError, "\(error) has no type")
       }
     })
 

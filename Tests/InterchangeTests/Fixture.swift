@@ -1,7 +1,8 @@
 import Foundation
-import Interchange
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleInterchange
+import GranuleTensors
 import TestSupport
 
 /// A dictionary that another library wrote, with what that library computes from it.

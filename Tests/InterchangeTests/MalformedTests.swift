@@ -1,6 +1,7 @@
-import Interchange
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleInterchange
+import GranuleTensors
 import Testing
 
 @Suite("Malformed dictionaries")
@@ -89,7 +90,7 @@ struct MalformedTests {
   func unsupported(name: String, naming: [String]) { expectRefusal(name, naming: naming) }
 
   private func expectRefusal(_ name: String, naming: [String]) {
-    let error = #expect(throws: TensorFileError.self) {
+    let error = #expect(throws: FileError.self) {
       try DictionaryImport(Fixture.path(name)).read()
     }
     let message = error?.description ?? ""

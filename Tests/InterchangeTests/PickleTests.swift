@@ -1,9 +1,8 @@
 import Foundation
-import Tensors
+import GranuleTensors
 import TestSupport
 import Testing
-
-@testable import Interchange
+@testable import GranuleInterchange
 
 @Suite("A pickle")
 struct PickleTests {

@@ -1,4 +1,4 @@
-import Tensors
+import GranuleTensors
 
 /// The largest ‖row − expected row‖ / ‖expected row‖ over the rows.
 ///

@@ -1,6 +1,6 @@
-import CKernels
-import LanguageModel
-import Tensors
+import CGranuleKernels
+import GranuleLanguageModel
+import GranuleTensors
 import TestSupport
 import Testing
 
@@ -8,9 +8,9 @@ import Testing
 struct DequantizeTests {
   typealias Element = @Sendable (UnsafeRawPointer, Int) -> Float
   static let formats: [(type: GGUFElementType, element: Element)] = [
-    (.q40, { granule_q4_0_element($0, $1) }), (.q41, { granule_q4_1_element($0, $1) }),
-    (.q80, { granule_q8_0_element($0, $1) }), (.q4K, { granule_q4_k_element($0, $1) }),
-    (.q6K, { granule_q6_k_element($0, $1) }),
+    (.q40, { gk_q4_0_element($0, $1) }), (.q41, { gk_q4_1_element($0, $1) }),
+    (.q80, { gk_q8_0_element($0, $1) }), (.q4K, { gk_q4_k_element($0, $1) }),
+    (.q6K, { gk_q6_k_element($0, $1) }),
   ]
 
   @Test("are what each element is by itself, to the bit")

@@ -1,6 +1,6 @@
-import LanguageModel
-import StrictJSON
-import Tensors
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
 import TestSupport
 import Testing
 

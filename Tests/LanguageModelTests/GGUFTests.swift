@@ -1,10 +1,11 @@
-import LanguageModel
-import Tensors
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
 import TestSupport
 import Testing
 
 /// Reads bytes as if they were a file.
-func gguf(_ bytes: [UInt8]) throws(TensorFileError) -> GGUFFile {
+func gguf(_ bytes: [UInt8]) throws(FileError) -> GGUFFile {
   try GGUFFile(bytes.withUnsafeBytes { FileBytes.copy($0, named: "a.gguf") })
 }
 
@@ -73,7 +74,7 @@ struct GGUFTests {
       var writer = GGUFWriter(
         [("key", .uint8(1))], [.init("t", [2, 32], .init(repeating: 1, count: 64))])
       change(&writer)
-      let error = #expect(throws: TensorFileError.self) { try gguf(writer.bytes()) }
+      let error = #expect(throws: FileError.self) { try gguf(writer.bytes()) }
       #expect(error?.description.contains(text) == true, "\(error?.description ?? "")")
     }
     expectFault("version 2") { $0.version = 2 }
@@ -98,7 +99,7 @@ struct GGUFTests {
     expectFault("has 5 dimensions") { $0.tensors[0].shape = [1, 1, 1, 1, 1] }
     expectFault("has 0 dimensions") { $0.tensors[0].shape = [] }
     expectFault("has 0 bytes") { $0.metadata.append(("", .bool(true))) }
-    let error = #expect(throws: TensorFileError.self) { try gguf(Array("PK\u{3}\u{4}....".utf8)) }
+    let error = #expect(throws: FileError.self) { try gguf(Array("PK\u{3}\u{4}....".utf8)) }
     #expect(error?.fault.contains("no GGUF file") == true)
   }
 
@@ -121,7 +122,7 @@ struct GGUFTests {
     }
     let headerCount = 2200
     for count in 0..<whole.count where count < headerCount || count % 61 == 0 {
-      #expect(throws: TensorFileError.self) { try gguf(Array(whole[..<count])) }
+      #expect(throws: FileError.self) { try gguf(Array(whole[..<count])) }
     }
     for index in 0..<headerCount {
       for mask: UInt8 in [1, 0x80, 0xFF] {

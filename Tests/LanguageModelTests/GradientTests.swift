@@ -1,5 +1,5 @@
-import LanguageModel
-import Tensors
+import GranuleLanguageModel
+import GranuleTensors
 import TestSupport
 import Testing
 

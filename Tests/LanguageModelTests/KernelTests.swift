@@ -1,4 +1,4 @@
-import CKernels
+import CGranuleKernels
 import TestSupport
 import Testing
 
@@ -17,14 +17,14 @@ struct KernelTests {
     var values: [Float] = []
     for step in -870_000...887_000 { values.append(Float(step) * 1e-4) }
     var results = values
-    _ = granule_exponentials(&results, results.count, 0, 1)
+    _ = gk_exponentials(&results, results.count, 0, 1)
     for (power, result) in zip(values, results) {
       let exact = exp(Double(power))
       worst = max(worst, abs(Double(result) - exact) / exact)
     }
     #expect(worst < 3e-7, "\(worst)")
     var special: [Float] = [-87.5, -1e30, -.infinity, .nan, 0]
-    _ = granule_exponentials(&special, special.count, 0, 1)
+    _ = gk_exponentials(&special, special.count, 0, 1)
     #expect(special[0] == 0 && special[1] == 0 && special[2] == 0)
     #expect(special[3].isNaN && special[4] == 1)
   }
@@ -33,11 +33,11 @@ struct KernelTests {
   func exponentials(length: Int) {
     var generator = SeededGenerator(seed: UInt64(length))
     let values = generator.normals(length, scale: 10)
-    let maximum = granule_maximum(values, length)
+    let maximum = gk_maximum(values, length)
     #expect(maximum == values.max())
     var (fast, plain) = (values, values)
-    let sum = granule_exponentials(&fast, length, maximum, 0.25)
-    let plainSum = granule_exponentials_reference(&plain, length, maximum, 0.25)
+    let sum = gk_exponentials(&fast, length, maximum, 0.25)
+    let plainSum = gk_exponentials_reference(&plain, length, maximum, 0.25)
     #expect(abs(sum - plainSum) <= 1e-6 * plainSum)
     for (fast, plain) in zip(fast, plain) { #expect(abs(fast - plain) <= 4e-7 * plain + 1e-37) }
   }
@@ -52,12 +52,12 @@ struct KernelTests {
     let up = generator.normals(length)
     let gradient = generator.normals(length)
     var (fast, plain) = (gate, gate)
-    granule_swiglu(gate, up, &fast, length)
-    granule_swiglu_reference(gate, up, &plain, length)
+    gk_swiglu(gate, up, &fast, length)
+    gk_swiglu_reference(gate, up, &plain, length)
     expectClose(fast, plain)
     var (fastGate, plainGate, fastUp, plainUp) = (gate, gate, up, up)
-    granule_swiglu_gradient(&fastGate, &fastUp, gradient, length)
-    granule_swiglu_gradient_reference(&plainGate, &plainUp, gradient, length)
+    gk_swiglu_gradient(&fastGate, &fastUp, gradient, length)
+    gk_swiglu_gradient_reference(&plainGate, &plainUp, gradient, length)
     // SiLU's slope has a zero, near which it is a difference of numbers of the gradient's size.
     expectClose(fastGate, plainGate, sizes: zip(gradient, up).map { abs($0 * $1) })
     expectClose(fastUp, plainUp)
@@ -69,8 +69,8 @@ struct KernelTests {
     let input = generator.normals(length, scale: 50)
     let weight = generator.normals(length)
     var (fast, plain) = (input, input)
-    granule_rms_norm(input, weight, 1e-5, length, &fast)
-    granule_rms_norm_reference(input, weight, 1e-5, length, &plain)
+    gk_rms_norm(input, weight, 1e-5, length, &fast)
+    gk_rms_norm_reference(input, weight, 1e-5, length, &plain)
     expectClose(fast, plain)
   }
 
@@ -86,13 +86,13 @@ struct KernelTests {
       sines += [-sin(angle), sin(angle)]
     }
     var rotated = values
-    granule_rotate_pairs(&rotated, heads, headDimension, cosines, sines, 1)
+    gk_rotate_pairs(&rotated, heads, headDimension, cosines, sines, 1)
     for first in stride(from: 0, to: values.count, by: 2) {
       let (c, s) = (cosines[first % headDimension], sines[first % headDimension + 1])
       #expect(abs(rotated[first] - (values[first] * c - values[first + 1] * s)) < 1e-6)
       #expect(abs(rotated[first + 1] - (values[first] * s + values[first + 1] * c)) < 1e-6)
     }
-    granule_rotate_pairs(&rotated, heads, headDimension, cosines, sines, -1)
+    gk_rotate_pairs(&rotated, heads, headDimension, cosines, sines, -1)
     for (back, value) in zip(rotated, values) { #expect(abs(back - value) < 1e-6) }
   }
 

@@ -1,4 +1,4 @@
-import LanguageModel
+import GranuleLanguageModel
 import Testing
 
 @Suite("A Llama configuration")

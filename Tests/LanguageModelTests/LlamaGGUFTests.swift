@@ -1,5 +1,6 @@
-import LanguageModel
-import Tensors
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
 import TestSupport
 import Testing
 
@@ -40,7 +41,7 @@ struct LlamaGGUFTests {
     func expectFault(_ text: String, _ change: (inout GGUFWriter) -> Void) {
       var writer = TinyLlama.gguf(seed: 4)
       change(&writer)
-      let error = #expect(throws: TensorFileError.self) {
+      let error = #expect(throws: FileError.self) {
         try LlamaWeights(try gguf(writer.bytes()))
       }
       #expect(error?.description.contains(text) == true, "\(error?.description ?? "")")

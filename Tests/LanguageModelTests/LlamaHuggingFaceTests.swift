@@ -1,6 +1,6 @@
-import LanguageModel
-import StrictJSON
-import Tensors
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
 import TestSupport
 import Testing
 
@@ -117,7 +117,7 @@ struct LlamaHuggingFaceTests {
     map[0] = .init(map[0].key, "../part-0.safetensors")
     try DurableFile.replace(
       index, with: StrictJSON.text(.object([.init("weight_map", .object(map))])))
-    let error = #expect(throws: TensorFileError.self) {
+    let error = #expect(throws: FileError.self) {
       try LlamaWeights(huggingFace: folder.path)
     }
     #expect(error?.description.contains("not one of the folder's") == true)
@@ -132,7 +132,7 @@ struct LlamaHuggingFaceTests {
     ) throws {
       try write(Self.config(changes))
       try SafetensorsWriter.write(entries, to: path)
-      let error = #expect(throws: TensorFileError.self) {
+      let error = #expect(throws: FileError.self) {
         try LlamaWeights(huggingFace: folder.path)
       }
       #expect(error?.description.contains(text) == true, "\(error?.description ?? "")")

@@ -1,5 +1,6 @@
-import LanguageModel
-import Tensors
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
 import TestSupport
 import Testing
 

@@ -1,7 +1,7 @@
 import Foundation
-import LanguageModel
-import StrictJSON
-import Tensors
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
 import TestSupport
 import Testing
 
@@ -166,7 +166,7 @@ struct TokenizerTests {
     func expectFault(_ text: String, _ change: (inout GGUFWriter) -> Void) {
       var writer = Self.file(tokens: ["a", "b", "ab"], merges: ["a b"])
       change(&writer)
-      let error = #expect(throws: TensorFileError.self) {
+      let error = #expect(throws: FileError.self) {
         try Tokenizer(try gguf(writer.bytes()))
       }
       #expect(error?.description.contains(text) == true, "\(error?.description ?? "")")

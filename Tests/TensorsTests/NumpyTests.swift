@@ -1,4 +1,5 @@
-import Tensors
+import GranuleFiles
+import GranuleTensors
 import Testing
 
 @Suite("NumPy files")
@@ -39,7 +40,7 @@ struct NumpyTests {
       ("__import__('os')", "no dictionary"), ("", "no dictionary"),
     ])
   func malformed(header: String, naming: String) {
-    let error = #expect(throws: TensorFileError.self) {
+    let error = #expect(throws: FileError.self) {
       try NumpyFile(file(header: header, data: [0, 0, 0, 0]))
     }
     #expect(error?.description.contains(naming) == true, "\(String(describing: error))")
@@ -53,7 +54,7 @@ struct NumpyTests {
     for count in 0..<whole.bytes.count {
       let part = FileBytes.copy(
         UnsafeRawBufferPointer(rebasing: whole.bytes[..<count]), named: "cut")
-      #expect(throws: TensorFileError.self) { try NumpyFile(part) }
+      #expect(throws: FileError.self) { try NumpyFile(part) }
     }
   }
 }

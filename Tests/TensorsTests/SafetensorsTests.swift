@@ -1,5 +1,6 @@
 import Foundation
-import Tensors
+import GranuleFiles
+import GranuleTensors
 import TestSupport
 import Testing
 
@@ -15,8 +16,8 @@ struct SafetensorsTests {
 
   func writeExample() throws {
     let floats = FloatStorage([1, -2.5, Float.leastNonzeroMagnitude, 0, 5, 6])
-    try [Int64(-1), 1 << 40].withBytes { (integers) throws(TensorFileError) in
-      try [UInt16(0x3C00), 0xC100].withBytes { (halves) throws(TensorFileError) in
+    try [Int64(-1), 1 << 40].withBytes { (integers) throws(FileError) in
+      try [UInt16(0x3C00), 0xC100].withBytes { (halves) throws(FileError) in
         try SafetensorsWriter.write(
           [
             .init("halves", .float16, [2], halves), .init("floats", [2, 3], floats),
@@ -40,9 +41,9 @@ struct SafetensorsTests {
         ])
       #expect(try read.tensor("halves").float32().array == [1, -2.5])
       #expect(try read.tensor("integers").integers() == [-1, 1 << 40])
-      #expect(throws: TensorFileError.self) { try read.tensor("integers").float32() }
-      #expect(throws: TensorFileError.self) { try read.tensor("floats").integers() }
-      let error = #expect(throws: TensorFileError.self) { try read.tensor("other") }
+      #expect(throws: FileError.self) { try read.tensor("integers").float32() }
+      #expect(throws: FileError.self) { try read.tensor("floats").integers() }
+      let error = #expect(throws: FileError.self) { try read.tensor("other") }
       #expect(error?.description.contains("floats") == true)
       for tensor in read.tensors {
         let address = UInt(bitPattern: tensor.bytes.baseAddress)
@@ -58,7 +59,7 @@ struct SafetensorsTests {
     for count in 0..<whole.bytes.count {
       let part = FileBytes.copy(
         UnsafeRawBufferPointer(rebasing: whole.bytes[..<count]), named: "cut")
-      #expect(throws: TensorFileError.self) { try SafetensorsFile(part) }
+      #expect(throws: FileError.self) { try SafetensorsFile(part) }
     }
     var generator = SeededGenerator(seed: 17)
     var refused = 0
@@ -69,7 +70,7 @@ struct SafetensorsTests {
           in: 0...255, using: &generator)
       }
       let damaged = bytes.withBytes { FileBytes.copy($0, named: "damaged") }
-      do throws(TensorFileError) {
+      do throws(FileError) {
         for tensor in try SafetensorsFile(damaged).tensors {
           #expect(tensor.bytes.count == tensor.count * tensor.type.byteCount)
         }
@@ -83,7 +84,7 @@ struct SafetensorsTests {
   @Test("that cannot be written leave nothing behind, and say why")
   func unwritable() throws {
     let target = "\(folder.path)/no/such/folder.safetensors"
-    let error = #expect(throws: TensorFileError.self) {
+    let error = #expect(throws: FileError.self) {
       try SafetensorsWriter.write([.init("a", [1], FloatStorage([1]))], to: target)
     }
     #expect(error?.description.contains("No such file") == true)
@@ -94,7 +95,7 @@ struct SafetensorsTests {
       { try SafetensorsWriter.write([.init("a", [1], FloatStorage([1]))], to: null) },
       { try DurableFile.replace(null, with: "text") },
     ] as [() throws -> Void] {
-      let error = #expect(throws: TensorFileError.self) { try write() }
+      let error = #expect(throws: FileError.self) { try write() }
       #expect(error?.description.contains("not a regular file") == true)
       #expect(try FileManager.default.destinationOfSymbolicLink(atPath: null) == "/dev/null")
     }
@@ -113,7 +114,7 @@ struct SafetensorsTests {
       try SafetensorsFile(FileBytes.read(path)).tensor("a").float32().array[7]
     }
     try write(1)
-    #expect(throws: TensorFileError.self) { try write(2, shouldStop: true) }
+    #expect(throws: FileError.self) { try write(2, shouldStop: true) }
     #expect(try value() == 1)
     try write(3)
     #expect(try value() == 3)
@@ -131,14 +132,14 @@ struct SafetensorsTests {
     let pipe = "\(folder.path)/pipe"
     #expect(mkfifo(pipe, 0o600) == 0)
     for (path, naming) in [(pipe, "regular file"), (folder.path, "regular file")] {
-      let error = #expect(throws: TensorFileError.self) { try FileBytes.read(path) }
+      let error = #expect(throws: FileError.self) { try FileBytes.read(path) }
       #expect(error?.description.contains(naming) == true)
-      #expect(throws: TensorFileError.self) { try FileBytes.map(path) }
+      #expect(throws: FileError.self) { try FileBytes.map(path) }
     }
     let sparse = "\(folder.path)/sparse"
     #expect(FileManager.default.createFile(atPath: sparse, contents: nil))
     #expect(truncate(sparse, 4 << 40) == 0)
-    let error = #expect(throws: TensorFileError.self) { try FileBytes.read(sparse) }
+    let error = #expect(throws: FileError.self) { try FileBytes.read(sparse) }
     #expect(error?.description.contains("memory") == true)
   }
 }

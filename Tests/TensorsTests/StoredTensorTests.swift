@@ -1,4 +1,5 @@
-import Tensors
+import GranuleFiles
+import GranuleTensors
 import TestSupport
 import Testing
 
@@ -13,9 +14,9 @@ struct StoredTensorTests {
   ) -> StoredTensor {
     StoredTensor(
       name: "t", file: "f", type: .float32, shape: shape, order: order, isBigEndian: isBigEndian
-    ) { () throws(TensorFileError) in
+    ) { () throws(FileError) in
       var next = 0
-      return { (buffer) throws(TensorFileError) in
+      return { (buffer) throws(FileError) in
         for place in 0..<buffer.count / 4 {
           let bits = Float(next % 16_777_216).bitPattern
           buffer.storeBytes(
@@ -63,8 +64,8 @@ struct StoredTensorTests {
   func notFinite() {
     func tensor(_ order: StoredTensor.Order) -> StoredTensor {
       StoredTensor(name: "t", file: "f", type: .float32, shape: [2, 3], order: order) {
-        () throws(TensorFileError) in
-        { (buffer) throws(TensorFileError) in
+        () throws(FileError) in
+        { (buffer) throws(FileError) in
           for place in 0..<6 {
             buffer.storeBytes(
               of: place == 4 ? Float.nan : 1, toByteOffset: 4 * place, as: Float.self)
@@ -73,7 +74,7 @@ struct StoredTensorTests {
       }
     }
     for (order, place) in [(StoredTensor.Order.rowMajor, "[1, 1]"), (.columnMajor, "[0, 2]")] {
-      let error = #expect(throws: TensorFileError.self) {
+      let error = #expect(throws: FileError.self) {
         try tensor(order).matrix(shape: [2, 3], transposed: true)
       }
       #expect(error?.description.contains("tensor t: \(place) is nan") == true)
@@ -85,7 +86,7 @@ struct StoredTensorTests {
     var told: [Double] = []
     let progress = TransferProgress(
       total: 1 << 25, onProgress: { told.append($0) }, shouldStop: { told.count == 2 })
-    let error = #expect(throws: TensorFileError.self) {
+    let error = #expect(throws: FileError.self) {
       try tensor([8, 1 << 20]).matrix(shape: [8, 1 << 20], transposed: false, progress: progress)
     }
     #expect(error?.description == "f: was interrupted")
@@ -95,10 +96,10 @@ struct StoredTensorTests {
   @Test("of more elements than memory can hold is refused, not asked for")
   func tooLarge() {
     let huge = [1 << 30, 1 << 29]
-    #expect(throws: TensorFileError.self) {
+    #expect(throws: FileError.self) {
       try tensor(huge).matrix(shape: huge, transposed: false)
     }
-    #expect(throws: TensorFileError.self) { try tensor([1 << 40]).vector(count: 1 << 40) }
-    #expect(throws: TensorFileError.self) { try tensor([1 << 40]).loaded() }
+    #expect(throws: FileError.self) { try tensor([1 << 40]).vector(count: 1 << 40) }
+    #expect(throws: FileError.self) { try tensor([1 << 40]).loaded() }
   }
 }

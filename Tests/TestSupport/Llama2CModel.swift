@@ -1,17 +1,18 @@
-public import LanguageModel
-public import Tensors
+public import GranuleFiles
+public import GranuleLanguageModel
+internal import GranuleTensors
 
 /// A model in llama2.c's format: seven int32 (d_model, feed-forward width, blocks, heads, key/value
 /// heads, vocabulary, context), then float32 tensors, each of all blocks together.
 public enum Llama2CModel {
   /// The model in a file.
   ///
-  /// - Throws: `TensorFileError` where the file cannot be read or has another length than its header
+  /// - Throws: `FileError` where the file cannot be read or has another length than its header
   ///   says.
-  public static func weights(_ path: String) throws(TensorFileError) -> LlamaWeights {
+  public static func weights(_ path: String) throws(FileError) -> LlamaWeights {
     let file = try FileBytes.read(path)
     let bytes = file.bytes
-    guard bytes.count >= 28 else { throw TensorFileError(file: path, fault: "has no header") }
+    guard bytes.count >= 28 else { throw FileError(file: path, fault: "has no header") }
     let header = (0..<7).map { Int(bytes.loadUnaligned(fromByteOffset: $0 * 4, as: Int32.self)) }
     let (d, feedForward, blocks, heads, keyValueHeads) = (
       header[0], header[1], header[2], header[3], header[4]
@@ -20,16 +21,16 @@ public enum Llama2CModel {
     let (vocabulary, tied) = (abs(header[5]), header[5] > 0)
     let head = d / heads
     var next = 28
-    func storage(_ count: Int) throws(TensorFileError) -> FloatStorage {
+    func storage(_ count: Int) throws(FileError) -> FloatStorage {
       let end = next + 4 * count
-      guard end <= bytes.count else { throw TensorFileError(file: path, fault: "is too short") }
+      guard end <= bytes.count else { throw FileError(file: path, fault: "is too short") }
       let result = FloatStorage(count: count)
       UnsafeMutableRawPointer(result.pointer)
         .copyMemory(from: bytes.baseAddress! + next, byteCount: 4 * count)
       next = end
       return result
     }
-    func storages(_ count: Int) throws(TensorFileError) -> [FloatStorage] {
+    func storages(_ count: Int) throws(FileError) -> [FloatStorage] {
       var result: [FloatStorage] = []
       for _ in 0..<blocks { result.append(try storage(count)) }
       return result
@@ -48,7 +49,7 @@ public enum Llama2CModel {
     // Tables of rotary embedding, which models compute themselves.
     _ = try storage(header[6] * head)
     let output = tied ? embedding : try storage(vocabulary * d)
-    guard next == bytes.count else { throw TensorFileError(file: path, fault: "is too long") }
+    guard next == bytes.count else { throw FileError(file: path, fault: "is too long") }
     return LlamaWeights(
       configuration: LlamaConfiguration(
         blocks: blocks, dModel: d, feedForward: feedForward, heads: heads,

@@ -1,5 +1,6 @@
 internal import Foundation
-internal import Tensors
+internal import GranuleFiles
+internal import GranuleTensors
 
 /// Writes a `.npy` file of float32, as NumPy does.
 ///

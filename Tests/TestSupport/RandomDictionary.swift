@@ -1,5 +1,5 @@
-public import SparseAutoencoder
-internal import Tensors
+public import GranuleDictionary
+internal import GranuleTensors
 
 /// A small fast generator (SplitMix64) whose seed tests print and replay.
 public struct SeededGenerator: RandomNumberGenerator {

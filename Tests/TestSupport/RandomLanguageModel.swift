@@ -1,5 +1,5 @@
-public import LanguageModel
-internal import Tensors
+public import GranuleLanguageModel
+internal import GranuleTensors
 
 extension LlamaWeights {
   /// A small model of random weights, its output head apart from its embedding.

@@ -1,6 +1,6 @@
 internal import Glibc
-public import LanguageModel
-internal import Tensors
+public import GranuleLanguageModel
+internal import GranuleTensors
 
 /// A Llama-family model written plainly, in double precision, one sequence at a time: the oracle of
 /// `LanguageModel`.

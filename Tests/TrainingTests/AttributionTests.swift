@@ -1,9 +1,10 @@
-import LanguageModel
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 @Suite("Attribution")
 struct AttributionTests {

@@ -1,7 +1,7 @@
+import GranuleTensors
+import GranuleTraining
 import TestSupport
-import Tensors
 import Testing
-import Training
 
 @Suite("The order of tokens")
 struct BatchSamplerTests {

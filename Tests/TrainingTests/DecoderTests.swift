@@ -1,8 +1,8 @@
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleTensors
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 @Suite("What a decoder's rows tell")
 struct DecoderTests {

@@ -1,12 +1,12 @@
 import Foundation
-import LanguageModel
-import ModelRepository
-import SparseAutoencoder
-import StrictJSON
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleRepository
+import GranuleTensors
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 extension DistillationTests {
   private func copyActivations(to name: String) throws -> [String] {

@@ -1,11 +1,11 @@
 import Foundation
-import LanguageModel
-import SparseAutoencoder
-import StrictJSON
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 @Suite("A distillation")
 struct DistillationTests {

@@ -1,10 +1,10 @@
 import Foundation
-import SparseAutoencoder
-import StrictJSON
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleTensors
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 extension TrainerTests {
   func checkpoints(_ run: String) -> [String] {

@@ -1,5 +1,5 @@
+import GranuleTraining
 import Testing
-import Training
 
 @Suite("Divergence")
 struct DivergenceTests {

@@ -1,8 +1,9 @@
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleTensors
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 /// What NumPy and SciPy found of a small dictionary: see Fixtures/make_evaluation.py.
 struct EvaluationFixture {

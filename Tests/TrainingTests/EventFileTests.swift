@@ -1,8 +1,8 @@
 import Foundation
-import StrictJSON
+import GranuleFiles
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 @Suite("TensorBoard's event files")
 struct EventFileTests {

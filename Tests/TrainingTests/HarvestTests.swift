@@ -1,11 +1,11 @@
-import CKernels
+import CGranuleKernels
 import Foundation
-import LanguageModel
-import StrictJSON
-import Tensors
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 @Suite("A harvest")
 struct HarvestTests {
@@ -172,7 +172,7 @@ struct HarvestTests {
   func writeFailure() throws {
     let obstacle = "\(folder.path)/out/layer-1/.shard-00001.safetensors.new"
     try Folder.make(obstacle)
-    let error = #expect(throws: TensorFileError.self) {
+    let error = #expect(throws: FileError.self) {
       try ActivationHarvester(configuration("out")).harvest()
     }
     #expect(error?.description.contains("shard-00001") == true)
@@ -278,10 +278,10 @@ struct HarvestTests {
           * Float(sign: .plus, exponent: .random(in: -26...13, using: &generator), significand: 1)
       }
       var halves = [UInt16](repeating: 0, count: count)
-      #expect(granule_float16_from_float32(values, &halves, count) == count)
+      #expect(gk_float16_from_float32(values, &halves, count) == count)
       #expect(halves == values.map { Float16($0).bitPattern }, "seed \(seed)")
       values[count / 2] = [.nan, .infinity, -65_520].randomElement(using: &generator) ?? 0
-      #expect(granule_float16_from_float32(values, &halves, count) == count / 2)
+      #expect(gk_float16_from_float32(values, &halves, count) == count / 2)
     }
   }
 }

@@ -1,9 +1,8 @@
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleTensors
 import TestSupport
 import Testing
-
-@testable import Training
+@testable import GranuleTraining
 
 @Suite("Ordering latents")
 struct LatentOrderingTests {

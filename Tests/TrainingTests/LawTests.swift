@@ -1,6 +1,5 @@
 import Testing
-
-@testable import Training
+@testable import GranuleTraining
 
 @Suite("Fitted laws")
 struct LawTests {

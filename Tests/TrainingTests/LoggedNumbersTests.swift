@@ -1,8 +1,8 @@
 import Foundation
-import StrictJSON
+import GranuleFiles
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 /// The scalars of an event file: by step and tag, as TensorBoard would show them.
 private func scalars(ofEventFile path: String) throws -> [(step: Int, tag: String, value: Float)] {

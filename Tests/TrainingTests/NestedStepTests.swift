@@ -1,9 +1,10 @@
 import Glibc
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleFiles
+import GranuleTensors
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 /// Problems on which a step is checked: sizes that are no multiple of any block, several
 /// granularities, dead latents.

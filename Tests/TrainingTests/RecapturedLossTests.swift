@@ -1,9 +1,9 @@
-import LanguageModel
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleLanguageModel
+import GranuleTensors
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 @Suite("Recaptured loss")
 struct RecapturedLossTests {

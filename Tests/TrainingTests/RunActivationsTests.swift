@@ -1,7 +1,7 @@
 import Foundation
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 extension TrainerTests {
   /// A file of `sequences` sequences of 21 positions, d_model 16.

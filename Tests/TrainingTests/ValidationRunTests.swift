@@ -1,9 +1,9 @@
 import Foundation
-import SparseAutoencoder
-import StrictJSON
+import GranuleDictionary
+import GranuleFiles
+import GranuleTraining
 import TestSupport
 import Testing
-import Training
 
 extension TrainerTests {
   private func heldOutLines(_ run: String) throws -> [JSONValue] {

@@ -1,5 +1,5 @@
+import GranuleWire
 import Testing
-import Wire
 
 /// Rows of latents and values.
 private typealias Codes = [[UInt32: Float]]

@@ -1,5 +1,5 @@
+import GranuleWire
 import Testing
-import Wire
 
 @Suite struct FrameDecoderTests {
   /// A length and as many bytes, each of the given value.

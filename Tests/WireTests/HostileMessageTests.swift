@@ -1,5 +1,5 @@
+import GranuleWire
 import Testing
-import Wire
 
 /// Tag, length and bytes of a length-delimited field.
 func field(_ number: Int, _ bytes: [UInt8]) -> [UInt8] {

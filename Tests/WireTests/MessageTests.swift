@@ -1,5 +1,5 @@
+import GranuleWire
 import Testing
-import Wire
 
 /// Reads a request back from its own frame.
 func reread(_ request: Request, memoryBytesMax: Int = 1 << 20) throws -> ReceivedRequest {

@@ -1,5 +1,5 @@
+import GranuleWire
 import Testing
-import Wire
 
 @Suite struct ValidationTests {
   func error(_ body: Request.Body) throws -> ServerError? {

@@ -1,9 +1,10 @@
 import ArgumentParser
 import Foundation
-import SparseAutoencoder
-import StrictJSON
-import Tensors
-import Training
+import GranuleDictionary
+import GranuleFiles
+import GranuleTensors
+import GranuleThreads
+import GranuleTraining
 
 struct BenchEncodeCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(

@@ -1,8 +1,9 @@
 import ArgumentParser
 import Foundation
-import LanguageModel
-import StrictJSON
-import Tensors
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
+import GranuleThreads
 
 struct BenchModelCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(

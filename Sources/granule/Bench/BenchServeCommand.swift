@@ -1,8 +1,8 @@
 import ArgumentParser
-import Client
-import StrictJSON
-import Tensors
-import Wire
+import GranuleClient
+import GranuleFiles
+import GranuleTensors
+import GranuleWire
 
 /// `granule bench serve`: what a server gives under more load than it can take.
 struct BenchServeCommand: AsyncParsableCommand {

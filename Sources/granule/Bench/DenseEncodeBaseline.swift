@@ -1,8 +1,10 @@
-import CKernels
+import GranuleBLAS
+import CGranuleKernels
 import COpenBLAS
-import LanguageModel
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleLanguageModel
+import GranuleTensors
+import GranuleThreads
 
 /// What encoding is measured against: every pre-activation by OpenBLAS, then the k largest of each
 /// row, on the same number of threads.
@@ -176,7 +178,7 @@ final class DenseEncodeBaseline {
         UnsafeMutableRawPointer(maxima + block * width).storeBytes(
           of: largest, as: SIMD16<Float>.self)
       }
-      floor = max(floor, granule_kth_largest_positive(maxima, blocks * width, k))
+      floor = max(floor, gk_kth_largest_positive(maxima, blocks * width, k))
       for group in 0..<blocks * width where maxima[group] >= floor {
         let first = group / width * width * width + group % width
         for latent in stride(from: first, to: first + width * width, by: width) {
@@ -185,11 +187,11 @@ final class DenseEncodeBaseline {
       }
       consider(blocks * width * width..<granularity, floor)
     } else {
-      floor = max(floor, granule_kth_largest_positive(row, granularity, k))
+      floor = max(floor, gk_kth_largest_positive(row, granularity, k))
       consider(0..<granularity, floor)
     }
     var kth: Float = 0
-    let kept = granule_keep_largest(
+    let kept = gk_keep_largest(
       scratch.values.pointer, scratch.latents, candidates, k, &kth)
     latents.update(from: scratch.latents, count: kept)
     values.update(from: scratch.values.pointer, count: kept)

@@ -1,6 +1,6 @@
 import Foundation
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleTensors
 
 /// Measures encoding of a dictionary's activations, and the dense baseline's, in turns.
 struct EncodeBenchmark {

@@ -1,6 +1,6 @@
-import CKernels
-import SparseAutoencoder
-import Tensors
+import CGranuleKernels
+import GranuleDictionary
+import GranuleTensors
 
 /// Whether the encoder and the baseline find the same latents active.
 struct EncodeComparison {
@@ -24,7 +24,7 @@ struct EncodeComparison {
     let dModel = dictionary.dModel
     let squaredNorm = (0..<dictionary.latents).reduce(Float(0)) { largest, latent in
       let row = dictionary.encoderWeights.pointer + latent * dModel
-      return max(largest, granule_dot(row, row, dModel))
+      return max(largest, gk_dot(row, row, dModel))
     }
     // Errors of d roundings add up like a random walk's steps; 4 deviations on each side.
     rounding = 8 * Float(dModel).squareRoot() * 0x1p-24 * squaredNorm.squareRoot()

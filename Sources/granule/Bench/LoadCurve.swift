@@ -1,4 +1,4 @@
-import StrictJSON
+import GranuleFiles
 
 /// What a server gave at each load that it was offered: as a table, JSON and a picture.
 struct LoadCurve {

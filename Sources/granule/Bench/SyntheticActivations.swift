@@ -1,6 +1,7 @@
 import Foundation
-import SparseAutoencoder
-import Tensors
+import GranuleDictionary
+import GranuleTensors
+import GranuleThreads
 
 /// A random dictionary with activations for it, for measurements: the same seed gives the same.
 struct SyntheticActivations {

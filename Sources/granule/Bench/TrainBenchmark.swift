@@ -1,7 +1,8 @@
 import Foundation
-import SparseAutoencoder
-import Tensors
-import Training
+import GranuleDictionary
+import GranuleFiles
+import GranuleTensors
+import GranuleTraining
 
 /// Training steps, timed, or their losses.
 final class TrainBenchmark {

@@ -1,5 +1,5 @@
-import StrictJSON
-import Training
+import GranuleFiles
+import GranuleTraining
 
 /// What several evaluated dictionaries tell together.
 struct DictionaryComparison {

@@ -1,6 +1,6 @@
-import SparseAutoencoder
-import StrictJSON
-import Training
+import GranuleDictionary
+import GranuleFiles
+import GranuleTraining
 
 /// Everything that `granule evaluate` found of one dictionary.
 struct DictionaryReport {

@@ -1,10 +1,10 @@
 import ArgumentParser
 import Foundation
-import LanguageModel
-import SparseAutoencoder
-import StrictJSON
-import Tensors
-import Training
+import GranuleDictionary
+import GranuleFiles
+import GranuleLanguageModel
+import GranuleTensors
+import GranuleTraining
 
 struct EvaluateCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(

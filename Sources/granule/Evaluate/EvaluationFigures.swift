@@ -1,5 +1,5 @@
 import Foundation
-import Training
+import GranuleTraining
 
 /// The figures of `granule evaluate --html`.
 struct EvaluationFigures {

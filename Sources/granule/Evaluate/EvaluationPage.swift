@@ -1,6 +1,6 @@
 import Foundation
-import StrictJSON
-import Training
+import GranuleFiles
+import GranuleTraining
 
 /// What `granule evaluate` found, as one HTML page that needs nothing else: tables, figures as SVG
 /// that can be saved one by one, and all numbers as JSON.

@@ -1,4 +1,4 @@
-import Training
+import GranuleTraining
 
 /// The tables of `granule evaluate`, the same on a terminal and in a page.
 struct EvaluationTables {

@@ -1,0 +1,110 @@
+internal import Glibc
+package import GranuleFiles
+package import GranuleTensors
+
+/// What other libraries do beside a product and a comparison, written into the weights: outputs stay
+/// the same but for rounding.
+extension SparseAutoencoder.Parts {
+  private var dModel: Int { decoderBias.count }
+
+  /// Pre-activations that are multiplied by ‖W_dec[j]‖ before the selection, and divided by it when
+  /// decoding: encoder rows and biases longer by the norm, decoder rows of unit norm. Thresholds are
+  /// of the products already. A latent whose row is zero stays without effect.
+  ///
+  /// - Parameter tensor: the decoder's, for messages.
+  /// - Throws: `FileError` where a scaled weight overflows float32.
+  package func foldDecoderNorms(tensor: StoredTensor) throws(FileError) {
+    for latent in 0..<encoderBias.count {
+      let row = decoderWeights.pointer + latent * dModel
+      var squares = 0.0
+      for i in 0..<dModel { squares += Double(row[i]) * Double(row[i]) }
+      let norm = squares.squareRoot()
+      let factor = Float(norm)
+      // A row of zeros writes nothing, whatever its latent's value.
+      if norm > 0 { for i in 0..<dModel { row[i] = Float(Double(row[i]) / norm) } }
+      guard scaleEncoder(latent, by: factor) else {
+        throw tensor.fault(
+          "[\(latent)] has norm \(norm): the encoder's row, scaled by it, overflows float32")
+      }
+    }
+  }
+
+  /// Gates: a latent has the value ReLU(exp(r_j) u_j + b_mag) where u_j + b_gate > 0, u being
+  /// W_enc x. That is a threshold: with h = exp(r) u + b_mag, u + b_gate > 0 says h > b_mag − exp(r)
+  /// b_gate (Rajamanoharan et al., Improving Dictionary Learning with Gated Sparse Autoencoders,
+  /// appendix on JumpReLU). The encoder's bias must be b_mag.
+  ///
+  /// - Parameters:
+  ///   - bias: b_gate, [latents]
+  ///   - magnitude: r, [latents]
+  ///   - tensor: that of r, for messages.
+  /// - Throws: `FileError` where a scaled weight overflows float32.
+  package mutating func foldGate(
+    bias: FloatStorage, magnitude: FloatStorage, tensor: StoredTensor
+  ) throws(FileError) {
+    var thresholds: [Float] = []
+    for latent in 0..<encoderBias.count {
+      let factor = exp(Double(magnitude.pointer[latent]))
+      let magnitudeBias = encoderBias.pointer[latent]
+      let threshold = Float(Double(magnitudeBias) - factor * Double(bias.pointer[latent]))
+      let isFinite = scaleEncoder(latent, by: Float(factor), scalesBias: false)
+      guard isFinite, threshold.isFinite else {
+        throw tensor.fault(
+          "[\(latent)] is \(magnitude.pointer[latent]): weights times its exponential overflow "
+            + "float32")
+      }
+      thresholds.append(threshold)
+    }
+    selectionRule = .threshold(thresholds)
+  }
+
+  /// Activations that training multiplied by `scale` first, and reconstructions that it divided by
+  /// it: the encoder longer by it, the decoder and its bias shorter.
+  ///
+  /// - Parameter tensor: the decoder's, for messages.
+  /// - Throws: `FileError` where the factor is not positive, inputs are normalised besides, or
+  ///   a scaled weight overflows float32.
+  package mutating func foldActivationScale(
+    _ scale: Double, tensor: StoredTensor
+  ) throws(FileError) {
+    guard scale.isFinite, scale > 0 else {
+      throw FileError(
+        file: tensor.file, fault: "the activation scale is \(scale), it must be positive")
+    }
+    guard inputNormalization == .none else {
+      throw FileError(
+        file: tensor.file,
+        fault:
+          "has inputs normalised by \(inputNormalization.rawValue): a scale beside has no effect"
+      )
+    }
+    for latent in 0..<encoderBias.count {
+      guard scaleEncoder(latent, by: Float(scale), scalesBias: false) else {
+        throw FileError(
+          file: tensor.file, fault: "the activation scale \(scale) makes W_enc overflow float32")
+      }
+    }
+    for weights in [decoderWeights, decoderBias] {
+      for i in 0..<weights.count {
+        weights.pointer[i] = Float(Double(weights.pointer[i]) / scale)
+        guard weights.pointer[i].isFinite else {
+          throw FileError(
+            file: tensor.file, fault: "the activation scale \(scale) makes W_dec overflow float32")
+        }
+      }
+    }
+    provenance.activationScale = scale
+  }
+
+  /// Whether the row is finite still.
+  private func scaleEncoder(_ latent: Int, by factor: Float, scalesBias: Bool = true) -> Bool {
+    let row = encoderWeights.pointer + latent * dModel
+    var isFinite = true
+    for i in 0..<dModel {
+      row[i] *= factor
+      isFinite = isFinite && row[i].isFinite
+    }
+    if scalesBias { encoderBias.pointer[latent] *= factor }
+    return isFinite && encoderBias.pointer[latent].isFinite
+  }
+}

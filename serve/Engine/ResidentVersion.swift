@@ -1,0 +1,59 @@
+import GranuleDictionary
+import GranuleRepository
+import GranuleWire
+
+/// One version of a model in memory. Whoever computes with it holds it; its memory is freed with
+/// the last of them.
+final class ResidentVersion: Sendable {
+  let version: UInt64
+  let dictionary: SparseAutoencoder
+  let sha256: String
+  /// Latents in its files, of which `dictionary.latents` are in memory.
+  let latents: Int
+
+  init(version: UInt64, _ published: PublishedDictionary) {
+    self.version = version
+    dictionary = published.dictionary
+    sha256 = published.sha256
+    latents = published.latents
+  }
+
+  /// The same version with fewer latents, in memory of its own.
+  init(truncating other: ResidentVersion, to latents: Int) {
+    version = other.version
+    dictionary = other.dictionary.truncated(to: latents)
+    sha256 = other.sha256
+    self.latents = other.latents
+  }
+
+  /// Runs one token through, so that the first request finds everything in place; on this thread
+  /// alone, so that requests are computed meanwhile.
+  ///
+  /// - Throws: an error where the dictionary cannot encode even zeros.
+  func warm() throws {
+    dictionary.prepareEncoder(onAllCores: false)
+    let zeros = [Float](repeating: 0, count: dictionary.dModel)
+    _ = try zeros.withUnsafeBufferPointer {
+      try dictionary.encode(
+        $0, tokens: 1, granularity: dictionary.latents, k: nil, workspace: EncodeWorkspace())
+    }
+  }
+
+  /// What to tell of it.
+  func status(_ state: ModelState) -> ModelVersionStatus {
+    var status = ModelVersionStatus(version: version, state: state)
+    status.dModel = UInt32(dictionary.dModel)
+    status.latents = UInt32(latents)
+    status.residentLatents = UInt32(dictionary.latents)
+    status.residentBytes = UInt64(dictionary.residentBytes.total)
+    status.selectionRule = dictionary.selectionRule.name
+    status.granularities = dictionary.granularities.map {
+      CalibratedGranularity(
+        latents: UInt32($0.latents), k: UInt32($0.k), l0: $0.l0 ?? 0, fvu: $0.fvu ?? 0)
+    }
+    status.languageModel = dictionary.provenance.languageModel
+    status.hook = dictionary.provenance.hook
+    status.sha256 = sha256
+    return status
+  }
+}

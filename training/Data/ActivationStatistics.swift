@@ -1,0 +1,78 @@
+internal import Glibc
+internal import GranuleTensors
+
+/// What training needs to know of activations before it starts.
+struct ActivationStatistics: Equatable {
+  /// The most tokens that are looked at: beyond, the mean's error is far below the data's spread.
+  static let tokensMax = 1 << 18
+
+  /// Mean of each dimension, raw: [d_model]
+  var mean: [Float]
+  /// Standard deviation of each dimension, raw: [d_model]
+  var deviation: [Float]
+  /// √d_model / mean ‖x‖: activations times this have norm √d_model on average.
+  var scale: Double
+
+  /// Measures `dataset`, or `tokensMax` of its tokens at even distances.
+  ///
+  /// - Throws: `TrainingError` naming the first token that is not finite, or where all are the same.
+  init(_ dataset: ActivationDataset) throws(TrainingError) {
+    let (mean, deviation, meanNorm, variance) = try Self.measure(dataset)
+    guard variance > 0 else {
+      throw TrainingError(
+        "\(dataset.paths[0]): every activation is the same, there is nothing to learn")
+    }
+    self.mean = mean
+    self.deviation = deviation
+    scale = Double(dataset.dModel).squareRoot() / meanNorm
+  }
+
+  /// Looks at a dataset as `init` does.
+  ///
+  /// - Throws: `TrainingError` naming the first token that is not finite.
+  static func measure(
+    _ dataset: ActivationDataset
+  ) throws(TrainingError) -> (
+    mean: [Float], deviation: [Float], meanNorm: Double, variance: Double
+  ) {
+    let dModel = dataset.dModel
+    let count = min(dataset.tokens, tokensMax)
+    let row = FloatStorage(count: dModel)
+    var sums = [Double](repeating: 0, count: dModel)
+    var squareSums = [Double](repeating: 0, count: dModel)
+    var (norms, squaredNorms) = (0.0, 0.0)
+    for sample in 0..<count {
+      let token = dataset.tokens * sample / count
+      dataset.copyToken(token, into: row.pointer)
+      var squares = 0.0
+      for i in 0..<dModel {
+        let value = Double(row.pointer[i])
+        sums[i] += value
+        squareSums[i] += value * value
+        squares += value * value
+      }
+      guard squares.isFinite else {
+        throw TrainingError("\(dataset.describe(token: token)): the activation is not finite")
+      }
+      norms += squares.squareRoot()
+      squaredNorms += squares
+    }
+    let mean = sums.map { $0 / Double(count) }
+    let variance = squaredNorms / Double(count) - mean.reduce(0) { $0 + $1 * $1 }
+    // What is less than the rounding of sums this long is none.
+    let least = 1e-12 * squaredNorms / Double(count)
+    let deviation = zip(squareSums, mean).map {
+      Float(max($0 / Double(count) - $1 * $1, 0).squareRoot())
+    }
+    return (
+      mean.map { Float($0) }, deviation, norms / Double(count), variance > least ? variance : 0
+    )
+  }
+
+  /// As a checkpoint stored them.
+  init(mean: [Float], deviation: [Float], scale: Double) {
+    self.mean = mean
+    self.deviation = deviation
+    self.scale = scale
+  }
+}

@@ -1,0 +1,80 @@
+internal import Dispatch
+package import GranuleTensors
+
+/// Reads batches ahead on a thread of its own, so that a step does not wait for the disk.
+package final class BatchPrefetcher {
+  /// A step's tokens.
+  package struct Batch {
+    /// [tokens, d_model], scaled; valid until the next batch is asked for.
+    package var activations: FloatStorage
+    /// In the dataset.
+    package var indices: [Int]
+    /// How long the step had to wait for it.
+    package var secondsWaited: Double
+  }
+
+  /// Batches that are read ahead.
+  private static let ahead = 2
+  /// Batches in memory.
+  static let batches = ahead + 1
+
+  /// What the reading thread fills.
+  private final class Slot: @unchecked Sendable {
+    // Unchecked: filled by the reading thread before `filled` is signalled, used by the trainer after
+    // it has waited for that and until it asks for the slot to be filled again.
+
+    let activations: FloatStorage
+    var indices: [Int] = []
+    let filled = DispatchSemaphore(value: 0)
+
+    init(count: Int) { activations = FloatStorage(count: count) }
+  }
+
+  private final class Reader: @unchecked Sendable {
+    // Unchecked: used on the serial queue only.
+
+    var sampler: BatchSampler
+
+    init(_ sampler: BatchSampler) { self.sampler = sampler }
+  }
+
+  private let queue = DispatchQueue(label: "granule.batches", qos: .userInitiated)
+  private let reader: Reader
+  private let slots: [Slot]
+  private var step: Int
+  private let steps: Int
+
+  /// Begins to read the batches of the steps `step` ..< `steps`.
+  package init(_ sampler: BatchSampler, batchTokens: Int, step: Int, steps: Int) {
+    reader = Reader(sampler)
+    slots = (0..<Self.batches).map { _ in
+      Slot(count: batchTokens * sampler.dataset.dModel)
+    }
+    self.step = step
+    self.steps = steps
+    for number in step..<step + Self.ahead { read(number) }
+  }
+
+  /// The next step's batch.
+  package func next() -> Batch {
+    let slot = slots[step % slots.count]
+    let clock = ContinuousClock()
+    let start = clock.now
+    slot.filled.wait()
+    let waited = (clock.now - start) / .seconds(1)
+    // The slot of the step before, which is done.
+    read(step + Self.ahead)
+    step += 1
+    return Batch(
+      activations: slot.activations, indices: slot.indices, secondsWaited: waited)
+  }
+
+  private func read(_ step: Int) {
+    guard step < steps else { return }
+    let (slot, reader) = (slots[step % slots.count], reader)
+    queue.async {
+      slot.indices = reader.sampler.read(step: step, into: slot.activations)
+      slot.filled.signal()
+    }
+  }
+}

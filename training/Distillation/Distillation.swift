@@ -1,0 +1,481 @@
+internal import Glibc
+public import GranuleDictionary
+internal import GranuleFiles
+internal import GranuleLanguageModel
+internal import GranuleRepository
+internal import GranuleTensors
+
+/// Attribution-guided distillation of a nested dictionary (Martin-Linares & Ling, arXiv 2512.24975).
+///
+/// A cycle trains a dictionary that begins with the core so far; attributes the language model's loss
+/// to the latents of the innermost granularity; selects the fewest that have a fixed share of it; and
+/// hands only their encoder vectors on. Everything is in the distillation's folder:
+///
+/// - `distillation.json`: every option;
+/// - `cycle-N/`: a training run, with `attribution.safetensors`, `selected-core/` (a dictionary of the
+///   latents selected) and, once all of it is there, `cycle.json`;
+/// - `core/`: the final core.
+///
+/// What is on the disk is not done again: training goes on from its last checkpoint.
+public final class Distillation {
+  /// Where a distillation stands.
+  public struct Progress: Sendable {
+    /// What is being done.
+    public enum Phase: Sendable {
+      /// The cycle's dictionary is being trained.
+      case training(Trainer.Progress)
+      /// Its latents are being attributed: the share done.
+      case attribution(Double)
+    }
+    /// From 1.
+    public var cycle: Int
+    /// Number of cycles.
+    public var cycles: Int
+    /// What is being done.
+    public var phase: Phase
+    /// The share done of all cycles, 0 … 1.
+    public var fraction: Double
+    /// Seconds left, at the rate of this process.
+    public var secondsLeft: Double
+  }
+
+  /// How a call ended.
+  public enum Outcome: Sendable {
+    /// The final core is in the folder's `core`.
+    case finished(core: SparseAutoencoder)
+    /// Stopped as asked, in this cycle.
+    case interrupted(cycle: Int)
+  }
+
+  /// The folder within a distillation that holds the final core.
+  public static let coreFolderName = "core"
+  private static let selectedFolderName = "selected-core"
+  private static let attributionFileName = "attribution.safetensors"
+
+  /// What is distilled.
+  public let configuration: DistillationConfiguration
+  /// The cycles that are done.
+  public private(set) var cycles: [DistillationCycle]
+  /// The block before which the language model is spliced.
+  public var layer: Int { source.layer }
+  /// The language model's name.
+  public var languageModel: String { source.modelName }
+  private let folder: String
+  private let source: HarvestSource
+  private var lock: RunLock?
+
+  /// Begins a distillation in a new folder. All that can be wrong is looked at before.
+  ///
+  /// - Throws: `TrainingError`, `FileError` or `LanguageModelError` where the configuration,
+  ///   the activations, the language model, the text or a starting core cannot be used or do not
+  ///   belong together, or the folder holds a distillation already.
+  public init(_ configuration: DistillationConfiguration, folder: String) throws {
+    guard access("\(folder)/\(DistillationConfiguration.fileName)", F_OK) != 0 else {
+      throw TrainingError(
+        "\(folder) holds a distillation already: continue it with --resume, or choose another --out"
+      )
+    }
+    var configuration = configuration
+    configuration.training.activations = configuration.training.activations.map(Folder.absolute)
+    configuration.training.core =
+      configuration.training.core.isEmpty ? "" : Folder.absolute(configuration.training.core)
+    configuration.model = Folder.absolute(configuration.model)
+    configuration.text = configuration.text.map(Folder.absolute)
+    configuration.repository = configuration.repository.map(Folder.absolute)
+    self.folder = folder
+    let activations: ActivationDataset
+    (source, activations) = try Self.check(configuration)
+    try Trainer.check(configuration.training(cycle: 1, core: nil))
+    if configuration.text.isEmpty {
+      try source.checkText()
+      configuration.text = source.text.map { Folder.absolute($0.path) }
+    }
+    configuration.textFiles = try TextFile.read(configuration.text)
+    if let repository = configuration.repository {
+      try Folder.make(repository)
+      guard access(repository, W_OK | X_OK) == 0 else {
+        throw FileError(file: repository, fault: String(cString: strerror(errno)))
+      }
+    }
+    self.configuration = configuration
+    cycles = []
+    try Folder.make(folder)
+    lock = try RunLock(folder)
+    // Before the configuration, with which there is a distillation.
+    try RunActivations(activations).write(to: folder)
+    try configuration.write(to: folder)
+  }
+
+  /// Takes up a distillation where it was left.
+  ///
+  /// - Throws: as `init(_:folder:)`, or where there is none, another process is at it, its files are
+  ///   damaged, or the activations are not those that it was begun on.
+  public init(resuming folder: String) throws {
+    configuration = try DistillationConfiguration(folder: folder)
+    self.folder = folder
+    lock = try RunLock(folder)
+    let activations: ActivationDataset
+    (source, activations) = try Self.check(configuration)
+    try RunActivations.check(activations, of: folder)
+    cycles = []
+    for number in 1...configuration.cycles {
+      let path = Self.cycleFolder(folder, number)
+      guard access("\(path)/\(DistillationCycle.fileName)", F_OK) == 0 else { break }
+      let cycle = try DistillationCycle(folder: path)
+      let expected = cycles.last?.selected.count ?? cycle.coreLatents
+      guard cycle.number == number, cycle.coreLatents == expected,
+        cycle.candidates <= configuration.training.latents
+      else {
+        throw TrainingError(
+          "\(path)/\(DistillationCycle.fileName): does not follow from the cycle before: cycle "
+            + "\(cycle.number), a core of \(cycle.coreLatents), \(cycle.candidates) candidates")
+      }
+      cycles.append(cycle)
+    }
+    if cycles.count < configuration.cycles { try checkText() }
+  }
+
+  private static func cycleFolder(_ folder: String, _ number: Int) -> String {
+    "\(folder)/cycle-\(number)"
+  }
+
+  /// Looks at everything that a distillation needs beside what its first training does.
+  private static func check(
+    _ configuration: DistillationConfiguration
+  ) throws -> (source: HarvestSource, activations: ActivationDataset) {
+    try configuration.validate()
+    let dataset = try ActivationDataset(paths: configuration.training.activations)
+    let source = try HarvestSource(of: dataset)
+    let file = try GGUFFile(path: configuration.model)
+    try source.check(file, path: configuration.model)
+    let shape = try LlamaConfiguration(file)
+    guard shape.dModel == dataset.dModel, (0...shape.blocks).contains(source.layer) else {
+      throw TrainingError(
+        "\(configuration.model): has d_model \(shape.dModel) and \(shape.blocks) blocks, the "
+          + "activations are of d_model \(dataset.dModel), before block \(source.layer)")
+    }
+    let contexts = TextSequences.attributableTokens...max(shape.contextLength, 3)
+    guard contexts.contains(source.context) else {
+      throw TrainingError(
+        "the activations are of sequences of \(source.context) tokens, attribution in "
+          + "\(shape.name) needs \(contexts.lowerBound) … \(contexts.upperBound)")
+    }
+    let text = text(configuration, source)
+    for path in try HarvestConfiguration.textFiles(text) where access(path, R_OK) != 0 {
+      throw TrainingError(
+        "\(path): \(String(cString: strerror(errno))); name text to attribute on with --text")
+    }
+    // Says now, not after a cycle's training, where all the files are empty.
+    try TextSequences.requireAttributableText(
+      text, tokenizer: Tokenizer(file), context: source.context)
+    return (source, dataset)
+  }
+
+  private static func text(
+    _ configuration: DistillationConfiguration, _ source: HarvestSource
+  ) -> [String] {
+    configuration.text.isEmpty ? source.text.map(\.path) : configuration.text
+  }
+
+  /// - Throws: `TrainingError` where the text is not what the distillation was begun on.
+  private func checkText() throws {
+    guard let begun = configuration.textFiles,
+      let change = TextFile.change(from: begun, to: try TextFile.read(configuration.text))
+    else { return }
+    throw TrainingError(
+      "\(folder): the text to attribute on is not that which it was begun on: \(change). Restore it, or "
+        + "begin another distillation")
+  }
+
+  /// Distils to the end, or until told to stop.
+  ///
+  /// - Parameters:
+  ///   - onProgress: called after each step of training and each batch of attribution.
+  ///   - onCycle: told each cycle that this call finishes.
+  ///   - shouldStop: asked as often; true leaves a checkpoint and returns.
+  /// - Throws: as `Trainer.train`, and where attribution finds nothing or a file cannot be written.
+  public func run(
+    onProgress: (Progress) -> Void = { _ in }, onCycle: (DistillationCycle) -> Void = { _ in },
+    shouldStop: () -> Bool = { false }
+  ) throws -> Outcome {
+    defer { lock = nil }
+    var clock = WorkClock(configuration, cyclesDone: cycles.count)
+    for number in cycles.count + 1..<max(configuration.cycles, cycles.count) + 1 {
+      do {
+        guard
+          let cycle = try runCycle(
+            number,
+            onProgress: { phase in
+              let (fraction, secondsLeft) = clock.advance(cycle: number, phase)
+              onProgress(
+                Progress(
+                  cycle: number, cycles: configuration.cycles, phase: phase, fraction: fraction,
+                  secondsLeft: secondsLeft))
+            }, shouldStop: shouldStop)
+        else { return .interrupted(cycle: number) }
+        cycles.append(cycle)
+        onCycle(cycle)
+      } catch is CancellationError {
+        return .interrupted(cycle: number)
+      }
+    }
+    return .finished(core: try finalCore())
+  }
+
+  // MARK: A cycle
+
+  /// nil where it was told to stop while it trained.
+  private func runCycle(
+    _ number: Int, onProgress: (Progress.Phase) -> Void, shouldStop: () -> Bool
+  ) throws -> DistillationCycle? {
+    let run = Self.cycleFolder(folder, number)
+    if !Folder.isFolder("\(run)/\(Trainer.dictionaryFolderName)") {
+      let isNew = access("\(run)/\(TrainingConfiguration.fileName)", F_OK) != 0
+      if isNew {
+        // Every cycle on the same, also where a harvest goes on.
+        try RunActivations.check(
+          ActivationDataset(paths: configuration.training.activations), of: folder)
+      }
+      let trainer =
+        isNew
+        ? try Trainer(
+          configuration.training(
+            cycle: number,
+            core: number > 1
+              ? "\(Self.cycleFolder(folder, number - 1))/\(Self.selectedFolderName)" : nil),
+          run: run)
+        : try Trainer(resuming: run)
+      try checkCore(trainer.configuration, of: run)
+      guard
+        case .finished = try trainer.train(
+          onProgress: { onProgress(.training($0)) }, shouldStop: shouldStop)
+      else { return nil }
+    }
+    let training = try TrainingConfiguration(run: run)
+    try checkCore(training, of: run)
+    let dictionary = try SparseAutoencoder(folder: "\(run)/\(Trainer.dictionaryFolderName)")
+    let attribution = try attribute(
+      dictionary, granularity: training.prefixes[0], run: run, onProgress: onProgress,
+      shouldStop: shouldStop)
+    let selection = try CoreSelection(
+      scores: attribution.scores, coverage: configuration.coverage)
+    let selected = features(selection, attribution, coreLatents: training.coreLatents)
+    guard number == configuration.cycles || selected.count < training.latents else {
+      throw TrainingError(
+        "cycle \(number) selected all \(training.latents) latents, which leaves none to train "
+          + "beside them: begin another distillation with a lower --coverage or a smaller first "
+          + "granularity")
+    }
+    var cycle = DistillationCycle(
+      number: number, coreLatents: training.coreLatents, candidates: attribution.scores.count,
+      selected: selected, kept: selected.count { $0.latent < training.coreLatents },
+      coverageCurve: selection.coverageCurve,
+      rows: dictionary.granularities.map {
+        .init(latents: $0.latents, l0: Double($0.l0 ?? 0), fvu: Double($0.fvu ?? 0))
+      }, attribution: attribution)
+    let totals = try TrainingTotals(run: run)
+    cycle.trainingSeconds = totals.seconds
+    cycle.flooredShare = Double(totals.flooredSteps) / Double(max(totals.steps, 1))
+
+    let core = "\(run)/\(Self.selectedFolderName)"
+    if !Folder.isFolder(core) {
+      let history = cycles.map(\.selected) + [selected]
+      try Self.core(
+        of: selected.map { (number, $0.latent) }, like: dictionary,
+        found: Self.distilled(selected.map(\.id), history), open: { _ in dictionary }
+      ).write(newFolder: core)
+    }
+    if let repository = configuration.repository {
+      let (models, name) = (ModelRepository(path: repository), configuration.publishedName)
+      let folder = "\(run)/\(Trainer.dictionaryFolderName)"
+      // A process that was killed right here may have published it.
+      cycle.publishedVersion = Int(
+        try models.newestVersion(of: name, holding: folder)
+          ?? models.publish(folder: folder, name: name))
+    }
+    try cycle.write(to: run)
+    return cycle
+  }
+
+  /// - Throws: `TrainingError` where a cycle's run has another core than the cycle before selected.
+  private func checkCore(_ training: TrainingConfiguration, of run: String) throws(TrainingError) {
+    guard let last = cycles.last, training.coreLatents != last.selected.count else { return }
+    let before = "\(Self.cycleFolder(folder, last.number))/\(Self.selectedFolderName)"
+    throw TrainingError(
+      "\(run): has a core of \(training.coreLatents) latents, cycle \(last.number) selected "
+        + "\(last.selected.count): to have it made anew, remove it, and \(before) with the cycle.json "
+        + "beside it")
+  }
+
+  private func attribute(
+    _ dictionary: SparseAutoencoder, granularity: Int, run: String,
+    onProgress: (Progress.Phase) -> Void, shouldStop: () -> Bool
+  ) throws -> LatentAttribution {
+    let path = "\(run)/\(Self.attributionFileName)"
+    if access(path, F_OK) == 0 {
+      return try LatentAttribution(path: path, granularity: granularity)
+    }
+    let start = ContinuousClock.now
+    onProgress(.attribution(0))
+    try checkText()
+    let file = try GGUFFile(path: configuration.model)
+    let tokenizer = try Tokenizer(file)
+    var attribution = try LatentAttribution(
+      of: dictionary, granularity: granularity, in: LanguageModel(LlamaWeights(file)),
+      before: source.layer,
+      sequences: TextSequences.sample(
+        Self.text(configuration, source), tokenizer: tokenizer, context: source.context,
+        tokens: configuration.attributionTokens), endTokens: tokenizer.endTokens,
+      aggregation: configuration.aggregation,
+      onProgress: { onProgress(.attribution($0)) }, shouldStop: shouldStop)
+    attribution.seconds = (ContinuousClock.now - start) / .seconds(1)
+    try attribution.write(to: path)
+    return attribution
+  }
+
+  /// What was selected, with the number that each has in every cycle: a core's latents are those of
+  /// the cycle before in their order, all others are new.
+  private func features(
+    _ selection: CoreSelection, _ attribution: LatentAttribution, coreLatents: Int
+  ) -> [DistillationCycle.Feature] {
+    let known = cycles.last?.selected.map(\.id) ?? Array(0..<coreLatents)
+    var next = (cycles.flatMap { $0.selected.map(\.id) }.max() ?? -1) + 1
+    next = max(next, coreLatents)
+    return selection.latents.map { latent in
+      let id = latent < coreLatents ? known[latent] : next
+      if latent >= coreLatents { next += 1 }
+      return DistillationCycle.Feature(
+        id: id, latent: latent, attribution: attribution.scores[latent],
+        frequency: attribution.frequencies[latent])
+    }
+  }
+
+  // MARK: Cores
+
+  /// Writes the core that the rule makes of what the cycles selected.
+  private func finalCore() throws -> SparseAutoencoder {
+    let path = "\(folder)/\(Self.coreFolderName)"
+    if Folder.isFolder(path) { return try SparseAutoencoder(folder: path) }
+    let history = cycles.map(\.selected)
+    let ids = configuration.rule.features(history)
+    guard let last = cycles.last, !ids.isEmpty else {
+      throw TrainingError(
+        "no feature was selected as often as \(configuration.rule.text) asks for: each cycle's own "
+          + "selection is in \(folder)/cycle-N/\(Self.selectedFolderName)")
+    }
+    // Each as the newest dictionary has it: that of the cycle after the last which selected it, whose
+    // core it was in, or the last cycle's.
+    let latents = ids.map { id -> (cycle: Int, latent: Int) in
+      guard let index = history.lastIndex(where: { $0.contains { $0.id == id } }),
+        let place = history[index].firstIndex(where: { $0.id == id })
+      else { preconditionFailure("the rule chooses among what was selected") }
+      return index == history.count - 1
+        ? (index + 1, history[index][place].latent) : (index + 2, place)
+    }
+    let newest = try Self.dictionary(folder, last.number)
+    var core = try Self.core(
+      of: latents, like: newest, found: Self.distilled(ids, history),
+      open: { [folder] in $0 == last.number ? newest : try Self.dictionary(folder, $0) })
+    let (training, heldOut) = try Trainer.split(run: Self.cycleFolder(folder, last.number))
+    core = try Evaluation.calibrated(
+      core, granularities: [core.latents],
+      on: (heldOut ?? training).spread(tokens: configuration.training.validationTokens))
+    try core.write(newFolder: path)
+    return core
+  }
+
+  private static func dictionary(_ folder: String, _ number: Int) throws -> SparseAutoencoder {
+    try SparseAutoencoder(
+      folder: "\(cycleFolder(folder, number))/\(Trainer.dictionaryFolderName)")
+  }
+
+  private static func distilled(
+    _ ids: [Int], _ history: [[DistillationCycle.Feature]]
+  ) -> DistilledCore {
+    var selections: [Int: Int] = [:]
+    var newest: [Int: DistillationCycle.Feature] = [:]
+    for feature in history.joined() {
+      selections[feature.id, default: 0] += 1
+      newest[feature.id] = feature
+    }
+    return DistilledCore(
+      attributions: ids.map { Float(newest[$0]?.attribution ?? 0) },
+      frequencies: ids.map { Float(newest[$0]?.frequency ?? 0) },
+      selections: ids.map { selections[$0] ?? 0 }, cycles: history.count)
+  }
+
+  /// A dictionary of single latents, each as its cycle's dictionary has it, the rest as `like` has.
+  ///
+  /// - Parameter open: reads a cycle's dictionary; asked for one after the other, since all at once
+  ///   may be more than memory holds.
+  private static func core(
+    of latents: [(cycle: Int, latent: Int)], like: SparseAutoencoder, found: DistilledCore,
+    open: (Int) throws -> SparseAutoencoder
+  ) throws -> SparseAutoencoder {
+    let dModel = like.dModel
+    let (encoder, decoder) = (
+      FloatStorage(count: latents.count * dModel), FloatStorage(count: latents.count * dModel)
+    )
+    var biases = [Float](repeating: 0, count: latents.count)
+    var thresholds = biases
+    for cycle in Set(latents.map(\.cycle)).sorted() {
+      let dictionary = try open(cycle)
+      guard case .threshold(let all) = dictionary.selectionRule, dictionary.dModel == dModel,
+        latents.allSatisfy({ $0.cycle != cycle || $0.latent < dictionary.latents })
+      else {
+        throw TrainingError("the dictionary of cycle \(cycle) is not the one that it trained")
+      }
+      for (row, (_, latent)) in latents.enumerated() where latents[row].cycle == cycle {
+        (encoder.pointer + row * dModel)
+          .update(from: dictionary.encoderWeights.pointer + latent * dModel, count: dModel)
+        (decoder.pointer + row * dModel)
+          .update(from: dictionary.decoderWeights.pointer + latent * dModel, count: dModel)
+        biases[row] = dictionary.encoderBias.pointer[latent]
+        thresholds[row] = all[latent]
+      }
+    }
+    var parts = like.parts
+    parts.encoderWeights = encoder
+    parts.decoderWeights = decoder
+    parts.encoderBias = FloatStorage(biases)
+    parts.selectionRule = .threshold(thresholds)
+    parts.granularities = [Granularity(latents: latents.count, k: 0)]
+    parts.latentOrder = nil
+    parts.core = found
+    return SparseAutoencoder(parts)
+  }
+}
+
+/// How much of all cycles is done, and how long the rest takes.
+private struct WorkClock {
+  /// Tokens trained in the time of one attributed, roughly: only the time left depends on it.
+  private static let tokensPerAttributed = 40.0
+
+  private let trainingTokens: Double
+  private let attributionTokens: Double
+  private let total: Double
+  private let start = ContinuousClock.now
+  /// What was done before this process took over; known with the first progress.
+  private var atStart: Double?
+
+  init(_ configuration: DistillationConfiguration, cyclesDone: Int) {
+    trainingTokens = Double(configuration.training.tokens)
+    attributionTokens = Self.tokensPerAttributed * Double(configuration.attributionTokens)
+    total = Double(configuration.cycles) * (trainingTokens + attributionTokens)
+  }
+
+  mutating func advance(
+    cycle: Int, _ phase: Distillation.Progress.Phase
+  ) -> (fraction: Double, secondsLeft: Double) {
+    var done = Double(cycle - 1) * (trainingTokens + attributionTokens)
+    switch phase {
+    case .training(let progress): done += min(Double(progress.tokens), trainingTokens)
+    case .attribution(let share): done += trainingTokens + share * attributionTokens
+    }
+    let before = atStart ?? done
+    atStart = before
+    let seconds = (ContinuousClock.now - start) / .seconds(1)
+    let rate = (done - before) / max(seconds, 1e-9)
+    return (done / total, (total - done) / rate)
+  }
+}

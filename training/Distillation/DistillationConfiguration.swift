@@ -1,0 +1,161 @@
+internal import GranuleFiles
+internal import GranuleRepository
+internal import GranuleTensors
+
+/// Everything that decides what a distillation makes; saved in its folder.
+public struct DistillationConfiguration: Sendable, Equatable {
+  static let fileName = "distillation.json"
+
+  /// How each cycle trains; its tokens are a cycle's, its core, if any, the first cycle's.
+  public var training: TrainingConfiguration
+  /// Number of cycles; the paper's, seven.
+  public var cycles = 7
+  /// The share of all attribution that the latents selected must have.
+  public var coverage = 0.9
+  /// How attributions at single tokens become a latent's score.
+  public var aggregation = AttributionAggregation.standard
+  /// Tokens to attribute in each cycle.
+  public var attributionTokens = 65_536
+  /// The language model's GGUF file.
+  public var model: String
+  /// Text files and folders to attribute on; empty: those that were harvested.
+  public var text: [String] = []
+  /// The text's files when the distillation began; nil: not known.
+  var textFiles: [TextFile]?
+  /// Which features make the final core; nil: those selected in at least half of the cycles.
+  public var coreRule: CoreRule?
+  /// The model repository to publish each cycle's dictionary in; nil: it is not published.
+  public var repository: String?
+  /// The model's name there.
+  public var publishedName = ""
+
+  /// The most tokens attributed: every active latent of each is kept, with four bytes.
+  public static let attributionTokensMax = 1 << 22
+
+  /// Defaults for all but how a cycle trains and which language model the activations are of.
+  public init(training: TrainingConfiguration, model: String) {
+    self.training = training
+    self.model = model
+  }
+
+  /// `coreRule`, or the standard one for so many cycles.
+  public var rule: CoreRule { coreRule ?? .standard(cycles: cycles) }
+
+  /// How a cycle trains, counted from 1.
+  func training(cycle: Int, core: String?) -> TrainingConfiguration {
+    var result = training
+    if let core { result.core = core }
+    // Other weights and another order in each; two distillations with seeds next to each other share
+    // none.
+    result.seed = (training.seed &+ 1) &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(cycle)
+    return result
+  }
+
+  /// - Throws: `TrainingError` naming the option that is out of bounds.
+  public func validate() throws(TrainingError) {
+    func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(TrainingError) {
+      if !condition { throw TrainingError(message()) }
+    }
+    try require((1...1000).contains(cycles), "cycles is \(cycles), it must be in 1 … 1000")
+    try CoreSelection.validate(coverage: coverage)
+    try aggregation.validate()
+    try require(
+      (TextSequences.attributableTokens...Self.attributionTokensMax).contains(attributionTokens),
+      "attribution tokens is \(attributionTokens), it must be in "
+        + "\(TextSequences.attributableTokens) … \(Self.attributionTokensMax)")
+    try rule.validate(cycles: cycles)
+    try require(
+      training.objective == .batchtopk,
+      "the objective is \(training.objective.rawValue): distillation needs batchtopk, from whose "
+        + "selection a core can be exempt")
+    try require(
+      training.sampledGranularities == nil,
+      "sampled granularities have no innermost one to attribute in: leave the option out")
+    if repository != nil {
+      try require(
+        ModelRepository.isValidName(publishedName),
+        "the name \(publishedName) to publish as must be of letters, digits, '.', '_' and '-'")
+    }
+    try training.validate()
+  }
+
+  private var json: JSONValue {
+    var members: [JSONValue.Member] = [
+      .init("format", 1), .init("training", training.json), .init("cycles", JSONValue(cycles)),
+      .init("coverage", JSONValue(coverage)),
+    ]
+    switch aggregation {
+    case .meanAbsolute: members.append(.init("aggregation", "mean-abs"))
+    case .quantile(let quantile, let positions):
+      members.append(.init("aggregation", "quantile"))
+      members.append(.init("quantile", JSONValue(quantile)))
+      members.append(.init("quantile_over", .string(positions.rawValue)))
+    }
+    members += [
+      .init("attribution_tokens", JSONValue(attributionTokens)), .init("model", .string(model)),
+      .init("text", .array(text.map { .string($0) })), .init("core_rule", .string(rule.text)),
+    ]
+    if let textFiles { members.append(.init("text_files", .array(textFiles.map(\.json)))) }
+    if let repository {
+      members.append(.init("repository", .string(repository)))
+      members.append(.init("published_name", .string(publishedName)))
+    }
+    return .object(members)
+  }
+
+  func write(to folder: String) throws(FileError) {
+    try DurableFile.replace(
+      "\(folder)/\(Self.fileName)", with: StrictJSON.text(json, indented: true) + "\n")
+  }
+
+  /// Reads the configuration of a distillation.
+  ///
+  /// - Throws: `TrainingError` or `FileError`, naming the key that is missing or wrong.
+  public init(folder: String) throws {
+    let path = "\(folder)/\(Self.fileName)"
+    let root = try TrainingConfiguration.read(path)
+    func required<Value>(
+      _ key: String, _ convert: (JSONValue) -> Value?
+    ) throws(TrainingError) -> Value {
+      guard let value = root[key].flatMap(convert) else {
+        throw TrainingError("\(path): \(key) is missing or malformed")
+      }
+      return value
+    }
+    guard root["format"]?.integer == 1 else {
+      throw TrainingError("\(path): has another format than 1, which this Granule reads")
+    }
+    training = try TrainingConfiguration(
+      json: required("training") { $0 }, source: "\(path): training")
+    cycles = try required("cycles", \.integer)
+    coverage = try required("coverage", \.number)
+    switch try required("aggregation", \.string) {
+    case "mean-abs": aggregation = .meanAbsolute
+    case "quantile":
+      aggregation = .quantile(
+        try required("quantile", \.number),
+        over: try required("quantile_over") {
+          $0.string.flatMap(AttributionAggregation.Positions.init)
+        })
+    default: throw TrainingError("\(path): aggregation is none of mean-abs, quantile")
+    }
+    attributionTokens = try required("attribution_tokens", \.integer)
+    model = try required("model", \.string)
+    func all<Value>(_ convert: @escaping (JSONValue) -> Value?) -> (JSONValue) -> [Value]? {
+      { json in
+        let values = json.elements?.compactMap(convert)
+        return values?.count == json.elements?.count ? values : nil
+      }
+    }
+    text = try required("text", all(\.string))
+    if root["text_files"] != nil {
+      textFiles = try required("text_files", all(TextFile.init(json:)))
+    }
+    coreRule = try required("core_rule") { $0.string.flatMap { CoreRule($0) } }
+    if root["repository"] != nil {
+      repository = try required("repository", \.string)
+      publishedName = try required("published_name", \.string)
+    }
+    try validate()
+  }
+}
