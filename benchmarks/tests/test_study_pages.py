@@ -114,7 +114,7 @@ def test_between_nearest_is_linear_in_logarithms() -> None:
     assert between_nearest(points, 64.1) is None
     assert between_nearest([], 1) is None
     assert between_nearest([(16, 0.4)], 16) is None
-    assert between_nearest([(16, 0.4), (16, 0.4)], 16) == pytest.approx(0.4)
+    assert between_nearest([(16, 0.4), (16, 0.5)], 16) == pytest.approx(0.4)
 
 
 def test_frontier() -> None:
@@ -126,6 +126,8 @@ def test_frontier() -> None:
     }
     assert on_frontier(points) == ["best", "sparser"]
     assert on_frontier({"a": [(1, 1)], "b": [(1, 1)]}) == ["a", "b"]
+    assert on_frontier({"a": [(4, 0.5)], "b": [(8, 0.5)]}) == ["a"]
+    assert on_frontier({"a": [(4, 0.6)], "b": [(4, 0.5)]}) == ["b"]
     assert on_frontier({}) == []
 
 
@@ -197,6 +199,17 @@ def test_spread_is_that_of_the_seeds(comparison: ComparisonPage) -> None:
         ]
         deviations = np.std(np.array(kinds, float), axis=1, ddof=1)
         assert comparison.spread(g) == pytest.approx(deviations.max())
+
+
+def test_excess_is_over_the_line_between_neighbours(comparison: ComparisonPage) -> None:
+    for name, latents in (("matryoshka", 256), ("matryoshka-128-seed1", 128)):
+        low, high = latents // 8, latents // 4
+        at = [comparison.at(name, g) for g in (low, (low + high) // 2, high)]
+        left, middle, right = np.log(np.array(at, float))
+        x = np.log((low + high) / 2)
+        on_line = np.interp(x, np.log([low, high]), [left, right])
+        found = comparison.excess(name, (low + high) // 2, latents)
+        assert found == pytest.approx(np.exp(middle - on_line) - 1)
 
 
 def test_verdicts_follow_the_figures(comparison: ComparisonPage) -> None:
