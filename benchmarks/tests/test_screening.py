@@ -21,6 +21,17 @@ def test_rotation_is_orthogonal(d_model: int) -> None:
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(d_model), atol=1e-12)
 
 
+def test_a_rotation_by_powers_of_two_is_hadamards() -> None:
+    assert np.abs(rotation(64)) == pytest.approx(np.full((64, 64), 1 / 8))
+
+
+def test_the_odd_part_is_hartleys() -> None:
+    # Every 16th element is one of a Hartley matrix of order 3, times that of Hadamard, 1/4.
+    angles = 2 * np.pi * np.outer(range(3), range(3)) / 3
+    expected = (np.cos(angles) + np.sin(angles)) / np.sqrt(3) / 4
+    assert rotation(48)[::16, ::16] == pytest.approx(expected)
+
+
 def test_other_widths_are_refused() -> None:
     with pytest.raises(SystemExit, match="multiples of 16"):
         rotation(20)
