@@ -90,11 +90,12 @@ def bounded(scheme: Scheme) -> tuple[Array, Array]:
     return estimates, errors
 
 
+@pytest.mark.parametrize("name", ["8 bits", "16 leading directions exact"])
 @pytest.mark.parametrize("k", [1, 8, 200])
-def test_survivors_are_counted_token_by_token(k: int) -> None:
+def test_survivors_are_counted_token_by_token(k: int, name: str) -> None:
     found = problem(4)
     found.tokens = found.tokens[:20]
-    exact, scheme = found.exact(), found.schemes()["8 bits"]
+    exact, scheme = found.exact(), found.schemes()[name]
     by_guess, by_usual, failures = [], [], []
     for true, estimates, errors in zip(exact, *bounded(scheme), strict=True):
         guess = sorted(estimates)[-k] - 3 * np.std(estimates - true)
