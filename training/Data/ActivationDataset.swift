@@ -98,11 +98,24 @@ public struct ActivationDataset: Sendable {
       }
     }
     guard let dModel = tensors.first?.shape.last, !sequences.isEmpty else {
-      throw TrainingError("\(paths.joined(separator: ", ")): no activations found")
+      throw TrainingError(.missing(path: paths.joined(separator: ", ")), "\(paths.joined(separator: ", ")): no activations found")
     }
     let origin = origins.allSatisfy { $0 == origins[0] } ? origins[0] : nil
     self.init(
       dModel: dModel, origin: origin, paths: files, tensors: tensors, sequences: sequences)
+  }
+
+  /// Rows in memory: [rows, d_model]; at least one.
+  ///
+  /// - Parameter name: stands for a path in messages.
+  init(rows: [Float], dModel: Int, name: String) {
+    let count = rows.count / dModel
+    let file = rows.withUnsafeBytes { FileBytes.copy($0, named: name) }
+    let tensor = Tensor(
+      name: "", type: .float32, shape: [count, dModel], file: file, byteRange: 0..<4 * rows.count)
+    self.init(
+      dModel: dModel, origin: nil, paths: [name], tensors: [tensor],
+      sequences: [Sequence(file: 0, rows: 0..<count)])
   }
 
   private init(
@@ -145,6 +158,9 @@ public struct ActivationDataset: Sendable {
   public func selecting(sequences range: Range<Int>) throws(TrainingError) -> ActivationDataset {
     guard range.lowerBound >= 0, range.upperBound <= sequences.count, !range.isEmpty else {
       throw TrainingError(
+        .invalid(
+          field: "sequences", value: "\(range.lowerBound)-\(range.upperBound - 1)",
+          limit: "in 0 … \(sequences.count - 1)"),
         "sequences \(range.lowerBound) to \(range.upperBound - 1) were asked for, there are "
           + "0 to \(sequences.count - 1)")
     }
@@ -202,6 +218,16 @@ public struct ActivationDataset: Sendable {
     }
   }
 
+  /// Tokens at even distances, all if there are no more: [at most `limit`, d_model] float32.
+  package func sample(tokens limit: Int) -> FloatStorage {
+    let count = min(tokens, limit)
+    let sample = FloatStorage(count: count * dModel)
+    for number in 0..<count {
+      copyToken(tokens * number / count, into: sample.pointer + number * dModel)
+    }
+    return sample
+  }
+
   /// All tokens as float32: [tokens, d_model].
   package func allTokens() -> FloatStorage {
     let result = FloatStorage(count: tokens * dModel)
@@ -222,14 +248,22 @@ public struct ActivationDataset: Sendable {
   package func describeOverflow(token: Int, encoder: FloatStorage) -> String {
     let row = FloatStorage(count: dModel)
     copyToken(token, into: row.pointer)
+    return Self.describeOverflow(
+      at: describe(token: token), row: UnsafePointer(row.pointer), dModel: dModel, encoder: encoder)
+  }
+
+  /// The same for a row that is in memory: [d_model], raw.
+  package static func describeOverflow(
+    at place: String, row: UnsafePointer<Float>, dModel: Int, encoder: FloatStorage
+  ) -> String {
     func norm(_ values: UnsafePointer<Float>) -> Double {
       (0..<dModel).reduce(0.0) { $0 + Double(values[$1]) * Double(values[$1]) }.squareRoot()
     }
     let longest = stride(from: 0, to: encoder.count, by: dModel)
       .reduce(0.0) { max($0, norm(encoder.pointer + $1)) }
     return
-      "\(describe(token: token)): a pre-activation or its error overflows float32: the activation's "
-      + "norm is \(Float(norm(row.pointer))), that of the longest encoder vector \(Float(longest))"
+      "\(place): a pre-activation or its error overflows float32: the activation's "
+      + "norm is \(Float(norm(row))), that of the longest encoder vector \(Float(longest))"
   }
 
   private func location(of token: Int) -> (sequence: Sequence, row: Int) {
@@ -296,7 +330,7 @@ public struct ActivationDataset: Sendable {
       if layers.count == 1 { return try files("\(path)/\(layers[0])") }
       let which =
         layers.isEmpty ? "" : "; it has layers, name one of \(layers.joined(separator: ", "))"
-      throw TrainingError("\(path): the folder has no .npy and no .safetensors file\(which)")
+      throw TrainingError(.missing(path: path), "\(path): the folder has no .npy and no .safetensors file\(which)")
     }
     return names.map { "\(path)/\($0)" }
   }

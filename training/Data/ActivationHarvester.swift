@@ -80,6 +80,7 @@ public final class ActivationHarvester {
     let weights = try LlamaWeights(file)
     guard tokenizer.vocabulary <= weights.configuration.vocabulary else {
       throw TrainingError(
+        .mismatch,
         "\(configuration.model): the tokenizer has \(tokenizer.vocabulary) tokens, the model only "
           + "\(weights.configuration.vocabulary)")
     }
@@ -116,7 +117,7 @@ public final class ActivationHarvester {
         total += rows
       }
     }
-    guard total > 0 else { throw TrainingError("the text gives no activation") }
+    guard total > 0 else { throw TrainingError(.unusable(input: "text"), "the text gives no activation") }
     self.fileTokens = fileTokens
     self.sequences = sequences
     self.total = total
@@ -279,7 +280,8 @@ public final class ActivationHarvester {
   ) -> TrainingError {
     let advice = configuration.type == .float16 ? "; harvest as float32" : ""
     return TrainingError(
-      "\(site.hook.name(layer: site.layer)): an activation at position \(position) of a sequence "
+        .unusable(input: site.hook.name(layer: site.layer)),
+        "\(site.hook.name(layer: site.layer)): an activation at position \(position) of a sequence "
         + "does not fit \(configuration.type.safetensorsName)\(advice)")
   }
 
@@ -298,7 +300,7 @@ public final class ActivationHarvester {
         access("\(configuration.out)/\(HarvestManifest.fileName)", F_OK) != 0,
         let stray = try Folder.entries(of: folder).first(where: { !$0.hasPrefix(".") })
       {
-        throw TrainingError("\(folder): holds \(stray), but there is no manifest of a harvest")
+        throw TrainingError(.alreadyExists(path: folder), "\(folder): holds \(stray), but there is no manifest of a harvest")
       }
     }
   }

@@ -28,6 +28,8 @@ package struct BatchSampler {
   package init(_ dataset: ActivationDataset, scale: Double, seed: UInt64) throws(TrainingError) {
     guard dataset.tokens / Self.chunkTokens < Int(UInt32.max) else {
       throw TrainingError(
+        .invalid(
+          field: "activations", value: "\(dataset.tokens) tokens", limit: "at most 2^39"),
         "\(dataset.tokens) tokens are more than 2^39, which one run can shuffle")
     }
     self.dataset = dataset
@@ -101,7 +103,7 @@ package struct BatchSampler {
 
 extension Array {
   /// Fisher and Yates.
-  fileprivate mutating func shuffle(with generator: inout Xoshiro) {
+  mutating func shuffle(with generator: inout Xoshiro) {
     for last in stride(from: count - 1, to: 0, by: -1) {
       swapAt(last, generator.below(last + 1))
     }

@@ -63,13 +63,14 @@ struct HarvestManifest {
     let file = try FileBytes.read(path, byteCountMax: Self.bytesMax)
     let root: JSONValue
     do throws(StrictJSONError) { root = try StrictJSON.parse(file.bytes) } catch {
-      throw TrainingError("\(path): is not valid JSON: \(error)")
+      throw TrainingError.damaged(path, "is not valid JSON: \(error)")
     }
     guard root["format"]?.integer == 1, let stored = root["shards"]?.elements,
       let isComplete = root["complete"]?.bool
-    else { throw TrainingError("\(path): is no manifest of a harvest") }
+    else { throw TrainingError.damaged(path, "is not a manifest of a harvest") }
     for parameter in parameters where root[parameter.key] != parameter.value {
       throw TrainingError(
+        .changed(path: path),
         "\(path): the harvest there had \(Self.difference(root[parameter.key], parameter)); "
           + "harvest into another folder, or repeat its options to go on with it")
     }
@@ -82,7 +83,7 @@ struct HarvestManifest {
         let ends = entry["sequences"]?.elements?.compactMap(\.integer),
         ends.count == 2,
         ends[0] == next, ends[0] < ends[1]
-      else { throw TrainingError("\(path): shard \(shards.count) is malformed") }
+      else { throw TrainingError.damaged(path, "shard \(shards.count) is malformed") }
       shards.append(Shard(file: file, sequences: ends[0]..<ends[1], tokens: tokens))
       next = ends[1]
     }

@@ -25,6 +25,7 @@ package struct HarvestSource {
     let folders = Set(dataset.paths.map(Self.parent))
     guard let folder = folders.first, folders.count == 1 else {
       throw TrainingError(
+        .mismatch,
         "the activations are in \(folders.count) folders: name one layer of one harvest, since the "
           + "language model is run again from there")
     }
@@ -33,7 +34,8 @@ package struct HarvestSource {
     let prefix = ActivationHarvester.layerFolderPrefix
     guard name.hasPrefix(prefix), let layer = Int(name.dropFirst(prefix.count)) else {
       throw TrainingError(
-        "\(folder): is no layer-L folder of granule harvest: attribution needs to know which "
+        .unusable(input: folder),
+        "\(folder): is not a layer-L folder of granule harvest: attribution needs to know which "
           + "language model the activations are of, and where")
     }
     let root = try JSONFile.read(path)
@@ -41,14 +43,15 @@ package struct HarvestSource {
       let modelName = model["name"]?.string, let context = root["context"]?.integer,
       let layers = root["layers"]?.elements?.map(\.integer), let hook = root["hook"]?.string,
       let stored = root["text"]?.elements
-    else { throw TrainingError("\(path): is no manifest of a harvest") }
+    else { throw TrainingError.damaged(path, "is not a manifest of a harvest") }
     guard layers.contains(layer) else {
-      throw TrainingError("\(path): the harvest was not of layer \(layer), which \(folder) claims")
+      throw TrainingError.damaged(path, "the harvest was not of layer \(layer), which \(folder) claims")
     }
     let stated = LanguageModel.Hook.residual.name(layer: layer)
     guard hook == LanguageModel.Hook.residual.rawValue, dataset.origin?.hook ?? stated == stated
     else {
       throw TrainingError(
+        .mismatch,
         "\(path): the activations are of \(dataset.origin?.hook ?? hook), \(stated) is needed: only "
           + "the residual stream can be attributed")
     }
@@ -58,7 +61,7 @@ package struct HarvestSource {
     self.context = context
     text = stored.compactMap { TextFile(json: $0) }
     guard text.count == stored.count else {
-      throw TrainingError("\(path): a text has no file or no sha256")
+      throw TrainingError.damaged(path, "a text has no file or no sha256")
     }
   }
 
@@ -67,6 +70,7 @@ package struct HarvestSource {
     let digest = Digest.sha256(file.file)
     guard digest == modelSHA256 else {
       throw TrainingError(
+        .mismatch,
         "\(modelPath): is not the language model of the activations, \(modelName): its sha256 is "
           + "\(digest), \(path) has \(modelSHA256)")
     }
@@ -77,6 +81,7 @@ package struct HarvestSource {
   package func checkText() throws {
     for file in text where try TextFile(reading: file.path) != file {
       throw TrainingError(
+        .changed(path: file.path),
         "\(file.path): has other contents than when it was harvested, says \(path); name text to "
           + "attribute on with --text")
     }

@@ -12,7 +12,7 @@ package enum JSONFile {
   package static func read(_ path: String) throws -> JSONValue {
     let file = try FileBytes.read(path, byteCountMax: bytesMax)
     do throws(StrictJSONError) { return try StrictJSON.parse(file.bytes) } catch {
-      throw TrainingError("\(path): is not valid JSON: \(error)")
+      throw TrainingError.damaged(path, "is not valid JSON: \(error)")
     }
   }
 }

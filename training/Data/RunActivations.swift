@@ -68,12 +68,12 @@ package struct RunActivations {
     guard access(path, F_OK) == 0 else { return nil }
     let root = try JSONFile.read(path)
     guard root["format"]?.integer == 1, let stored = root["files"]?.elements else {
-      throw TrainingError("\(path): is no list of activations of format 1")
+      throw TrainingError.damaged(path, "is not a list of activations of format 1")
     }
     files = try stored.map { json throws(TrainingError) in
       guard let file = json["file"]?.string, let bytes = json["bytes"]?.integer,
         let tokens = json["tokens"]?.integer, let digest = json["sample_sha256"]?.string
-      else { throw TrainingError("\(path): a file has no file, bytes, tokens or sample_sha256") }
+      else { throw TrainingError.damaged(path, "a file has no file, bytes, tokens or sample_sha256") }
       return File(path: file, bytes: bytes, tokens: tokens, sampleSHA256: digest)
     }
   }
@@ -84,7 +84,8 @@ package struct RunActivations {
     guard let begun = try RunActivations(folder: folder) else { return }
     guard let change = begun.change(to: RunActivations(dataset)) else { return }
     throw TrainingError(
-      "\(folder): its activations are not those that it was begun on: \(change). Restore them, or "
+        .changed(path: folder),
+        "\(folder): its activations are not those that it was begun on: \(change). Restore them, or "
         + "begin another run on what there is now")
   }
 

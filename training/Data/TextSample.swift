@@ -64,6 +64,7 @@ extension TextSequences {
       }
     guard isThere else {
       throw TrainingError(
+        .unusable(input: "text"),
         "\(paths.joined(separator: ", ")): there is no text of \(attributableTokens) tokens to "
           + "attribute on")
     }
@@ -84,7 +85,7 @@ extension TextSequences {
   private static func stretches(
     of files: [File], tokenizer: Tokenizer, context: Int, tokens limit: Int
   ) throws -> [[Int32]] {
-    guard context >= 2 else { throw TrainingError("context is \(context), at least 2 is needed") }
+    try TrainingError.require(context >= 2, "context", context, "at least 2")
     let beginning = tokenizer.beginningToken.map { [$0] } ?? []
     let total = files.reduce(0) { $0 + $1.bytes }
     let count = max(1, (limit + context - 1) / context)
@@ -108,6 +109,7 @@ extension TextSequences {
     }
     guard !sequences.isEmpty else {
       throw TrainingError(
+        .unusable(input: "text"),
         "\(files[0].path) and \(files.count - 1) more: there is no text of two tokens")
     }
     return sequences

@@ -15,7 +15,7 @@ public enum TextSequences {
   public static func read(
     _ paths: [String], tokenizer: Tokenizer, context: Int, tokens limit: Int
   ) throws -> [[Int32]] {
-    guard context >= 2 else { throw TrainingError("context is \(context), at least 2 is needed") }
+    try TrainingError.require(context >= 2, "context", context, "at least 2")
     let beginning = tokenizer.beginningToken.map { [$0] } ?? []
     let length = context - beginning.count
     var sequences: [[Int32]] = []
@@ -33,7 +33,7 @@ public enum TextSequences {
       }
     }
     guard !sequences.isEmpty else {
-      throw TrainingError("\(paths.joined(separator: ", ")): there is no text of two tokens")
+      throw TrainingError(.unusable(input: "text"), "\(paths.joined(separator: ", ")): there is no text of two tokens")
     }
     return sequences
   }

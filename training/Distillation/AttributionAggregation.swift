@@ -24,7 +24,7 @@ public enum AttributionAggregation: Sendable, Equatable {
   /// - Throws: `TrainingError` where the quantile is outside 0 … 1.
   func validate() throws(TrainingError) {
     guard case .quantile(let quantile, _) = self, !(0...1).contains(quantile) else { return }
-    throw TrainingError("quantile is \(quantile), it must be in 0 … 1")
+    throw TrainingError.invalid("quantile", quantile, "in 0 … 1")
   }
 
   /// The score of a latent that has these attributions where it is active, and 0 at all others of

@@ -43,7 +43,7 @@ public enum CoreRule: Sendable, Equatable {
     case .last: break
     case .intersection(let count), .votes(let count):
       guard count <= cycles else {
-        throw TrainingError("core rule is \(text), there are only \(cycles) cycles")
+        throw TrainingError.invalid("core rule", text, "of at most \(cycles) cycles")
       }
     }
   }

@@ -19,6 +19,7 @@ public struct CoreSelection: Sendable, Equatable {
       .sorted { (scores[$1], $0) < (scores[$0], $1) }
     guard !order.isEmpty else {
       throw TrainingError(
+        .unusable(input: "text"),
         "no latent of the innermost granularity has any attribution: none was active on the text, "
           + "train longer or attribute on more tokens")
     }
@@ -37,7 +38,7 @@ public struct CoreSelection: Sendable, Equatable {
   /// - Throws: `TrainingError` where it is not above 0 and at most 1.
   static func validate(coverage: Double) throws(TrainingError) {
     guard coverage > 0, coverage <= 1 else {
-      throw TrainingError("coverage is \(coverage), it must be above 0 and at most 1")
+      throw TrainingError.invalid("coverage", coverage, "above 0 and at most 1")
     }
   }
 }

@@ -1,4 +1,4 @@
-internal import Glibc
+internal impo.alreadyExists(path: folder), rt Glibc
 internal import GranuleData
 public import GranuleDictionary
 internal import GranuleErrors
@@ -76,7 +76,7 @@ public final class Distillation {
   public init(_ configuration: DistillationConfiguration, folder: String) throws {
     guard access("\(folder)/\(DistillationConfiguration.fileName)", F_OK) != 0 else {
       throw TrainingError(
-        "\(folder) holds a distillation already: continue it with --resume, or choose another --out"
+        "\(folder) holds a distillation already: resume it with --resume, or choose another --out"
       )
     }
     var configuration = configuration
@@ -131,7 +131,8 @@ public final class Distillation {
         cycle.candidates <= configuration.training.latents
       else {
         throw TrainingError(
-          "\(path)/\(DistillationCycle.fileName): does not follow from the cycle before: cycle "
+        .damaged(file: "\(path)/\(DistillationCycle.fileName)"),
+        "\(path)/\(DistillationCycle.fileName): does not follow from the cycle before: cycle "
             + "\(cycle.number), a core of \(cycle.coreLatents), \(cycle.candidates) candidates")
       }
       cycles.append(cycle)
@@ -155,18 +156,21 @@ public final class Distillation {
     let shape = try LlamaConfiguration(file)
     guard shape.dModel == dataset.dModel, (0...shape.blocks).contains(source.layer) else {
       throw TrainingError(
+        .mismatch,
         "\(configuration.model): has d_model \(shape.dModel) and \(shape.blocks) blocks, the "
           + "activations are of d_model \(dataset.dModel), before block \(source.layer)")
     }
     let contexts = TextSequences.attributableTokens...max(shape.contextLength, 3)
     guard contexts.contains(source.context) else {
       throw TrainingError(
+        .mismatch,
         "the activations are of sequences of \(source.context) tokens, attribution in "
           + "\(shape.name) needs \(contexts.lowerBound) … \(contexts.upperBound)")
     }
     let text = text(configuration, source)
     for path in try HarvestConfiguration.textFiles(text) where access(path, R_OK) != 0 {
       throw TrainingError(
+        .missing(path: path),
         "\(path): \(String(cString: strerror(errno))); name text to attribute on with --text")
     }
     // Says now, not after a cycle's training, where all the files are empty.
@@ -187,8 +191,9 @@ public final class Distillation {
       let change = TextFile.change(from: begun, to: try TextFile.read(configuration.text))
     else { return }
     throw TrainingError(
-      "\(folder): the text to attribute on is not that which it was begun on: \(change). Restore it, or "
-        + "begin another distillation")
+        .changed(path: folder),
+        "\(folder): the text to attribute on differs from the text that it began with: \(change). Restore "
+        + "it, or begin another distillation")
   }
 
   /// Distils to the end, or until told to stop.
@@ -266,6 +271,7 @@ public final class Distillation {
     let selected = features(selection, attribution, coreLatents: training.coreLatents)
     guard number == configuration.cycles || selected.count < training.latents else {
       throw TrainingError(
+        .unusable(input: "cycle \(number)"),
         "cycle \(number) selected all \(training.latents) latents, which leaves none to train "
           + "beside them: begin another distillation with a lower --coverage or a smaller first "
           + "granularity")
@@ -306,7 +312,8 @@ public final class Distillation {
     guard let last = cycles.last, training.coreLatents != last.selected.count else { return }
     let before = "\(Self.cycleFolder(folder, last.number))/\(Self.selectedFolderName)"
     throw TrainingError(
-      "\(run): has a core of \(training.coreLatents) latents, cycle \(last.number) selected "
+        .changed(path: run),
+        "\(run): has a core of \(training.coreLatents) latents, cycle \(last.number) selected "
         + "\(last.selected.count): to have it made anew, remove it, and \(before) with the cycle.json "
         + "beside it")
   }
@@ -364,6 +371,7 @@ public final class Distillation {
     let ids = configuration.rule.features(history)
     guard let last = cycles.last, !ids.isEmpty else {
       throw TrainingError(
+        .unusable(input: folder),
         "no feature was selected as often as \(configuration.rule.text) asks for: each cycle's own "
           + "selection is in \(folder)/cycle-N/\(Self.selectedFolderName)")
     }
@@ -427,7 +435,8 @@ public final class Distillation {
       guard case .threshold(let all) = dictionary.selectionRule, dictionary.dModel == dModel,
         latents.allSatisfy({ $0.cycle != cycle || $0.latent < dictionary.latents })
       else {
-        throw TrainingError("the dictionary of cycle \(cycle) is not the one that it trained")
+        throw TrainingError.damaged(
+          "cycle \(cycle)", "its dictionary is not the one that the cycle trained")
       }
       for (row, (_, latent)) in latents.enumerated() where latents[row].cycle == cycle {
         (encoder.pointer + row * dModel)

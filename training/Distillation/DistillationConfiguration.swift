@@ -57,10 +57,7 @@ public struct DistillationConfiguration: Sendable, Equatable {
 
   /// - Throws: `TrainingError` naming the option that is out of bounds.
   public func validate() throws(TrainingError) {
-    func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(TrainingError) {
-      if !condition { throw TrainingError(message()) }
-    }
-    try require((1...1000).contains(cycles), "cycles is \(cycles), it must be in 1 … 1000")
+    try TrainingError.require((1...1000).contains(cycles), "cycles", cycles, "in 1 … 1000")
     try CoreSelection.validate(coverage: coverage)
     try aggregation.validate()
     try require(
@@ -122,12 +119,12 @@ public struct DistillationConfiguration: Sendable, Equatable {
       _ key: String, _ convert: (JSONValue) -> Value?
     ) throws(TrainingError) -> Value {
       guard let value = root[key].flatMap(convert) else {
-        throw TrainingError("\(path): \(key) is missing or malformed")
+        throw TrainingError.damaged(path, "\(key) is missing or malformed")
       }
       return value
     }
     guard root["format"]?.integer == 1 else {
-      throw TrainingError("\(path): has another format than 1, which this Granule reads")
+      throw TrainingError.damaged(path, "its format is not 1, the one that this Granule reads")
     }
     training = try TrainingConfiguration(
       json: required("training") { $0 }, source: "\(path): training")
@@ -141,7 +138,7 @@ public struct DistillationConfiguration: Sendable, Equatable {
         over: try required("quantile_over") {
           $0.string.flatMap(AttributionAggregation.Positions.init)
         })
-    default: throw TrainingError("\(path): aggregation is none of mean-abs, quantile")
+    default: throw TrainingError.damaged(path, "aggregation is neither mean-abs nor quantile")
     }
     attributionTokens = try required("attribution_tokens", \.integer)
     model = try required("model", \.string)

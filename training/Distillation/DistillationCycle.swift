@@ -111,7 +111,7 @@ public struct DistillationCycle: Sendable, Equatable {
     let path = "\(folder)/\(Self.fileName)"
     let root = try JSONFile.read(path)
     func required<Value>(_ key: String, _ value: Value?) throws(TrainingError) -> Value {
-      guard let value else { throw TrainingError("\(path): \(key) is missing or malformed") }
+      guard let value else { throw TrainingError.damaged(path, "\(key) is missing or malformed") }
       return value
     }
     func elements<Value>(
@@ -120,7 +120,7 @@ public struct DistillationCycle: Sendable, Equatable {
       let stored = try required(key, root[key]?.elements)
       let values = stored.compactMap(read)
       guard values.count == stored.count else {
-        throw TrainingError("\(path): \(key) is missing or malformed")
+        throw TrainingError.damaged(path, "\(key) is missing or malformed")
       }
       return values
     }
@@ -151,7 +151,7 @@ public struct DistillationCycle: Sendable, Equatable {
     guard coreLatents >= 0, coreLatents <= candidates, !selected.isEmpty,
       selected.allSatisfy({ $0.latent < candidates && $0.id <= Self.idMax }),
       Set(selected.map(\.id)).count == selected.count
-    else { throw TrainingError("\(path): selected is malformed") }
+    else { throw TrainingError.damaged(path, "selected is malformed") }
   }
 
   init(

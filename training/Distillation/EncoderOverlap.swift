@@ -46,7 +46,8 @@ public struct EncoderOverlap: Sendable {
     of first: SparseAutoencoder, count: Int, from pool: SparseAutoencoder, seed: UInt64
   ) throws(TrainingError) -> EncoderOverlap {
     guard count <= pool.latents else {
-      throw TrainingError("\(count) latents are to be drawn, there are only \(pool.latents)")
+      throw TrainingError(.invalid(
+          field: "count", value: "\(count)", limit: "at most \(pool.latents)"), "\(count) latents are to be drawn, there are only \(pool.latents)")
     }
     var generator = generator(seed)
     var left = Array(0..<pool.latents)
@@ -70,7 +71,7 @@ public struct EncoderOverlap: Sendable {
     skipsOwnRow: Bool = false
   ) throws(TrainingError) {
     guard first.dModel == dModel else {
-      throw TrainingError("one has d_model \(first.dModel), the other \(dModel)")
+      throw TrainingError(.mismatch, "one has d_model \(first.dModel), the other \(dModel)")
     }
     func norm(_ row: UnsafePointer<Float>) -> Float {
       max(gk_dot(row, row, dModel).squareRoot(), .leastNormalMagnitude)

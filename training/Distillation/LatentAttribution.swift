@@ -66,7 +66,7 @@ public struct LatentAttribution: Sendable, Equatable {
       }
     }
     guard tokens > 0, predicted > 0 else {
-      throw TrainingError("the text has no token whose activation may be replaced")
+      throw TrainingError(.unusable(input: "text"), "the text has no token whose activation may be replaced")
     }
     scores = attributions.map { aggregation.score($0, tokens: tokens) }
     frequencies = attributions.map { Double($0.count) / Double(tokens) }
@@ -93,17 +93,19 @@ public struct LatentAttribution: Sendable, Equatable {
     let shape = model.configuration
     guard dictionary.dModel == shape.dModel else {
       throw TrainingError(
+        .mismatch,
         "the dictionary has d_model \(dictionary.dModel), \(shape.name) has \(shape.dModel)")
     }
     guard (0...shape.blocks).contains(layer) else {
-      throw TrainingError("layer is \(layer), \(shape.name) has 0 … \(shape.blocks)")
+      throw TrainingError.invalid("layer", layer, "in 0 … \(shape.blocks), \(shape.name)'s blocks")
     }
     guard (1...dictionary.latents).contains(granularity) else {
-      throw TrainingError(
-        "granularity is \(granularity), the dictionary has 1 … \(dictionary.latents)")
+      throw TrainingError.invalid(
+        "granularity", granularity, "in 1 … \(dictionary.latents), the dictionary's latents")
     }
     guard dictionary.inputNormalization == .none else {
       throw TrainingError(
+        .unusable(input: "dictionary"),
         "the dictionary normalises its inputs (\(dictionary.inputNormalization.rawValue)), only those "
           + "that do not can be attributed")
     }
@@ -122,7 +124,7 @@ public struct LatentAttribution: Sendable, Equatable {
           granularity: dictionary.latents
         ).prefix(granularity: granularity)
       } catch {
-        throw TrainingError("an activation before block \(layer) cannot be encoded: \(error)")
+        throw TrainingError(.unusable(input: "block \(layer)"), "an activation before block \(layer) cannot be encoded: \(error)")
       }
       let reconstructions = FloatStorage(count: chunk.count)
       var errors = [Float](repeating: 0, count: rows.count)
@@ -138,7 +140,8 @@ public struct LatentAttribution: Sendable, Equatable {
         scale: Float(loss.crossEntropies.count))
       guard loss.sum.isFinite, attributions.allSatisfy(\.isFinite) else {
         throw TrainingError(
-          "\(shape.name): with the reconstruction spliced in before block \(layer) the next-token "
+        .unusable(input: "dictionary"),
+        "\(shape.name): with the reconstruction spliced in before block \(layer) the next-token "
             + "loss or its gradient is not finite: nothing can be attributed")
       }
       body(Batch(codes: codes, attributions: attributions, loss: loss))

@@ -67,6 +67,7 @@ public enum DecoderSpectrum {
     }
     guard failure == 0 else {
       throw TrainingError(
+        .unusable(input: "decoder"),
         "the eigenvalues of the decoder's covariance cannot be found (LAPACK dsyev: \(failure)): "
           + "does the decoder hold values as large as float32 takes?")
     }

@@ -97,6 +97,7 @@ public struct Evaluation: Sendable {
     }
     guard moments.variance > 0 else {
       throw TrainingError(
+        .unusable(input: dataset.paths[0]),
         "\(dataset.paths[0]): every activation is the same, there is no variance to explain")
     }
     for number in rows.indices {
@@ -164,9 +165,8 @@ public struct Evaluation: Sendable {
     var rows: [Row] = []
     for granularity in granularities {
       guard (1...dictionary.latents).contains(granularity) else {
-        throw TrainingError(
-          "granularity \(granularity) must be in 1 … \(dictionary.latents), the dictionary's latents"
-        )
+        throw TrainingError.invalid(
+          "granularity", granularity, "in 1 … \(dictionary.latents), the dictionary's latents")
       }
       for sparsity in sparsities {
         let k =

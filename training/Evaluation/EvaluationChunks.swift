@@ -28,6 +28,7 @@ struct EvaluationChunks {
   init(_ dictionary: SparseAutoencoder, _ dataset: ActivationDataset) throws(TrainingError) {
     guard dataset.dModel == dictionary.dModel else {
       throw TrainingError(
+        .mismatch,
         "the activations have d_model \(dataset.dModel), the dictionary \(dictionary.dModel)")
     }
     self.dictionary = dictionary
@@ -89,11 +90,13 @@ struct EvaluationChunks {
     switch error {
     case .notFinite(let token, let dimension):
       TrainingError(
+        .unusable(input: dataset.describe(token: chunk.token(token))),
         "\(dataset.describe(token: chunk.token(token))): dimension \(dimension) is not finite")
     case .overflow(let token):
       TrainingError(
+        .unusable(input: dataset.describe(token: chunk.token(token))),
         dataset.describeOverflow(token: chunk.token(token), encoder: dictionary.encoderWeights))
-    default: TrainingError("\(error)")
+    default: TrainingError(.mismatch, "\(error)")
     }
   }
 

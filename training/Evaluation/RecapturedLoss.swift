@@ -62,10 +62,11 @@ public struct RecapturedLoss: Sendable {
     let shape = model.configuration
     guard dictionary.dModel == shape.dModel else {
       throw TrainingError(
+        .mismatch,
         "the dictionary has d_model \(dictionary.dModel), \(shape.name) has \(shape.dModel)")
     }
     guard (0...shape.blocks).contains(layer) else {
-      throw TrainingError("layer is \(layer), \(shape.name) has 0 … \(shape.blocks)")
+      throw TrainingError.invalid("layer", layer, "in 0 … \(shape.blocks), \(shape.name)'s blocks")
     }
     let plan = try Evaluation.plan(dictionary, granularities: granularities)
     let batches = try SpliceBatches.of(sequences, for: shape)
@@ -96,7 +97,7 @@ public struct RecapturedLoss: Sendable {
       try advance(layer)
     }
     guard replaced > 0, predicted > 0 else {
-      throw TrainingError("the text has no token whose activation may be replaced")
+      throw TrainingError(.unusable(input: "text"), "the text has no token whose activation may be replaced")
     }
     let mean = moments.means.map { Float($0) }
 
@@ -134,7 +135,7 @@ public struct RecapturedLoss: Sendable {
             sums[number].active += part.codes.indices.count
           }
         } catch {
-          throw TrainingError("an activation before block \(layer) cannot be encoded: \(error)")
+          throw TrainingError(.unusable(input: "block \(layer)"), "an activation before block \(layer) cannot be encoded: \(error)")
         }
         sums[number].loss += try loss(replacements)
       }

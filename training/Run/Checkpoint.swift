@@ -129,7 +129,7 @@ struct Checkpoint {
     let bytes = try FileBytes.read(path)
     let digest = try FileBytes.read("\(folder)/\(digestName)", byteCountMax: 1 << 10).text
     guard digest == Digest.sha256(bytes) + "\n" else {
-      throw TrainingError("\(path): its bytes are not those that \(digestName) was made of")
+      throw TrainingError.damaged(path, "its bytes are not those that \(digestName) was made of")
     }
     let file = try SafetensorsFile(bytes)
     let weights = DictionaryWeights(
@@ -150,7 +150,7 @@ struct Checkpoint {
     }
     guard let optimizerSteps = file.metadata["optimizer_steps"].flatMap(Int.init),
       (0...stepsMax).contains(optimizerSteps)
-    else { throw TrainingError("\(path): the metadata has no optimizer_steps in 0 … 2^40") }
+    else { throw TrainingError.damaged(path, "the metadata has no optimizer_steps in 0 … 2^40") }
     optimizer.steps = optimizerSteps
     let ages = try file.tensor("tokens_since_active")
     let mean = try file.tensor("activation_mean").float32().array
@@ -158,7 +158,7 @@ struct Checkpoint {
     let scale = try file.tensor("activation_scale")
     guard ages.shape == [latents], mean.count == dModel, deviation.count == dModel,
       scale.type == .float64, scale.count == 1
-    else { throw TrainingError("\(path): does not fit the run's configuration") }
+    else { throw TrainingError.damaged(path, "does not fit the run's configuration") }
     let tokensSinceActive = try ages.integers()
     guard tokensSinceActive.allSatisfy({ (0...1 << 50).contains($0) }) else {
       throw ages.fault("has a count that no run reaches")

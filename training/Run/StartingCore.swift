@@ -31,17 +31,20 @@ package struct StartingCore {
     let isNeither = !isInner && !has(DictionaryFiles.configName)
     if isDistillation, isNeither {
       throw TrainingError(
-        "\(path): is a distillation that has not finished: go on with granule distill --resume "
+        .unfinished(path: path),
+        "\(path): is a distillation that has not finished: resume it with granule distill --resume "
           + "--out \(path), or name a cycle's selected-core")
     }
     if has(TrainingConfiguration.fileName), isNeither {
       throw TrainingError(
-        "\(path): is a run that has not finished: go on with granule train --resume --out \(path)")
+        .unfinished(path: path),
+        "\(path): is a run that has not finished: resume it with granule train --resume --out \(path)")
     }
     let folder = isInner ? "\(path)/\(inner)" : path
     let whole = try SparseAutoencoder(folder: folder)
     guard let latents = whole.core?.latents else {
       throw TrainingError(
+        .unusable(input: folder),
         "\(folder) has no core: name a core that granule distill wrote, or a dictionary that was "
           + "trained with one")
     }
@@ -56,6 +59,7 @@ package struct StartingCore {
   func check(dModel: Int, languageModel: String, hook: String) throws(TrainingError) {
     guard dictionary.dModel == dModel else {
       throw TrainingError(
+        .mismatch,
         "\(folder): the core has d_model \(dictionary.dModel), the activations have \(dModel)")
     }
     let provenance = dictionary.provenance
@@ -63,6 +67,7 @@ package struct StartingCore {
       ("hook", provenance.hook, hook), ("language model", provenance.languageModel, languageModel),
     ] where !own.isEmpty && !theirs.isEmpty && own != theirs {
       throw TrainingError(
+        .mismatch,
         "\(folder): the core's \(what) is \(own), the activations' is \(theirs): a core is of use "
           + "only where it was found")
     }
