@@ -183,6 +183,7 @@ let package = Package(
         "GranuleData", "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
         "CGranuleKernels", "TestSupport",
       ]),
+    tests("Objective", ["GranuleObjective"]),
     tests(
       "Step",
       [

@@ -19,6 +19,7 @@ struct DictionaryLocation {
     if exists(DictionaryFiles.configName) {
       guard exists(DictionaryFiles.weightsName) else {
         throw TrainingError(
+          .unusable(input: path),
           "\(path) has no \(DictionaryFiles.weightsName): granule import reads what other libraries "
             + "than SAELens wrote")
       }
@@ -27,10 +28,11 @@ struct DictionaryLocation {
       return
     }
     guard FileManager.default.fileExists(atPath: path) else {
-      throw TrainingError("\(path) does not exist")
+      throw TrainingError(.missing(path: path), "\(path) does not exist")
     }
     guard exists("config.json") else {
       throw TrainingError(
+        .unusable(input: path),
         exists("distillation.json")
           ? "\(path) is a distillation: name its core/, or one of its cycles"
           : "\(path) is no dictionary folder (it has no cfg.json) and no training run (no "
@@ -39,6 +41,7 @@ struct DictionaryLocation {
     let dictionary = "\(path)/\(Trainer.dictionaryFolderName)"
     guard FileManager.default.fileExists(atPath: dictionary) else {
       throw TrainingError(
+        .unfinished(path: path),
         "\(path) is a run that has not finished: go on with granule train --resume --out \(path)")
     }
     folder = dictionary
@@ -48,8 +51,8 @@ struct DictionaryLocation {
   /// Whether the run was trained on any of these activations; nil where that is not known, as of a
   /// dictionary folder, or of a run whose activations are gone or have changed.
   func wasTrained(on dataset: ActivationDataset) -> Bool? {
-    guard let run, let split = try? Trainer.split(run: run) else { return nil }
-    return split.training.overlaps(dataset)
+    guard let run, let own = try? FileActivations(run: run) else { return nil }
+    return own.trained.overlaps(dataset)
   }
 
   /// The activations to evaluate on: those given, else the run's own that it held out, all where it
@@ -57,14 +60,16 @@ struct DictionaryLocation {
   func activations(paths: [String], sequences: Range<Int>?) throws -> ActivationDataset {
     if paths.isEmpty, let run {
       if let sequences {
-        let paths = try TrainingConfiguration(run: run).activations
+        let paths = try TrainingConfiguration(run: run).activations.paths
         return try ActivationDataset(paths: paths).selecting(sequences: sequences)
       }
-      let split = try Trainer.split(run: run)
-      return split.heldOut ?? split.training
+      let own = try FileActivations(run: run)
+      return own.heldOut ?? own.trained
     }
     guard !paths.isEmpty else {
-      throw TrainingError("--activations: a dictionary folder has none of its own, name some")
+      throw TrainingError(
+        .missing(path: "activations"),
+        "--activations: a dictionary folder has none of its own, name some")
     }
     let dataset = try ActivationDataset(paths: paths)
     return try sequences.map { try dataset.selecting(sequences: $0) } ?? dataset

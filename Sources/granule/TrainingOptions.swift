@@ -26,7 +26,7 @@ struct TrainingOptions: ParsableArguments {
       "How codes are kept sparse: topk, batchtopk, jumprelu or relu (with L1). Default: topk; with "
         + "a core, and to distil, batchtopk, which alone can exempt one."),
     transform: choice)
-  var objective: TrainingObjective?
+  var objective: TrainingObjective.Kind?
   @Option(help: "Active latents a token in the full dictionary, for topk and batchtopk.")
   var k: Int?
   @Option(help: "Prefixes to train, ascending, the last N. Default: N/16, N/8, N/4, N/2, N.")
@@ -214,7 +214,7 @@ struct TrainingOptions: ParsableArguments {
 
   /// - Throws: `ValidationError` naming what was given and does nothing in this configuration.
   private func requireUse(in configuration: TrainingConfiguration) throws {
-    let objective = configuration.objective
+    let objective = configuration.objective.kind
     func refuse(_ option: String, _ isGiven: Bool, unless isUsed: Bool, _ use: String) throws {
       guard isGiven, !isUsed else { return }
       throw ValidationError(
@@ -235,16 +235,18 @@ struct TrainingOptions: ParsableArguments {
     ] {
       try refuse(option, isGiven, unless: hasThresholds, "for jumprelu")
     }
-    if configuration.targetL0 != nil, sparsityPenalty == .tanh || tanhScale != nil {
+    let settings = configuration.objective.jumpReLU
+    if settings?.targetL0 != nil, sparsityPenalty == .tanh || tanhScale != nil {
       throw ValidationError(
         "\(tanhScale != nil ? "--tanh-scale" : "--sparsity-penalty tanh") does nothing beside a "
           + "target L0, whose penalty is of L0: leave one of them out")
     }
-    if tanhScale != nil, configuration.sparsityPenalty != .tanh {
+    let isTanh = if case .tanh? = settings?.penalty { true } else { false }
+    if tanhScale != nil, !isTanh {
       throw ValidationError(
         "--tanh-scale is for --sparsity-penalty tanh: leave it out, or name that")
     }
-    if auxiliaryLatents != nil, configuration.auxiliaryCoefficient == 0 {
+    if auxiliaryLatents != nil, configuration.auxiliary == nil {
       throw ValidationError(
         "--auxiliary-latents does nothing with an auxiliary coefficient of 0: leave it out, or give "
           + "--auxiliary-coefficient")
@@ -254,7 +256,7 @@ struct TrainingOptions: ParsableArguments {
   /// The configuration that is asked for.
   ///
   /// - Parameter objective: the one to take where none is named.
-  func configuration(objective: TrainingObjective? = nil) throws -> TrainingConfiguration {
+  func configuration(objective: TrainingObjective.Kind? = nil) throws -> TrainingConfiguration {
     let given = given
     var members: [JSONValue.Member] = []
     if let config {

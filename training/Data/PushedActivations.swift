@@ -52,6 +52,8 @@ public final class PushedActivations: ActivationSource {
     var statistics: ActivationStatistics?
     /// What statistics and first thresholds are measured on; forgotten once the run has taken it.
     var first: Window?
+    /// What the run took last.
+    var last: Window?
   }
 
   /// Length of an activation.
@@ -192,8 +194,8 @@ public final class PushedActivations: ActivationSource {
 
   /// Pushed rows come from no file.
   public var files: ActivationFiles { ActivationFiles() }
-  /// Rows that were trained on are not kept.
-  public var training: ActivationDataset? { nil }
+  /// The window that was taken last; earlier rows are not kept.
+  public var training: ActivationDataset? { state.read(\.last).map { dataset($0) } }
   /// The rows held out so far.
   public var heldOut: ActivationDataset? {
     let window = state.read(\.heldOut)
@@ -235,8 +237,7 @@ public final class PushedActivations: ActivationSource {
       state.handOverLast()
       if let failure = state.failure { return .failure(failure) }
       if let window = state.waiting {
-        state.waiting = nil
-        state.first = nil
+        (state.waiting, state.first, state.last) = (nil, nil, window)
         return .success(window)
       }
       return state.hasEnded ? .success(nil) : nil

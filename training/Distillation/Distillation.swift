@@ -76,20 +76,25 @@ public final class Distillation {
   public init(_ configuration: DistillationConfiguration, folder: String) throws {
     guard access("\(folder)/\(DistillationConfiguration.fileName)", F_OK) != 0 else {
       throw TrainingError(
+        .alreadyExists(path: folder),
         "\(folder) holds a distillation already: resume it with --resume, or choose another --out"
       )
     }
     var configuration = configuration
-    configuration.training.activations = configuration.training.activations.map(Folder.absolute)
-    configuration.training.core =
-      configuration.training.core.isEmpty ? "" : Folder.absolute(configuration.training.core)
+    configuration.training.activations.paths =
+      configuration.training.activations.paths.map(Folder.absolute)
+    if case .batchtopk(let k, var core?) = configuration.training.objective {
+      core.folder = Folder.absolute(core.folder)
+      configuration.training.objective = .batchtopk(k: k, core: core)
+    }
     configuration.model = Folder.absolute(configuration.model)
     configuration.text = configuration.text.map(Folder.absolute)
     configuration.repository = configuration.repository.map(Folder.absolute)
     self.folder = folder
     let activations: ActivationDataset
     (source, activations) = try Self.check(configuration)
-    try Trainer.check(configuration.training(cycle: 1, core: nil))
+    let first = configuration.training(cycle: 1, core: nil)
+    try Trainer.check(first, source: FileActivations(first.activations))
     if configuration.text.isEmpty {
       try source.checkText()
       configuration.text = source.text.map { Folder.absolute($0.path) }
@@ -149,7 +154,7 @@ public final class Distillation {
     _ configuration: DistillationConfiguration
   ) throws -> (source: HarvestSource, activations: ActivationDataset) {
     try configuration.validate()
-    let dataset = try ActivationDataset(paths: configuration.training.activations)
+    let dataset = try ActivationDataset(paths: configuration.training.activations.paths)
     let source = try HarvestSource(of: dataset)
     let file = try GGUFFile(path: configuration.model)
     try source.check(file, path: configuration.model)
@@ -243,17 +248,14 @@ public final class Distillation {
       if isNew {
         // Every cycle on the same, also where a harvest goes on.
         try RunActivations.check(
-          ActivationDataset(paths: configuration.training.activations), of: folder)
+          ActivationDataset(paths: configuration.training.activations.paths), of: folder)
       }
+      let core = "\(Self.cycleFolder(folder, number - 1))/\(Self.selectedFolderName)"
+      let training = configuration.training(cycle: number, core: number > 1 ? core : nil)
       let trainer =
         isNew
-        ? try Trainer(
-          configuration.training(
-            cycle: number,
-            core: number > 1
-              ? "\(Self.cycleFolder(folder, number - 1))/\(Self.selectedFolderName)" : nil),
-          run: run)
-        : try Trainer(resuming: run)
+        ? try Trainer(training, source: FileActivations(training.activations), run: run)
+        : try Trainer(resuming: run, source: FileActivations(run: run))
       try checkCore(trainer.configuration, of: run)
       guard
         case .finished = try trainer.train(
@@ -388,10 +390,10 @@ public final class Distillation {
     var core = try Self.core(
       of: latents, like: newest, found: Self.distilled(ids, history),
       open: { [folder] in $0 == last.number ? newest : try Self.dictionary(folder, $0) })
-    let (training, heldOut) = try Trainer.split(run: Self.cycleFolder(folder, last.number))
+    let activations = try FileActivations(run: Self.cycleFolder(folder, last.number))
     core = try Evaluation.calibrated(
       core, granularities: [core.latents],
-      on: (heldOut ?? training).spread(tokens: configuration.training.validationTokens))
+      on: (activations.heldOut ?? activations.trained).spread(tokens: configuration.training.validationTokens))
     try core.write(newFolder: path)
     return core
   }

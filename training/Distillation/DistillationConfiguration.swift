@@ -12,6 +12,8 @@ public struct DistillationConfiguration: Sendable, Equatable {
 
   /// How each cycle trains; its tokens are a cycle's, its core, if any, the first cycle's.
   public var training: TrainingConfiguration
+  /// Whether cycles train the encoder vectors of the core that they begin with.
+  public var trainsCoreEncoders: Bool
   /// Number of cycles; the paper's, seven.
   public var cycles = 7
   /// The share of all attribution that the latents selected must have.
@@ -33,12 +35,14 @@ public struct DistillationConfiguration: Sendable, Equatable {
   /// The model's name there.
   public var publishedName = ""
 
+  private static let trainsCoreKey = "trains_core_encoders"
   /// The most tokens attributed: every active latent of each is kept, with four bytes.
   public static let attributionTokensMax = 1 << 22
 
   /// Defaults for all but how a cycle trains and which language model the activations are of.
   public init(training: TrainingConfiguration, model: String) {
     self.training = training
+    trainsCoreEncoders = training.objective.core?.trainsEncoders ?? false
     self.model = model
   }
 
@@ -48,7 +52,11 @@ public struct DistillationConfiguration: Sendable, Equatable {
   /// How a cycle trains, counted from 1.
   func training(cycle: Int, core: String?) -> TrainingConfiguration {
     var result = training
-    if let core { result.core = core }
+    if let core {
+      result.objective = .batchtopk(
+        k: training.objective.k ?? 0,
+        core: .init(folder: core, trainsEncoders: trainsCoreEncoders))
+    }
     // Other weights and another order in each; two distillations with seeds next to each other share
     // none.
     result.seed = (training.seed &+ 1) &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(cycle)
@@ -60,29 +68,42 @@ public struct DistillationConfiguration: Sendable, Equatable {
     try TrainingError.require((1...1000).contains(cycles), "cycles", cycles, "in 1 … 1000")
     try CoreSelection.validate(coverage: coverage)
     try aggregation.validate()
-    try require(
-      (TextSequences.attributableTokens...Self.attributionTokensMax).contains(attributionTokens),
-      "attribution tokens is \(attributionTokens), it must be in "
-        + "\(TextSequences.attributableTokens) … \(Self.attributionTokensMax)")
+    let tokens = TextSequences.attributableTokens...Self.attributionTokensMax
+    try TrainingError.require(
+      tokens.contains(attributionTokens), "attribution tokens", attributionTokens,
+      "in \(tokens.lowerBound) … \(tokens.upperBound)")
     try rule.validate(cycles: cycles)
-    try require(
-      training.objective == .batchtopk,
-      "the objective is \(training.objective.rawValue): distillation needs batchtopk, from whose "
-        + "selection a core can be exempt")
-    try require(
-      training.sampledGranularities == nil,
-      "sampled granularities have no innermost one to attribute in: leave the option out")
+    let objective = training.objective.kind
+    guard objective == .batchtopk else {
+      throw TrainingError(
+        .invalid(field: "objective", value: objective.rawValue, limit: "batchtopk"),
+        "the objective is \(objective.rawValue): distillation needs batchtopk, from whose selection "
+          + "a core can be exempt")
+    }
+    if let count = training.sampledGranularities {
+      throw TrainingError(
+        .invalid(field: "sampled granularities", value: "\(count)", limit: "left out"),
+        "sampled granularities have no innermost one to attribute in: leave the option out")
+    }
     if repository != nil {
-      try require(
-        ModelRepository.isValidName(publishedName),
-        "the name \(publishedName) to publish as must be of letters, digits, '.', '_' and '-'")
+      try TrainingError.require(
+        ModelRepository.isValidName(publishedName), "the name to publish as", publishedName,
+        "made of letters, digits, '.', '_' and '-'")
     }
     try training.validate()
   }
 
+  /// A training without a core does not say whether it would train one's encoders; cycles must know.
+  private var trainingJSON: JSONValue {
+    .object(
+      (training.json.members ?? []).map {
+        $0.key == Self.trainsCoreKey ? .init($0.key, .bool(trainsCoreEncoders)) : $0
+      })
+  }
+
   private var json: JSONValue {
     var members: [JSONValue.Member] = [
-      .init("format", 1), .init("training", training.json), .init("cycles", JSONValue(cycles)),
+      .init("format", 1), .init("training", trainingJSON), .init("cycles", JSONValue(cycles)),
       .init("coverage", JSONValue(coverage)),
     ]
     switch aggregation {
@@ -128,6 +149,7 @@ public struct DistillationConfiguration: Sendable, Equatable {
     }
     training = try TrainingConfiguration(
       json: required("training") { $0 }, source: "\(path): training")
+    trainsCoreEncoders = root["training"]?[Self.trainsCoreKey]?.bool ?? false
     cycles = try required("cycles", \.integer)
     coverage = try required("coverage", \.number)
     switch try required("aggregation", \.string) {

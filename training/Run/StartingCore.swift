@@ -49,7 +49,9 @@ package struct StartingCore {
           + "trained with one")
     }
     dictionary = whole.standalone(granularity: latents)
-    guard let distilled = dictionary.core else { preconditionFailure("a prefix keeps its core") }
+    guard let distilled = dictionary.core else {
+      throw TrainingError(.unusable(input: folder), "\(folder): the core is not a prefix")
+    }
     self.distilled = distilled
     self.folder = folder
   }

@@ -1,5 +1,5 @@
-public import GranuleData
 public import GranuleErrors
+public import GranuleData
 public import GranuleObjective
 
 /// Everything that decides what a training run makes; saved with the run.

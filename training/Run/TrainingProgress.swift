@@ -11,15 +11,34 @@ extension Trainer {
       case calibration(Double)
     }
 
+    /// A prefix that was trained in the step.
+    public typealias Prefix = StepMetrics.Prefix
+
     /// What takes the time.
     public var activity: Activity
-    /// Number of steps of the run.
+    /// Steps done, of `steps`.
+    public var step: Int
+    /// Steps of the run.
     public var steps: Int
-    /// The last step that was done.
-    public var metrics: StepMetrics
+    /// Tokens trained on so far.
+    public var tokens: Int
+    /// The batch's loss: mean FVU over granularities, and the auxiliary loss and the penalty, weighted.
+    public var loss: Double
+    /// The granularities, ascending; the last is the full size.
+    public var prefixes: [Prefix]
     /// FVU of held-out activations at full size, as of the last validation; nil before the first.
     public var heldOutFVU: Double?
-    /// Seconds left at the rate of the last seconds.
+    /// Mean number of active latents a token of the batch.
+    public var l0: Double
+    /// Mean number of active latents of the core a token of the batch; 0 without one.
+    public var coreL0: Double
+    /// Whether the core alone has so many that the others were given a quarter of k.
+    public var isFloored: Bool
+    /// Latents that have not been active for `deadAfterTokens` tokens.
+    public var deadLatents: Int
+    /// Tokens a second, over the last seconds.
+    public var tokensPerSecond: Double
+    /// Seconds left at that rate.
     public var secondsLeft: Double
   }
 }

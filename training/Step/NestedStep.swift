@@ -227,11 +227,13 @@ package final class NestedStep {
 
   /// Below its threshold by half the bandwidth, a pre-activation still moves it.
   private func lowerThresholds(panel: Int, _ objective: StepObjective) {
-    guard let floors, let thresholds = weights.thresholds else { return }
+    guard let floors, let thresholds = weights.thresholds,
+      let bandwidth = objective.objective.jumpReLU?.bandwidth
+    else { return }
     let start = panel * PreparedEncoder.panelLatents
     for latent in start..<min(start + PreparedEncoder.panelLatents, latents) {
       floors.pointer[latent] = max(
-        thresholds.pointer[latent] - Float(objective.bandwidth / 2), 0)
+        thresholds.pointer[latent] - Float(bandwidth / 2), 0)
     }
   }
 
@@ -240,7 +242,7 @@ package final class NestedStep {
   ) throws(EncodingError) -> SparseCodes {
     let rule: SelectionRule
     switch objective.objective {
-    case .topk, .batchtopk: rule = .topk(k: objective.k)
+    case .topk(let k), .batchtopk(let k, _): rule = .topk(k: k)
     case .relu: rule = .relu
     case .jumprelu:
       if prepared == nil {
@@ -261,14 +263,15 @@ package final class NestedStep {
     let dictionary = SparseAutoencoder(parts)
     let activations = UnsafeBufferPointer(start: batch.pointer, count: tokens * dModel)
     switch objective.objective {
-    case .topk:
+    case .topk(let k):
       return try pool.encode(
-        dictionary, activations, tokens: tokens, granularity: latents, k: objective.k)
-    case .batchtopk:
+        dictionary, activations, tokens: tokens, granularity: latents, k: k)
+    case .batchtopk(let k, _):
       let core = try encodeCore(activations, tokens: tokens, objective)
-      let budget = objective.budget(tokens: tokens, coreActive: core?.indices.count ?? 0)
+      let budget = objective.budget(
+        k: k, tokens: tokens, coreActive: core?.indices.count ?? 0)
       let (codes, threshold) = try pool.encodeBatchTopK(
-        dictionary, activations, tokens: tokens, granularity: latents, k: objective.k,
+        dictionary, activations, tokens: tokens, granularity: latents, k: k,
         count: budget.values, exempt: objective.coreLatents)
       // Where fewer than the budget are positive, all of them are kept.
       losses.leastKept = Double(threshold > 0 ? threshold : codes.values.min() ?? 0)
@@ -305,7 +308,7 @@ package final class NestedStep {
       if weights.thresholds != nil { thresholdGradients = FloatStorage(count: values.count) }
     }
     return codes.values.withUnsafeBufferPointer { stored in
-      guard objective.objective == .jumprelu, let thresholds = weights.thresholds else {
+      guard objective.objective.kind == .jumprelu, let thresholds = weights.thresholds else {
         for i in 0..<count { values.pointer[i] = stored[i] }
         return count
       }
@@ -388,11 +391,12 @@ package final class NestedStep {
   private func sendBack(
     _ codes: SparseCodes, _ range: Range<Int>, objective: StepObjective, penalty: StepPenalty
   ) -> Double {
-    if objective.objective.hasK {
+    if objective.objective.kind.hasK {
       (gradients.pointer + range.lowerBound).update(
         from: products.pointer + range.lowerBound, count: range.count)
       return 0
     }
+    let bandwidth = objective.objective.jumpReLU?.bandwidth ?? 0
     var sum = 0.0
     for i in range {
       let value = values.pointer[i]
@@ -403,10 +407,9 @@ package final class NestedStep {
       // Straight-through estimates by a rectangle of width ε (arXiv 2407.14435, section 3):
       // ∂z/∂θ = −θ/ε, ∂L0/∂θ = −1/ε, for |h − θ| < ε/2.
       let threshold = Double(thresholds.pointer[Int(codes.indices[i])])
-      let isNear = abs(Double(codes.values[i]) - threshold) < objective.bandwidth / 2
-      let perL0 = penalty.isL0 ? penalty.weight : 0
+      let isNear = abs(Double(codes.values[i]) - threshold) < bandwidth / 2
       thresholdGradients.pointer[i] =
-        isNear ? Float(-(threshold * gradient + perL0) / objective.bandwidth) : 0
+        isNear ? Float(-(threshold * gradient + penalty.perThreshold) / bandwidth) : 0
     }
     return sum
   }

@@ -56,6 +56,8 @@ package struct ReferenceStep {
 
   package init(_ objective: StepObjective) { self.objective = objective }
 
+  private var jumpReLU: TrainingObjective.JumpReLU? { objective.objective.jumpReLU }
+
   /// - Parameters:
   ///   - batch: tokens, each [d_model].
   ///   - constants: nil for those of this very batch.
@@ -83,9 +85,9 @@ package struct ReferenceStep {
     losses.l0 = Double(active.reduce(0) { $0 + $1.count }) / tokens
     /// ∂(coefficient · penalty) / ∂(mean L0), where the penalty is of L0.
     var perL0 = objective.sparsityCoefficient
-    if let target = objective.targetL0 { perL0 *= 2 * (losses.l0 / target - 1) / target }
-    let isL0 =
-      objective.objective == .jumprelu && (objective.penalty == .l0 || objective.targetL0 != nil)
+    let target = jumpReLU?.targetL0
+    if let target { perL0 *= 2 * (losses.l0 / target - 1) / target }
+    let isL0 = jumpReLU != nil && (jumpReLU?.penalty == .l0 || target != nil)
 
     /// What ∂loss/∂h = `toPreActivation` sends to the encoder.
     func sendToEncoder(_ toPreActivation: Double, _ j: Int, _ x: [Double]) {
@@ -126,20 +128,20 @@ package struct ReferenceStep {
         if isActive { losses.penalty += term / tokens }
         toValues[j] += objective.sparsityCoefficient * slope / tokens
         if isActive { sendToEncoder(toValues[j], j, x) }
-        guard objective.objective == .jumprelu, h[j] > 0 else { continue }
+        guard let bandwidth = jumpReLU?.bandwidth, h[j] > 0 else { continue }
         let threshold = weights.thresholds[j]
-        guard abs(h[j] - threshold) < objective.bandwidth / 2 else { continue }
-        gradient.thresholds[j] -= threshold / objective.bandwidth * toValues[j]
-        if isL0 { gradient.thresholds[j] -= perL0 / tokens / objective.bandwidth }
+        guard abs(h[j] - threshold) < bandwidth / 2 else { continue }
+        gradient.thresholds[j] -= threshold / bandwidth * toValues[j]
+        if isL0 { gradient.thresholds[j] -= perL0 / tokens / bandwidth }
       }
     }
     if isL0 {
-      losses.penalty = objective.targetL0.map { pow(losses.l0 / $0 - 1, 2) } ?? losses.l0
+      losses.penalty = target.map { pow(losses.l0 / $0 - 1, 2) } ?? losses.l0
     }
 
     let targets = constants?.residuals ?? fullResiduals
     if !dead.isEmpty, objective.auxiliaryCoefficient > 0 {
-      let auxiliaryK = max(1, min(objective.auxiliaryLatents ?? dModel / 2, dead.count))
+      let auxiliaryK = max(1, min(objective.auxiliary?.latents ?? dModel / 2, dead.count))
       let residualVariance = Self.variance(targets)
       for (t, target) in targets.enumerated() {
         let h = pre[t]
@@ -174,15 +176,15 @@ package struct ReferenceStep {
   /// The active latents of each token, ascending.
   private func selected(_ pre: [[Double]], _ weights: Weights) -> [[Int]] {
     switch objective.objective {
-    case .topk:
+    case .topk(let k):
       return pre.map { h in
-        h.indices.sorted { (-h[$0], $0) < (-h[$1], $1) }.prefix(objective.k)
+        h.indices.sorted { (-h[$0], $0) < (-h[$1], $1) }.prefix(k)
           .filter { h[$0] > 0 }.sorted()
       }
-    case .batchtopk:
+    case .batchtopk(let k, _):
       let core = objective.coreLatents
       let coreActive = pre.reduce(0) { $0 + $1[..<core].count { $0 > 0 } }
-      let budget = objective.budget(tokens: pre.count, coreActive: coreActive).values
+      let budget = objective.budget(k: k, tokens: pre.count, coreActive: coreActive).values
       let others = pre.flatMap { $0[core...] }.sorted(by: >).prefix(budget)
       let least = others.last { $0 > 0 } ?? 0
       return pre.map { h in
@@ -196,14 +198,13 @@ package struct ReferenceStep {
 
   /// What a value adds to its token's penalty, and the derivative.
   private func penalty(of value: Double, dModel: Int) -> (term: Double, slope: Double) {
-    if objective.objective == .relu {
+    if case .relu = objective.objective {
       let scale = 1 / Double(dModel).squareRoot()
       return (scale * value, scale)
     }
-    guard objective.objective == .jumprelu, objective.penalty == .tanh, objective.targetL0 == nil
-    else { return (0, 0) }
-    let level = tanh(objective.tanhScale * value)
-    return (level, objective.tanhScale * (1 - level * level))
+    guard case .tanh(let scale) = jumpReLU?.penalty else { return (0, 0) }
+    let level = tanh(scale * value)
+    return (level, scale * (1 - level * level))
   }
 
   /// Σ‖x − x̄‖²
