@@ -19,7 +19,7 @@ help:
 	@echo "             have SAELens and sparsify load what granule exports, and compute the same"
 	@echo "             (GRANULE_PYTHON=PATH of a Python that has them; else they are installed)"
 	@echo "make build   build .build/release/granule"
-	@echo "make lint    check the format of the sources, and the scripts"
+	@echo "make lint    check the format of the sources, the warnings of the C files, and the scripts"
 	@echo "make clean   remove what was built"
 
 dependencies:
@@ -53,6 +53,8 @@ check-peers: build
 
 lint: dependencies
 	swift format lint --strict --recursive Package.swift Sources serve training Tests
+	clang -fsyntax-only -Wall -Wextra -Werror -I Sources/Foundations/CKernels/include \
+	  Sources/Foundations/CKernels/*.c Tests/ThreadSanitizer/*.c
 	@for script in scripts/* proto/generate .ci/run; do bash -n $$script || exit 1; done
 
 clean:

@@ -55,13 +55,9 @@ let package = Package(
     .target(
       name: "CGranuleKernels", path: "Sources/Foundations/CKernels",
       cSettings: [
-        // Fused multiply-adds are written out, so that every version gives the same bits; without
-        // errno the compiler vectorises square roots. The thread sanitizer must leave alone what
-        // chooses a version: that runs before the sanitizer has started.
-        .unsafeFlags([
-          "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize=thread", "-Wall", "-Wextra",
-          "-Werror",
-        ])
+        // The thread sanitizer must leave alone what chooses a version: that runs before the sanitizer has
+        // started.
+        .unsafeFlags(["-fno-sanitize=thread"])
       ]),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",

@@ -3,6 +3,10 @@
 #pragma once
 #include "CGranuleKernels.h"
 
+// Products and sums are rounded one by one: fused multiply-adds are written out, so that every version
+// gives the same bits. Holds to the end of each file that includes this, as every kernel's does.
+#pragma STDC FP_CONTRACT OFF
+
 #define GK_AVX512 \
   __attribute__((target("arch=x86-64-v4,avx512vnni"), min_vector_width(512)))
 #define GK_AVX2 __attribute__((target("arch=x86-64-v3")))

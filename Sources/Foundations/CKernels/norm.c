@@ -5,7 +5,7 @@
 
 static inline __attribute__((always_inline)) float inverse_root(
     float squares, size_t count, float epsilon) {
-  return 1 / __builtin_sqrtf(squares / (float)count + epsilon);
+  return 1 / __builtin_elementwise_sqrt(squares / (float)count + epsilon);
 }
 
 GK_VERSIONS

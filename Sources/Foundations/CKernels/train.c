@@ -162,7 +162,7 @@ void gk_column_moments(
 static inline __attribute__((always_inline)) void normalize(float *row, size_t count) {
   float squared_norm = inner_product(row, row, count);
   if (squared_norm == 0) return;
-  float factor = 1 / __builtin_sqrtf(squared_norm);
+  float factor = 1 / __builtin_elementwise_sqrt(squared_norm);
   for (size_t i = 0; i < count; i++) row[i] *= factor;
 }
 
@@ -176,7 +176,7 @@ static inline __attribute__((always_inline)) void adam(
     size_t count, const gk_adam_step *step) {
   float beta1 = step->beta1, beta2 = step->beta2, scale = step->gradient_scale;
   float step_size = step->learning_rate / step->bias_correction1, epsilon = step->epsilon;
-  float root_correction = 1 / __builtin_sqrtf(step->bias_correction2);
+  float root_correction = 1 / __builtin_elementwise_sqrt(step->bias_correction2);
   float shrink = 1 - step->learning_rate * step->weight_decay;
   for (size_t i = 0; i < count; i++) {
     float gradient = has_gradients ? gradients[i] : 0;
@@ -187,7 +187,7 @@ static inline __attribute__((always_inline)) void adam(
     float second = __builtin_fmaf(beta2, second_moments[i] - squared, squared);
     first_moments[i] = first;
     second_moments[i] = second;
-    float denominator = __builtin_fmaf(__builtin_sqrtf(second), root_correction, epsilon);
+    float denominator = __builtin_fmaf(__builtin_elementwise_sqrt(second), root_correction, epsilon);
     parameters[i] = __builtin_fmaf(-step_size, first / denominator, parameters[i] * shrink);
   }
 }

@@ -3,6 +3,8 @@
 #pragma once
 #include <string.h>
 
+#include "cpu.h"
+
 // Without the width the compiler splits vectors of 64 bytes where it thinks those slow.
 #define GK_VERSIONS                                                           \
   __attribute__((                                                                  \
