@@ -52,13 +52,7 @@ let package = Package(
     .systemLibrary(name: "CMalloc"),
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
-    .target(
-      name: "CGranuleKernels", path: "Sources/Foundations/CKernels",
-      cSettings: [
-        // The thread sanitizer must leave alone what chooses a version: that runs before the sanitizer has
-        // started.
-        .unsafeFlags(["-fno-sanitize=thread"])
-      ]),
+    .target(name: "CGranuleKernels", path: "Sources/Foundations/CKernels"),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
       exclude: ["granule.proto", "event.proto", "generate"], sources: ["generated"],
