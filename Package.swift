@@ -78,7 +78,6 @@ let package = Package(
       "Sources/LanguageModel",
       [
         "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
-        "COpenBLAS",
       ]),
 
     // The network.
@@ -101,8 +100,8 @@ let package = Package(
       name: "GranuleTraining",
       dependencies: [
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
-        "CGranuleProto", "CProtobufC",
+        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "CGranuleProto",
+        "CProtobufC",
       ],
       path: "training", swiftSettings: strict),
 
@@ -111,12 +110,13 @@ let package = Package(
       dependencies: [
         "GranuleServer", "GranuleTraining", "GranuleClient", "GranuleInterchange",
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
-        "GranuleWire", "GranuleTransport", argumentParser, logging,
+        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "GranuleWire",
+        "GranuleTransport", argumentParser, logging,
       ],
       path: "Sources/granule", swiftSettings: strict),
 
     // Tests mirror the modules.
+    tests("BLAS", ["GranuleBLAS", "TestSupport"]),
     tests("Files", ["GranuleFiles", "CJansson"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
@@ -160,7 +160,8 @@ let package = Package(
     .target(
       name: "TestSupport",
       dependencies: [
-        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "GranuleLanguageModel", "GranuleBLAS", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles",
       ],
       path: "Tests/TestSupport", swiftSettings: strict),
     // What the fuzzer runs, and the replay of its corpora.
