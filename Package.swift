@@ -50,6 +50,8 @@ let package = Package(
     .systemLibrary(name: "CLibZip", pkgConfig: "libzip", providers: [.apt(["libzip-dev"])]),
     // glibc's allocator, beyond what Swift's own module of glibc has.
     .systemLibrary(name: "CMalloc"),
+    // Which cores a thread may run on, likewise.
+    .systemLibrary(name: "CSched"),
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
     .target(name: "CGranuleKernels", path: "Sources/Foundations/CKernels"),
@@ -61,7 +63,7 @@ let package = Package(
     // Foundations: know nothing of dictionaries.
     module("Sources/Foundations/BLAS", ["COpenBLAS"]),
     module("Sources/Foundations/Files", ["CJansson", "CLibCrypto"]),
-    module("Sources/Foundations/Threads", []),
+    module("Sources/Foundations/Threads", ["CSched"]),
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
     // Dictionaries.
@@ -117,6 +119,7 @@ let package = Package(
 
     // Tests mirror the modules.
     tests("BLAS", ["GranuleBLAS", "TestSupport"]),
+    tests("Threads", ["GranuleThreads", "CSched"]),
     tests("Files", ["GranuleFiles", "CJansson"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
