@@ -118,6 +118,7 @@ let package = Package(
       path: "Sources/granule", swiftSettings: strict),
 
     // Tests mirror the modules.
+    tests("Kernels", ["CGranuleKernels", "CKernelVersions", "TestSupport"]),
     tests("BLAS", ["GranuleBLAS", "TestSupport"]),
     tests("Threads", ["GranuleThreads", "CSched"]),
     tests("Files", ["GranuleFiles", "CJansson"]),
@@ -160,6 +161,10 @@ let package = Package(
         "GranuleCommand", "GranuleClient", "GranuleTransport", "GranuleRepository",
         "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "TestSupport",
       ]),
+    // The versions of each kernel, one by one.
+    .target(
+      name: "CKernelVersions", dependencies: ["CGranuleKernels"],
+      path: "Tests/KernelVersions"),
     .target(
       name: "TestSupport",
       dependencies: [
