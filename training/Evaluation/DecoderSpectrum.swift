@@ -1,5 +1,6 @@
 internal import GranuleBLAS
 public import GranuleDictionary
+public import GranuleErrors
 internal import GranuleLanguageModel
 internal import GranuleTensors
 
