@@ -102,8 +102,8 @@ let package = Package(
     module(
       "training/Data",
       [
-        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
-        "CGranuleKernels",
+        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleThreads",
+        "GranuleFiles", "CGranuleKernels",
       ]),
     module("training/Objective", []),
     module(
