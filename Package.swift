@@ -127,7 +127,7 @@ let package = Package(
       path: "Sources/granule", swiftSettings: strict),
 
     // Tests mirror the modules.
-    tests("Files", ["GranuleFiles", "CJansson"]),
+    tests("Files", ["GranuleFiles", "CJansson", "TestSupport"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
       "Dictionary",
