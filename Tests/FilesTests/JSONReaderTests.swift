@@ -16,14 +16,10 @@ struct JSONReaderTests {
   }
 
   private func expectFault(
-    _ text: String, _ kind: FileError.Kind = .malformed, _ body: () throws(FileError) -> Void
+    _ text: String, _ kind: FileError.Kind = .malformed, _ body: () throws -> Void
   ) {
-    do throws(FileError) {
-      try body()
-      Issue.record("\(text) was expected")
-    } catch {
-      #expect(error.description == text && error.kind == kind)
-    }
+    let error = #expect(throws: FileError.self) { try body() }
+    #expect(error?.description == text && error?.kind == kind)
   }
 
   @Test("answers values of the kind that was asked for")
@@ -31,8 +27,8 @@ struct JSONReaderTests {
     #expect(try root.required("width").number() == 12.5)
     #expect(try root.required("name").string() == "x")
     #expect(try root.required("on").bool())
-    #expect(try root.required("rows").map { try $0.required("k").integer() } == [4, -1])
-    #expect(try root.required("numbers").map { try $0.number() } == [1, 2.5])
+    #expect(try root.required("rows").elements().map { try $0.required("k").integer() } == [4, -1])
+    #expect(try root.required("numbers").elements().map { try $0.number() } == [1, 2.5])
     #expect(try root.required("rows").elements()[0].required("l0").integer(in: 0...2) == 2)
     #expect(try root.members().map(\.key).first == "width")
     #expect(root.optional("none") == nil && root.optional("other") == nil)
@@ -45,32 +41,27 @@ struct JSONReaderTests {
   @Test("names file and key path, what was found and what is needed")
   func faults() {
     expectFault("a.json: width is 12.5, an integer is needed") {
-      () throws(FileError) in _ = try root.required("width").integer()
+      _ = try root.required("width").integer()
     }
     expectFault("a.json: rows[1].k is -1, it must be at least 0") {
-      () throws(FileError) in
-      _ = try root.required("rows").map { (row) throws(FileError) in
-        try row.required("k").integer(in: 0 ... .max)
-      }
+      _ = try root.required("rows").elements().map { try $0.required("k").integer(in: 0 ... .max) }
     }
     expectFault("a.json: rows[0].k is 4, it must be in 1 … 3") {
-      () throws(FileError) in
       _ = try root.required("rows").elements()[0].required("k").integer(in: 1...3)
     }
     expectFault("a.json: rows[1].l0 is missing") {
-      () throws(FileError) in _ = try root.required("rows").elements()[1].required("l0")
+      _ = try root.required("rows").elements()[1].required("l0")
     }
     expectFault("a.json: name is \"x\", an object is needed") {
-      () throws(FileError) in _ = try root.required("name").required("inner")
+      _ = try root.required("name").required("inner")
     }
     expectFault("a.json: is an object, an array is needed") {
-      () throws(FileError) in _ = try root.elements()
+      _ = try root.elements()
     }
     expectFault("a.json: colour is \"blue\", it must be one of red, green") {
-      () throws(FileError) in _ = try root.required("colour").choice(of: Colour.self)
+      _ = try root.required("colour").choice(of: Colour.self)
     }
     expectFault("a.json: on is only for tests", .unsupported) {
-      () throws(FileError) in
       throw try root.required("on").fault("is only for tests", kind: .unsupported)
     }
   }

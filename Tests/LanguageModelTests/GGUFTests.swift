@@ -6,7 +6,9 @@ import Testing
 
 /// Reads bytes as if they were a file.
 func gguf(_ bytes: [UInt8]) throws(FileError) -> GGUFFile {
-  try GGUFFile(bytes.withUnsafeBytes { FileBytes.copy($0, named: "a.gguf") })
+  try bytes.withBytes { (bytes) throws(FileError) in
+    try GGUFFile(FileBytes.copy(bytes, named: "a.gguf"))
+  }
 }
 
 @Suite("GGUF files")

@@ -92,15 +92,6 @@ public struct JSONReader: Sendable {
     }
   }
 
-  /// What `convert` makes of each element of an array.
-  ///
-  /// - Throws: `FileError` if this is not an array, or what `convert` throws.
-  public func map<Value>(
-    _ convert: (JSONReader) throws(FileError) -> Value
-  ) throws(FileError) -> [Value] {
-    try elements().map(convert)
-  }
-
   // MARK: Single values
 
   /// A string.
