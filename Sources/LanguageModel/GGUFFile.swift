@@ -98,7 +98,7 @@ public struct GGUFFile: Sendable {
 
   /// An error that names this file and a key of its metadata.
   public func fault(key: String, _ fault: String) -> FileError {
-    FileError(file: file.path, fault: "key \(key): \(fault)")
+    FileError(file: file.path, key: key, fault: fault)
   }
 
   /// The value of `key` in the form that `value` takes it.
@@ -112,7 +112,7 @@ public struct GGUFFile: Sendable {
     _ key: String, _ what: String, _ value: (GGUFValue) -> T?
   ) throws(FileError) -> T? {
     guard let stored = metadata[key] else { return nil }
-    guard let result = value(stored) else { throw fault(key: key, "is no \(what)") }
+    guard let result = value(stored) else { throw fault(key: key, "is not a \(what)") }
     return result
   }
 
