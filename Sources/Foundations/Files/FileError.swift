@@ -64,9 +64,9 @@ public struct FileError: Error, CustomStringConvertible, Sendable {
     return FileError(file: file, kind: kind, fault: what.map { "\($0): \(reason)" } ?? reason)
   }
 
-  /// `FILE: FAULT`, `FILE: KEY FAULT` or `FILE: tensor NAME: FAULT`
+  /// `FILE: FAULT`, with `tensor NAME: ` and `KEY ` before the fault if it concerns such.
   public var description: String {
-    if let tensor { return "\(file): tensor \(tensor): \(fault)" }
-    return key.map { "\(file): \($0) \(fault)" } ?? "\(file): \(fault)"
+    let tensor = tensor.map { "tensor \($0): " } ?? ""
+    return "\(file): \(tensor)\(key.map { "\($0) " } ?? "")\(fault)"
   }
 }

@@ -5,13 +5,16 @@ public struct JSONReader: Sendable {
   public let value: JSONValue
   /// The file's path, for messages.
   public let file: String
+  /// The tensor that the value describes, for messages; nil if it describes none.
+  public let tensor: String?
   /// The keys that lead to the value, such as `metadata.granularities[2].k`; "" for the root.
   public let path: String
 
-  /// A value at `path` of `file`.
-  public init(_ value: JSONValue, file: String, path: String = "") {
+  /// A value at `path` of `file`, or of what `file` says of a tensor.
+  public init(_ value: JSONValue, file: String, tensor: String? = nil, path: String = "") {
     self.value = value
     self.file = file
+    self.tensor = tensor
     self.path = path
   }
 
@@ -36,7 +39,8 @@ public struct JSONReader: Sendable {
 
   /// A fault of this value: a text that begins with a verb, such as "is missing".
   public func fault(_ text: String, kind: FileError.Kind = .malformed) -> FileError {
-    FileError(file: file, key: path.isEmpty ? nil : path, kind: kind, fault: text)
+    FileError(
+      file: file, tensor: tensor, key: path.isEmpty ? nil : path, kind: kind, fault: text)
   }
 
   /// The beginning of the value's text, for messages.
@@ -46,15 +50,21 @@ public struct JSONReader: Sendable {
   }
 
   private func mismatch(_ needed: String) -> FileError {
-    let isShort = path.isEmpty || excerpt.count > 60
-    return fault("is \(isShort ? value.kind : excerpt), \(needed) is needed")
+    let isUnshown = path.isEmpty || excerpt.count > 60
+    return fault("is \(isUnshown ? value.kind : excerpt), \(needed) is needed")
   }
 
   // MARK: Objects and arrays
 
+  private func inner(_ value: JSONValue, _ path: String) -> JSONReader {
+    JSONReader(value, file: file, tensor: tensor, path: path)
+  }
+
+  private func path(of key: String) -> String { path.isEmpty ? key : "\(path).\(key)" }
+
   /// The member `key`; nil if there is none, or this is not an object.
   public subscript(key: String) -> JSONReader? {
-    value[key].map { JSONReader($0, file: file, path: path.isEmpty ? key : "\(path).\(key)") }
+    value[key].map { inner($0, path(of: key)) }
   }
 
   /// The member `key` unless it is null; nil if there is none, or this is not an object.
@@ -68,8 +78,7 @@ public struct JSONReader: Sendable {
   public func required(_ key: String) throws(FileError) -> JSONReader {
     if let member = self[key] { return member }
     _ = try members()
-    throw JSONReader(.null, file: file, path: path.isEmpty ? key : "\(path).\(key)")
-      .fault("is missing")
+    throw inner(.null, path(of: key)).fault("is missing")
   }
 
   /// The members, in the file's order.
@@ -77,9 +86,7 @@ public struct JSONReader: Sendable {
   /// - Throws: `FileError` if this is not an object.
   public func members() throws(FileError) -> [(key: String, value: JSONReader)] {
     guard let members = value.members else { throw mismatch("an object") }
-    return members.map {
-      ($0.key, JSONReader($0.value, file: file, path: path.isEmpty ? $0.key : "\(path).\($0.key)"))
-    }
+    return members.map { ($0.key, inner($0.value, path(of: $0.key))) }
   }
 
   /// The elements of an array.
@@ -87,9 +94,7 @@ public struct JSONReader: Sendable {
   /// - Throws: `FileError` if this is not an array.
   public func elements() throws(FileError) -> [JSONReader] {
     guard let elements = value.elements else { throw mismatch("an array") }
-    return elements.enumerated().map {
-      JSONReader($0.element, file: file, path: "\(path)[\($0.offset)]")
-    }
+    return elements.enumerated().map { inner($0.element, "\(path)[\($0.offset)]") }
   }
 
   // MARK: Single values

@@ -61,7 +61,8 @@ public struct SafetensorsFile: Sendable {
       if name == "__metadata__" {
         for entry in try value.members() { metadata[entry.key] = try entry.value.string() }
       } else {
-        tensors.append(try Self.tensor(name, value, of: file, dataStart: dataStart))
+        let entry = JSONReader(value.value, file: file.path, tensor: name)
+        tensors.append(try Self.tensor(name, entry, of: file, dataStart: dataStart))
       }
     }
     tensors.sort { $0.start < $1.start }
