@@ -87,8 +87,8 @@ let package = Package(
     module(
       "Sources/LanguageModel",
       [
-        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
-        "COpenBLAS",
+        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
+        "CGranuleKernels", "COpenBLAS",
       ]),
 
     // The network.
@@ -144,7 +144,10 @@ let package = Package(
       ["GranuleRepository", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"]),
     tests(
       "LanguageModel",
-      ["GranuleLanguageModel", "GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
+      [
+        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "CGranuleKernels", "TestSupport",
+      ]),
     tests(
       "Training",
       [

@@ -152,9 +152,9 @@ struct SAELensConfig {
     provenance.languageModel =
       own?["trained_on"]?["model"]?.string ?? metadata?["model_name"]?.string
       ?? root["model_name"]?.string ?? ""
-    provenance.hook =
+    provenance.hook = HookPoint(
       own?["trained_on"]?["hook"]?.string ?? metadata?["hook_name"]?.string
-      ?? root["hook_name"]?.string ?? root["hook_point"]?.string ?? ""
+        ?? root["hook_name"]?.string ?? root["hook_point"]?.string ?? "")
     provenance.tokens = own?["trained_on"]?["tokens"]?.integer
     provenance.orderedBy = own?["ordered_by"]?.string
     provenance.activationScale = own?["activation_scale"]?.number

@@ -41,7 +41,7 @@ extension DictionaryImport {
       return text == "none" ? "" : text
     }
     imported.parts.provenance.languageModel = try known("lm_name")
-    imported.parts.provenance.hook = try known("submodule_name")
+    imported.parts.provenance.hook = HookPoint(try known("submodule_name"))
     return imported
   }
 

@@ -38,7 +38,7 @@ extension DictionaryImport {
     imported.note("b_dec", "added to outputs only")
     let model = try configuration.optional("model_name")?.string()
     imported.parts.provenance.languageModel = model ?? ""
-    imported.parts.provenance.hook = input ?? ""
+    imported.parts.provenance.hook = HookPoint(input ?? "")
     return imported
   }
 

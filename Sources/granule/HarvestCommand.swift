@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import GranuleDictionary
 import GranuleFiles
 import GranuleLanguageModel
 import GranuleTensors
@@ -39,7 +40,7 @@ struct HarvestCommand: AsyncParsableCommand {
     help: ArgumentHelp(
       "resid: the residual stream before the block; mlp, attention: what that part of the block "
         + "adds to it."))
-  var hook = HookOption.resid
+  var hook = HookPoint.Site.residual
   @Option(help: "Tokens a sequence.")
   var context = 512
   @Option(help: "Stop after so many activations a layer. Default: when the text ends.")
@@ -54,7 +55,7 @@ struct HarvestCommand: AsyncParsableCommand {
   func run() async throws {
     Interruption.install()
     var options = HarvestConfiguration(model: model, layers: layer.values, text: text, out: out)
-    options.hook = hook.hook
+    options.site = hook
     options.context = context
     options.tokens = tokens
     options.type = type == .float16 ? .float16 : .float32
@@ -107,7 +108,7 @@ struct HarvestCommand: AsyncParsableCommand {
       harvester.textFileCount == 1 ? "1 text file" : "\(harvester.textFileCount) text files"
     let what =
       switch hook {
-      case .resid: "the residual stream before"
+      case .residual: "the residual stream before"
       case .mlp: "the MLP's output of"
       case .attention: "the attention's output of"
       }
@@ -128,18 +129,7 @@ struct HarvestCommand: AsyncParsableCommand {
   }
 }
 
-/// Where activations are taken, on the command line.
-enum HookOption: String, CaseIterable, ExpressibleByArgument {
-  case resid, mlp, attention
-
-  var hook: LanguageModel.Hook {
-    switch self {
-    case .resid: .residual
-    case .mlp: .mlp
-    case .attention: .attention
-    }
-  }
-}
+extension HookPoint.Site: ExpressibleByArgument {}
 
 /// Element types that activations are written in.
 enum ActivationType: String, CaseIterable, ExpressibleByArgument {

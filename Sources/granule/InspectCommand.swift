@@ -82,7 +82,7 @@ struct InspectCommand: AsyncParsableCommand {
     line("b_dec", dictionary.subtractsDecoderBias ? "subtracted from inputs" : "output only")
     let provenance = dictionary.provenance
     line("language model", provenance.languageModel.isEmpty ? "unknown" : provenance.languageModel)
-    line("hook", provenance.hook.isEmpty ? "unknown" : provenance.hook)
+    line("hook", provenance.hook.isUnknown ? "unknown" : provenance.hook.name)
     line("trained on", provenance.tokens.map { "\($0.grouped) tokens" } ?? "unknown")
     if let order = provenance.orderedBy { line("ordered by", order) }
     if let order = dictionary.latentOrder {
@@ -163,7 +163,7 @@ struct InspectCommand: AsyncParsableCommand {
       "subtracts_decoder_bias": .bool(dictionary.subtractsDecoderBias),
       "granularities": dictionary.granularitiesJSON,
       "provenance": [
-        "language_model": known(provenance.languageModel), "hook": known(provenance.hook),
+        "language_model": known(provenance.languageModel), "hook": known(provenance.hook.name),
         "tokens": provenance.tokens.map { JSONValue($0) } ?? .null,
         "ordered_by": provenance.orderedBy.map { .string($0) } ?? .null,
         "activation_scale": provenance.activationScale.map { JSONValue($0) } ?? .null,

@@ -1,5 +1,6 @@
 import CGranuleKernels
 import Foundation
+import GranuleDictionary
 import GranuleFiles
 import GranuleLanguageModel
 import GranuleTensors
@@ -70,7 +71,7 @@ struct HarvestTests {
     let file = try GGUFFile(path: model)
     let tokenizer = try Tokenizer(file)
     let languageModel = LanguageModel(try LlamaWeights(file))
-    let site = LanguageModel.Site(layer: layer, hook: configuration.hook)
+    let site = HookPoint.block(layer, configuration.site)
     var result = Harvested()
     for path in texts {
       let tokens = try tokenizer.encode(FileBytes.read(path).text)
@@ -102,10 +103,10 @@ struct HarvestTests {
 
   @Test(
     "gives what the model computes, without attention sinks unless they are asked for",
-    arguments: LanguageModel.Hook.allCases, [false, true])
-  func values(hook: LanguageModel.Hook, keeps: Bool) throws {
+    arguments: HookPoint.Site.allCases, [false, true])
+  func values(site: HookPoint.Site, keeps: Bool) throws {
     var configuration = configuration("out")
-    configuration.hook = hook
+    configuration.site = site
     configuration.layers = [1, 0]
     configuration.keepsFirstPosition = keeps
     let harvester = try ActivationHarvester(configuration)
@@ -198,13 +199,13 @@ struct HarvestTests {
       #expect(description.contains(text), "\(description)")
     }
     expectFault("layers [1], not [0,1]") { $0.layers = [0, 1] }
-    expectFault("hook \"resid\", not \"mlp\"") { $0.hook = .mlp }
+    expectFault("hook \"resid\", not \"mlp\"") { $0.site = .mlp }
     expectFault("context 24, not 12") { $0.context = 12 }
     expectFault("type \"float32\"") { $0.type = .float16 }
     expectFault("keeps_first_position false") { $0.keepsFirstPosition = true }
     expectFault("layer is 3") { $0.layers = [3] }
     expectFault("layer is 2") {
-      $0.layers = [2]; $0.hook = .mlp
+      $0.layers = [2]; $0.site = .mlp
     }
     expectFault("context is 65") { $0.context = 65 }
     expectFault("2 text files, not 1") { $0.text = [texts[0]] }

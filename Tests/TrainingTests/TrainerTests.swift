@@ -59,7 +59,7 @@ struct TrainerTests {
 
   /// The folder of a core of random vectors.
   func core(
-    _ latents: Int, dModel: Int = 16, hook: String = "", languageModel: String = "",
+    _ latents: Int, dModel: Int = 16, hook: HookPoint = "", languageModel: String = "",
     seed: UInt64 = 71
   ) throws -> String {
     let path = "\(folder.path)/core-\(latents)-\(dModel)-\(hook)\(languageModel)\(seed)"

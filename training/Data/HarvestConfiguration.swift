@@ -1,3 +1,4 @@
+public import GranuleDictionary
 internal import GranuleFiles
 public import GranuleLanguageModel
 public import GranuleTensors
@@ -9,7 +10,7 @@ public struct HarvestConfiguration: Sendable, Equatable {
   /// Blocks at which to take activations, in one pass.
   public var layers: [Int]
   /// What to take there.
-  public var hook = LanguageModel.Hook.residual
+  public var site = HookPoint.Site.residual
   /// Text files and folders; a folder stands for the `.txt`, `.md` and `.rst` files in it and in its
   /// sub-folders.
   public var text: [String]
@@ -84,17 +85,6 @@ public struct HarvestConfiguration: Sendable, Equatable {
         return try textFiles(in: path, depth: depth + 1)
       }
       return [".txt", ".md", ".rst"].contains { name.hasSuffix($0) } ? [path] : []
-    }
-  }
-}
-
-extension LanguageModel.Hook {
-  /// The name that the field's tools use for this place in a block.
-  func name(layer: Int) -> String {
-    switch self {
-    case .residual: "blocks.\(layer).hook_resid_pre"
-    case .mlp: "blocks.\(layer).hook_mlp_out"
-    case .attention: "blocks.\(layer).hook_attn_out"
     }
   }
 }

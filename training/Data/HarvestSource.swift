@@ -1,3 +1,4 @@
+internal import GranuleDictionary
 internal import GranuleFiles
 internal import GranuleLanguageModel
 internal import GranuleRepository
@@ -30,8 +31,7 @@ struct HarvestSource {
     }
     let name = folder.split(separator: "/").last.map(String.init) ?? ""
     path = "\(Self.parent(folder))/\(HarvestManifest.fileName)"
-    let prefix = ActivationHarvester.layerFolderPrefix
-    guard name.hasPrefix(prefix), let layer = Int(name.dropFirst(prefix.count)) else {
+    guard let layer = HookPoint.layer(ofFolder: name) else {
       throw TrainingError(
         "\(folder): is no layer-L folder of granule harvest: attribution needs to know which "
           + "language model the activations are of, and where")
@@ -45,11 +45,11 @@ struct HarvestSource {
     guard layers.contains(layer) else {
       throw TrainingError("\(path): the harvest was not of layer \(layer), which \(folder) claims")
     }
-    let stated = LanguageModel.Hook.residual.name(layer: layer)
-    guard hook == LanguageModel.Hook.residual.rawValue, dataset.origin?.hook ?? stated == stated
+    let stated = HookPoint.block(layer, .residual)
+    guard hook == HookPoint.Site.residual.rawValue, dataset.origin?.hook ?? stated == stated
     else {
       throw TrainingError(
-        "\(path): the activations are of \(dataset.origin?.hook ?? hook), \(stated) is needed: only "
+        "\(path): the activations are of \(dataset.origin?.hook.name ?? hook), \(stated) is needed: only "
           + "the residual stream can be attributed")
     }
     modelSHA256 = sha256

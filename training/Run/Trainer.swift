@@ -545,7 +545,7 @@ public final class Trainer {
     result.activations = configuration.activations.map(Folder.absolute)
     let dataset = try ActivationDataset(paths: configuration.activations)
     if result.languageModel.isEmpty { result.languageModel = dataset.origin?.languageModel ?? "" }
-    if result.hook.isEmpty { result.hook = dataset.origin?.hook ?? "" }
+    if result.hook.isUnknown { result.hook = dataset.origin?.hook ?? "" }
     return result
   }
 

@@ -1,3 +1,4 @@
+internal import GranuleDictionary
 package import GranuleFiles
 internal import GranuleTensors
 
@@ -161,7 +162,8 @@ extension TrainingConfiguration {
       .integer("core_latents", \.coreLatents),
       .flag("trains_core_encoders", \.trainsCoreEncoders),
       .string("language_model", \.languageModel),
-      .string("hook", \.hook),
+      Field(
+        "hook", \.hook, write: { .string($0.name) }, read: { $0.string.map { HookPoint($0) } }),
     ]
   }
 

@@ -1,4 +1,5 @@
 internal import Glibc
+public import GranuleDictionary
 
 /// Everything that decides what a training run makes; saved with the run.
 public struct TrainingConfiguration: Sendable, Equatable {
@@ -88,7 +89,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// Provenance, written into the dictionary; "" if unknown.
   public var languageModel = ""
   /// Provenance: where in the language model, "" if unknown.
-  public var hook = ""
+  public var hook: HookPoint = ""
 
   /// Defaults for a dictionary of a size: papers' where they state one, else those of the codebases
   /// that the field uses (learning rate 2·10⁻⁴ / √(N / 2¹⁴); dead after 10 million tokens, in a

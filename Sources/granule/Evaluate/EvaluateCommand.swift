@@ -215,12 +215,7 @@ struct EvaluateCommand: AsyncParsableCommand {
 
   private func layer(of dictionary: SparseAutoencoder, _ folder: String) throws -> Int {
     if let layer { return layer }
-    let parts = dictionary.provenance.hook.split(separator: ".")
-    if parts.count == 3, parts[0] == "blocks", let layer = Int(parts[1]),
-      parts[2] == "hook_resid_pre"
-    {
-      return layer
-    }
+    if case .block(let layer, .residual) = dictionary.provenance.hook { return layer }
     throw CommandError(
       "\(folder) does not say that it is of the residual stream before a block: name the block with "
         + "--layer")
