@@ -43,7 +43,7 @@ struct SmolLM2Tests {
     let layers = [0, 1, 2, 10, 15, 29]
     let blocks = model.configuration.blocks
     let captured = model.activations(
-      at: Set((layers + [blocks]).map { .init(layer: $0, hook: .residual) }), of: batch)
+      at: Set((layers + [blocks]).map { HookPoint.block($0, .residual) }), of: batch)
     for layer in layers {
       let hidden = try #require(captured[HookPoint.block(layer, .residual)])
       let error = worstRowError(hidden.array, try expected("h\(layer)"), columns: dModel)
