@@ -1,6 +1,6 @@
 public import GranuleDictionary
 internal import GranuleFiles
-public import GranuleLanguageModel
+internal import GranuleLanguageModel
 public import GranuleTensors
 
 /// What to harvest: activations of a language model on text.
@@ -41,7 +41,7 @@ public struct HarvestConfiguration: Sendable, Equatable {
     func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(TrainingError) {
       if !condition { throw TrainingError(message()) }
     }
-    let last = hook == .residual ? shape.blocks : shape.blocks - 1
+    let last = site == .residual ? shape.blocks : shape.blocks - 1
     try require(!layers.isEmpty, "layer: at least one is needed")
     try require(Set(layers).count == layers.count, "layer: one is named twice")
     for layer in layers {
