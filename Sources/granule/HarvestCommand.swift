@@ -1,6 +1,6 @@
-import ArgumentParser
+public import ArgumentParser
 import Foundation
-import GranuleDictionary
+public import GranuleDictionary
 import GranuleFiles
 import GranuleLanguageModel
 import GranuleTensors
