@@ -11,6 +11,8 @@ let strict: [SwiftSetting] = [
 let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let deques = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
+let heaps = Target.Dependency.product(name: "HeapModule", package: "swift-collections")
 
 /// A module of this package. Modules carry the package's name, since SwiftPM wants target names to be
 /// unique among all packages of a build: `Sources/Foundations/Files` is the module GranuleFiles.
@@ -34,6 +36,7 @@ let package = Package(
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
   ],
   targets: [
     // System libraries, from Debian's -dev packages.
@@ -88,7 +91,7 @@ let package = Package(
       "Sources/LanguageModel",
       [
         "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
-        "CGranuleKernels", "COpenBLAS",
+        "CGranuleKernels", "COpenBLAS", heaps,
       ]),
 
     // The network.
