@@ -1,8 +1,8 @@
 internal import Glibc
 internal import GranuleDictionary
+internal import GranuleErrors
 internal import GranuleFiles
 public import GranuleLanguageModel
-internal import GranuleRepository
 internal import GranuleTensors
 
 /// Runs a language model on text and writes what happens inside it: for each layer a folder

@@ -1,4 +1,5 @@
 public import GranuleDictionary
+internal import GranuleErrors
 internal import GranuleFiles
 internal import GranuleLanguageModel
 public import GranuleTensors
@@ -61,7 +62,7 @@ public struct HarvestConfiguration: Sendable, Equatable {
   func textFiles() throws -> [String] { try Self.textFiles(text) }
 
   /// The same of any paths.
-  static func textFiles(_ paths: [String]) throws -> [String] {
+  package static func textFiles(_ paths: [String]) throws -> [String] {
     try paths.flatMap { path in
       guard Folder.isFolder(path) else { return [path] }
       let files = try textFiles(in: path, depth: 0)

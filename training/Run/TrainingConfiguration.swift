@@ -1,5 +1,9 @@
 internal import Glibc
 public import GranuleDictionary
+internal import GranuleData
+public import GranuleErrors
+public import GranuleObjective
+internal import GranuleStep
 
 /// Everything that decides what a training run makes; saved with the run.
 public struct TrainingConfiguration: Sendable, Equatable {

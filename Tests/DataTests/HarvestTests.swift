@@ -1,10 +1,11 @@
 import CGranuleKernels
 import Foundation
 import GranuleDictionary
+import GranuleData
+import GranuleErrors
 import GranuleFiles
 import GranuleLanguageModel
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 
