@@ -114,8 +114,8 @@ let package = Package(
     module(
       "training/Data",
       [
-        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
-        "CGranuleKernels",
+        "GranuleErrors", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles", "CGranuleKernels",
       ]),
     module("training/Objective", []),
     module(
@@ -186,8 +186,8 @@ let package = Package(
     tests(
       "Data",
       [
-        "GranuleData", "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
-        "CGranuleKernels", "TestSupport",
+        "GranuleData", "GranuleErrors", "GranuleLanguageModel", "GranuleDictionary",
+        "GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport",
       ]),
     tests(
       "Step",

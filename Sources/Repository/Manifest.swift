@@ -48,11 +48,7 @@ struct Manifest: Sendable {
   }
 
   private init(_ root: JSONReader) throws(FileError) {
-    let format = try root.required("format")
-    guard try format.integer() == Self.format else {
-      throw format.fault(
-        "is \(format.excerpt), this Granule reads \(Self.format)", kind: .unsupported)
-    }
+    try root.requireFormat(Self.format)
     files = []
     for (name, entry) in try root.required("files").members() {
       guard !name.isEmpty, !name.contains("/"), !name.hasPrefix(".") else {

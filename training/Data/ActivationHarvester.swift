@@ -160,7 +160,7 @@ public final class ActivationHarvester {
   ) throws -> Outcome {
     if manifest.isComplete { return .finished }
     for folder in folders { try Folder.make(folder) }
-    let lock = try RunLock(configuration.out)
+    let lock = try FolderLock(configuration.out)
     defer { withExtendedLifetime(lock) {} }
     // Another process may have gone on meanwhile.
     try manifest.resume(from: configuration.out)

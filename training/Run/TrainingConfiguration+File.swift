@@ -1,6 +1,6 @@
+internal import GranuleData
 internal import GranuleDictionary
 package import GranuleErrors
-internal import GranuleData
 package import GranuleFiles
 internal import GranuleObjective
 internal import GranuleTensors
@@ -259,6 +259,6 @@ extension TrainingConfiguration {
   /// - Throws: `TrainingError` or `FileError`, naming the key that is missing or wrong.
   public init(run: String) throws {
     let path = "\(run)/\(Self.fileName)"
-    try self.init(json: JSONFile.read(path), source: path)
+    try self.init(json: JSONReader(kept: path).value, source: path)
   }
 }

@@ -1,6 +1,6 @@
 internal import Glibc
-public import GranuleDictionary
 internal import GranuleData
+public import GranuleDictionary
 public import GranuleErrors
 public import GranuleObjective
 internal import GranuleStep

@@ -17,6 +17,14 @@ package struct Fingerprint: Equatable, Sendable {
   /// How its contents are known.
   package var evidence: Evidence
 
+  /// The SHA-256 among the evidence, 64 hexadecimal digits; nil if there is none.
+  package var sha256: String? {
+    switch evidence {
+    case .status: nil
+    case .sample(_, let sha256), .digest(let sha256): sha256
+    }
+  }
+
   /// Evidence that was recorded earlier.
   package init(path: String, evidence: Evidence) {
     self.path = path

@@ -97,6 +97,17 @@ public struct JSONReader: Sendable {
     return elements.enumerated().map { inner($0.element, "\(path)[\($0.offset)]") }
   }
 
+  /// Makes sure that the member `format` is `supported`.
+  ///
+  /// - Throws: `FileError` if there is none, or it is another.
+  public func requireFormat(_ supported: Int) throws(FileError) {
+    let format = try required("format")
+    guard try format.integer() == supported else {
+      throw format.fault(
+        "is \(format.excerpt), this Granule reads \(supported)", kind: .unsupported)
+    }
+  }
+
   // MARK: Single values
 
   /// A string.
