@@ -8,11 +8,12 @@ import made_up_study
 import numpy as np
 import pytest
 
-from grid_page import GridPage, between_nearest, on_frontier, term
+from grid_page import GridPage, between_nearest, is_more, on_frontier, term
 from results_page import (
     ComparisonPage,
     above_line,
     gaps,
+    is_strong,
     larger_deviation,
     mean_and_deviation,
     ranks,
@@ -45,6 +46,7 @@ def test_mean_of_last() -> None:
 
 def test_hours() -> None:
     assert hours(5400) == "1.50 h"
+    assert hours(36_000_000) == "10000.00 h"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,20 @@ def test_between_nearest_is_linear_in_logarithms() -> None:
     assert between_nearest([], 1) is None
     assert between_nearest([(16, 0.4)], 16) is None
     assert between_nearest([(16, 0.4), (16, 0.5)], 16) == pytest.approx(0.4)
+
+
+def test_correlations_are_strong_if_all_are() -> None:
+    assert is_strong(-0.9, -0.95)
+    assert not is_strong(-0.89, -0.99)
+    assert not is_strong(-0.99, 0.99)
+    assert not is_strong(math.nan, math.nan)
+
+
+def test_more_shows_in_four_decimals() -> None:
+    assert is_more(0.2002, 0.2)
+    assert not is_more(0.20005, 0.2)
+    assert not is_more(math.nan, 0.2)
+    assert not is_more(0.2, math.nan)
 
 
 def test_frontier() -> None:
