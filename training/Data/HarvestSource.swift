@@ -1,6 +1,6 @@
 internal import GranuleDictionary
 package import GranuleErrors
-internal import GranuleFiles
+package import GranuleFiles
 package import GranuleLanguageModel
 internal import GranuleTensors
 
