@@ -1,7 +1,7 @@
 import ArgumentParser
 import GranuleClient
+import GranuleCommandLine
 
-/// `granule resize`: how many latents of a model are in memory.
 struct ResizeCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "resize",
@@ -11,10 +11,12 @@ struct ResizeCommand: AsyncParsableCommand {
         granule resize smollm2 --granularity 4096 --admin unix:models/.granule-admin.sock
       """)
 
-  @Argument(help: "The model's name.")
+  @Argument(help: "Name of the model.")
   var name: String
 
-  @Option(help: ArgumentHelp("Latents to keep in memory; 0: all.", valueName: "latents"))
+  @Option(
+    help: ArgumentHelp(
+      "Number of latents to keep in memory, from the first; 0 keeps all.", valueName: "latents"))
   var granularity: UInt32
 
   @OptionGroup var admin: AdminOptions
