@@ -63,16 +63,16 @@ import Testing
     }
   }
 
-  @Test("README lists every limit with its default")
+  @Test("docs/limits.md has every limit with its default, and no other")
   func documented() throws {
-    let readme = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .deletingLastPathComponent().appending(path: "README.md")
-    let text = try String(contentsOf: readme, encoding: .utf8)
+    let page = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent().appending(path: "docs/limits.md")
+    let text = try String(contentsOf: page, encoding: .utf8)
     for limit in ServerLimits.all {
-      let line =
-        "| `\(limit.name)` | \(limit.quantity(in: ServerLimits())) | \(limit.meaning) |"
-      #expect(text.contains(line), "README lacks: \(line)")
+      let section = "### `\(limit.name)`\nDefault: \(limit.quantity(in: ServerLimits())). "
+      #expect(text.contains(section), "docs/limits.md lacks: \(section)")
     }
+    #expect(text.split(separator: "\n").count { $0.hasPrefix("### ") } == ServerLimits.all.count)
   }
 
   // MARK: What they do
