@@ -1,4 +1,4 @@
-public import GranuleWire
+import GranuleWire
 
 /// Rows of activations that a program sends to a server in batches.
 public struct ActivationRows: Sendable {
@@ -72,7 +72,9 @@ public struct EncodeRun: Sendable {
     /// Time that requests spent sending, receiving and packing, summed over the requests.
     public var wireSeconds: Double
     /// Mean number of active latents per token.
-    public var l0: Double { Double(codes.indices.count) / Double(max(codes.rowOffsets.count - 1, 1)) }
+    public var l0: Double {
+      Double(codes.indices.count) / Double(max(codes.rowOffsets.count - 1, 1))
+    }
   }
 
   private struct Answer: Sendable {

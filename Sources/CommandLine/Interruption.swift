@@ -28,11 +28,11 @@ package enum Interruption {
   /// - Throws: `CommandError.interrupted` if the work throws `CancellationError` or fails after
   ///   Ctrl-C; otherwise what the work throws.
   package static func guarding<Value>(
-    _ bar: inout ProgressBar, _ work: (inout ProgressBar) throws -> Value
+    _ bar: ProgressBar, _ work: () throws -> Value
   ) throws -> Value {
     install()
     defer { bar.finish() }
-    do { return try work(&bar) } catch {
+    do { return try work() } catch {
       if error is CancellationError || isRequested { throw CommandError.interrupted(nil) }
       throw error
     }

@@ -1,4 +1,4 @@
-package import ArgumentParser
+import ArgumentParser
 
 /// Numbers separated by commas; nil if one of them cannot be read.
 private func list<Number>(_ text: String, _ read: (String) -> Number?) -> [Number]? {

@@ -2,7 +2,7 @@ import Foundation
 
 /// Progress of long work on standard error: on a terminal redrawn in place every 0.1 s, on as many
 /// lines as its width requires; otherwise a plain line every 10 s.
-package struct ProgressBar {
+package final class ProgressBar {
   private let isTerminal = isatty(STDERR_FILENO) == 1
   private let isQuiet: Bool
   private var nextUpdate = Date.distantPast
@@ -12,7 +12,7 @@ package struct ProgressBar {
   package init(isQuiet: Bool = false) { self.isQuiet = isQuiet }
 
   /// Shows the share done and a text beside it; most calls only read the clock.
-  package mutating func update(fraction: Double, _ text: @autoclosure () -> String) {
+  package func update(fraction: Double, _ text: @autoclosure () -> String) {
     let now = Date()
     guard !isQuiet, now >= nextUpdate else { return }
     nextUpdate = now.addingTimeInterval(isTerminal ? 0.1 : 10)
@@ -30,7 +30,7 @@ package struct ProgressBar {
   }
 
   /// Clears the bar, so that the next text begins its own line.
-  package mutating func finish() {
+  package func finish() {
     write(erasure)
     linesDrawn = 0
   }

@@ -20,6 +20,12 @@ package struct HTMLPage {
     package var key: String
     package var svg: String
     package var caption: String
+
+    package init(key: String, svg: String, caption: String) {
+      self.key = key
+      self.svg = svg
+      self.caption = caption
+    }
   }
 
   /// A table with a title above it and a note below it.
@@ -27,6 +33,12 @@ package struct HTMLPage {
     package var title: String
     package var table: TextTable
     package var note: String
+
+    package init(title: String, table: TextTable, note: String) {
+      self.title = title
+      self.table = table
+      self.note = note
+    }
   }
 
   /// Adds a heading.

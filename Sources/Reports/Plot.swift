@@ -24,8 +24,11 @@ package struct Plot {
     }
 
     /// A value as the axis writes it.
-    func text(_ value: Double) -> String {
-      isPercent ? "\((100 * value).formatted(digits: 0)) %" : PlotScale.label(value)
+    func text(_ value: Double) -> String { number(value) + (isPercent ? " %" : "") }
+
+    /// A value as the axis writes it, without its unit.
+    func number(_ value: Double) -> String {
+      isPercent ? (100 * value).formatted(digits: 0) : PlotScale.label(value)
     }
   }
 
@@ -106,7 +109,7 @@ package struct Plot {
     body += series.flatMap { lines($0, frame) }
     if isLabelledDirectly {
       body += PlotLabels(self, frame).parts
-      return (body, frame.width, frame.bottom + 52)
+      return (body, frame.width, frame.bottom + 40)
     }
     let (legend, bottom) = legend(below: frame.bottom + 48)
     return (body + legend, frame.width, bottom + 4)

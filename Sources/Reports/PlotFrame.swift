@@ -19,7 +19,7 @@ struct PlotFrame {
     let hasSubtitle = plot.subtitle != nil
     top = hasSubtitle ? 56 : 34
     bottom = hasSubtitle ? 298 : 276
-    let labels = plot.isLabelledDirectly ? plot.series.map { $0.name.count + 6 }.max() ?? 0 : 0
+    let labels = plot.isLabelledDirectly ? plot.series.map { $0.name.count + 7 }.max() ?? 0 : 0
     width = 460 + Double(labels) * Plot.characterWidth
   }
 
@@ -101,16 +101,17 @@ struct PlotLabels {
     for (series, own) in zip(plot.series, places) {
       let colour = Plot.colour(series.number)
       for (number, place) in own.enumerated() {
-        let text = plot.y.text(place.value)
         guard number < own.count - 1 else {
-          ends.append(Label(series: series, text: "\(text) \(series.name)", y: place.y))
+          let text = "\(plot.y.text(place.value)) \(series.name)"
+          ends.append(Label(series: series, text: text, y: place.y))
           continue
         }
         // The highest line's values stand above it, the others' below: they never meet.
         let isHighest = places.allSatisfy { number >= $0.count || place.y <= $0[number].y }
         parts.append(
           SVG.text(
-            place.x, place.y + (isHighest ? -8 : 16), text, anchor: "middle", size: 10,
+            place.x, place.y + (isHighest ? -8 : 16), plot.y.number(place.value), anchor: "middle",
+            size: 10,
             colour: colour))
       }
     }

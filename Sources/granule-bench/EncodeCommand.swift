@@ -102,7 +102,7 @@ struct EncodeCommand: AsyncParsableCommand {
     dictionary.prepareEncoder()
     let benchmark = EncodeBenchmark(
       dictionary: dictionary, activations: activations, threads: threads, repetitions: repetitions)
-    var bar = ProgressBar(isQuiet: result.json)
+    let bar = ProgressBar(isQuiet: result.json)
     var rows: [EncodeBenchmark.Row] = []
     let count = batch.values.count * granularities.count
     for tokens in batch.values {

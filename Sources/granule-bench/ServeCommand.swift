@@ -18,8 +18,8 @@ struct ServeCommand: AsyncParsableCommand {
       their granularity, and by clients that accept less.
 
       EXAMPLE
-        granule-bench serve --server 127.0.0.1:7700 --model smollm2 --loads 0.5,1,3 \\
-          --min-granularity 512 --plot load.svg
+        granule-bench serve --server 127.0.0.1:7700 --model smollm2 \\
+          --loads 0.5,1,3 --min-granularity 512 --plot load.svg
       """)
 
   @OptionGroup var connection: ConnectionOptions
@@ -103,7 +103,8 @@ struct ServeCommand: AsyncParsableCommand {
       try await Task.sleep(for: .milliseconds(20))  // without a pause, asking would be a load itself
     }
     throw CommandError.refused(
-      "the server has had waiting requests of other clients for 60 s; measure a server that is idle")
+      "the server has had waiting requests of other clients for 60 s; measure a server that is idle"
+    )
   }
 
   private func point(
@@ -128,7 +129,10 @@ struct ServeCommand: AsyncParsableCommand {
     let models = try await client.listModels(timeout: .seconds(10))
     guard let serving = models.first(where: { $0.name == model }),
       let version = serving.versions.first(where: { $0.version == serving.servingVersion })
-    else { throw CommandError.refused("--model: the server does not serve \(model); name one of granule models") }
+    else {
+      throw CommandError.refused(
+        "--model: the server does not serve \(model); name one of granule models")
+    }
     // Any numbers will do.
     let values = (0..<tokens * Int(version.dModel)).map {
       Float(($0 &* 2_654_435_761) % 1999) / 999 - 1

@@ -23,7 +23,8 @@ struct TrainCommand: AsyncParsableCommand {
 
       EXAMPLE
         granule-bench train --d-model 576 --latents 16384 --k 64
-        granule-bench train --activations acts/ --latents 16384 --k 64 --dead 0,2000 --json
+        granule-bench train --activations acts/ --latents 16384 --k 64 \\
+          --dead 0,2000 --json
       """)
 
   @Option(help: "Length of a drawn activation.")
@@ -80,7 +81,7 @@ struct TrainCommand: AsyncParsableCommand {
       granularities?.values ?? [16, 8, 4, 2, 1].map { latents / $0 }.filter { $0 > 0 }
     if let curve { return try printCurve(of: benchmark, nested, every: curve) }
     var rows: [TrainBenchmark.Row] = []
-    var bar = ProgressBar(isQuiet: result.json)
+    let bar = ProgressBar(isQuiet: result.json)
     for count in dead.values {
       for granularities in nested.count > 1 ? [[latents], nested] : [nested] {
         bar.update(

@@ -16,8 +16,8 @@ struct DecodeCommand: AsyncParsableCommand {
       them.
 
       EXAMPLE
-        granule decode --server 127.0.0.1:7700 --model smollm2 --codes codes.safetensors \\
-          --out decoded.safetensors
+        granule decode --server 127.0.0.1:7700 --model smollm2 \\
+          --codes codes.safetensors --out decoded.safetensors
       """)
 
   @OptionGroup var connection: ConnectionOptions
@@ -37,7 +37,7 @@ struct DecodeCommand: AsyncParsableCommand {
     // 0 asks for the version being served; the version of the first answer then decodes the rest.
     var version: UInt64 = 0
     if let maker = file.maker { version = try await self.version(of: maker, client) }
-    var bar = ProgressBar()
+    let bar = ProgressBar()
     for start in stride(from: 0, to: max(tokens, 1), by: request.batch) {
       let range = start..<min(start + request.batch, tokens)
       let response = try await client.decode(

@@ -29,11 +29,12 @@ struct DistillCommand: AsyncParsableCommand {
       server of that repository swaps to it.
 
       EXAMPLE
-        granule distill --activations activations/layer-10 --model model.gguf --latents 16384 \\
-          --granularities 32,512,2048,8192,16384 --k 128 --tokens 8000000 --cycles 5 --out distilled
+        granule distill --activations activations/layer-10 --model model.gguf \\
+          --latents 16384 --granularities 32,512,2048,8192,16384 --k 128 \\
+          --tokens 8000000 --cycles 5 --out distilled
         granule inspect distilled/core
-        granule train --core distilled/core --activations activations/layer-10 --latents 8192 \\
-          --k 96 --tokens 8000000 --out runs/with-core
+        granule train --core distilled/core --activations activations/layer-10 \\
+          --latents 8192 --k 96 --tokens 8000000 --out runs/with-core
       """)
 
   @OptionGroup var training: TrainingOptions
@@ -55,13 +56,11 @@ struct DistillCommand: AsyncParsableCommand {
   @Option(help: "Quantile to take, from 0 to 1. Default: 0.99.")
   var quantile: Double?
   @Option(
-    help: "Tokens that the quantile is taken over: active (where the latent is) or all. "
-      + "Default: active.",
+    help: "Tokens to take the quantile over: active (of the latent) or all. Default: active.",
     transform: choice)
   var quantileOver: AttributionAggregation.Positions?
   @Option(
-    help: "Number of tokens to attribute in each cycle, evenly spaced over the text. "
-      + "Default: 65536.")
+    help: "Number of tokens to attribute per cycle, evenly spaced. Default: 65536.")
   var attributionTokens: Int?
   @Option(
     help: ArgumentHelp(
@@ -120,13 +119,15 @@ struct DistillCommand: AsyncParsableCommand {
     }
     try training.require(k: true)
     if model == nil {
-      throw ValidationError("--model is needed: name the language model that the activations come from")
+      throw ValidationError(
+        "--model is needed: name the language model that the activations come from")
     }
     if (repository == nil) != (publish == nil) {
       throw ValidationError("--repository and --publish must be given together")
     }
     if aggregation == .meanAbsolute, quantile != nil || quantileOver != nil {
-      throw ValidationError("--quantile and --quantile-over do nothing with mean-abs: leave them out")
+      throw ValidationError(
+        "--quantile and --quantile-over do nothing with mean-abs: leave them out")
     }
   }
 
@@ -135,7 +136,7 @@ struct DistillCommand: AsyncParsableCommand {
       try resume
       ? Distillation(resuming: out) : Distillation(newConfiguration(), folder: out)
     if !result.json { introduce(distillation) }
-    var bar = ProgressBar(isQuiet: result.json)
+    let bar = ProgressBar(isQuiet: result.json)
     let start = Date()
     Interruption.install()
     let outcome = try distillation.run(

@@ -22,17 +22,20 @@ struct EncodeCommand: AsyncParsableCommand {
       --out receives the last codes of each request.
 
       EXAMPLE
-        granule encode --server 127.0.0.1:7700 --model smollm2 --activations test.npy \\
-          --granularities 512,2048,8192 --out codes.safetensors
-        granule encode --server 127.0.0.1:7700 --model smollm2 --activations test.npy \\
-          --granularities 512,2048,8192 --target-fvu 0.15 --out codes.safetensors
+        granule encode --server 127.0.0.1:7700 --model smollm2 \\
+          --activations test.npy --granularities 512,2048,8192 \\
+          --out codes.safetensors
+        granule encode --server 127.0.0.1:7700 --model smollm2 \\
+          --activations test.npy --granularities 512,2048,8192 --target-fvu 0.15 \\
+          --out codes.safetensors
       """)
 
   @OptionGroup var connection: ConnectionOptions
   @OptionGroup var request: RequestOptions
   @Option(parsing: .upToNextOption, help: "Files or folders of activations.")
   var activations: [String] = []
-  @Option(help: "Run of `granule train` whose held-out activations to encode, instead of --activations.")
+  @Option(
+    help: "Run of `granule train` whose held-out activations to encode, instead of --activations.")
   var heldOutOf: String?
   @Option(help: "Granularities, ascending. Default: the largest in the server's memory.")
   var granularities: Granularities?
@@ -96,7 +99,7 @@ struct EncodeCommand: AsyncParsableCommand {
       k: k ?? 0, batch: try await fittingBatch(client), inFlight: inFlight)
     if isRefining { return try await refine(run, client) }
     let wanted = granularities?.values ?? [0]
-    var bar = ProgressBar(isQuiet: result.json)
+    let bar = ProgressBar(isQuiet: result.json)
     var rows: [EncodeRun.Result] = []
     for (place, granularity) in wanted.enumerated() {
       rows.append(
@@ -119,7 +122,7 @@ struct EncodeCommand: AsyncParsableCommand {
   }
 
   private func refine(_ run: EncodeRun, _ client: Client) async throws {
-    var bar = ProgressBar(isQuiet: result.json)
+    let bar = ProgressBar(isQuiet: result.json)
     let refined = try await RefineRun(
       run: run, granularities: granularities?.values.map { UInt32($0) } ?? [],
       targetFVU: targetFVU ?? 0

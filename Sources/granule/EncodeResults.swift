@@ -67,7 +67,8 @@ struct EncodeResults {
   func plot(subtitle: String) throws -> Plot {
     guard let full = rows.last?.computeSeconds, rows.allSatisfy({ $0.fvu != nil }) else {
       throw CommandError.input(
-        "--plot: the dictionary stores no activation mean, so it has no FVU to draw; leave --plot out")
+        "--plot: the dictionary stores no activation mean, so it has no FVU to draw; leave --plot out"
+      )
     }
     return .granularities(
       subtitle: subtitle,

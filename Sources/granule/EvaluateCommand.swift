@@ -37,10 +37,12 @@ struct EvaluateCommand: AsyncParsableCommand {
 
       EXAMPLE
         granule evaluate runs/first
-        granule evaluate runs/first --model SmolLM2-135M-Instruct.Q4_1.gguf --layer 10 \\
-          --text held-out/ --tokens 8192 --html first.html
-        granule evaluate runs/k16 runs/k32 runs/k64 --activations test/ --html compared.html
-        granule evaluate dictionary/ --activations test.npy --granularities 512,2048,8192 --json
+        granule evaluate runs/first --model SmolLM2-135M-Instruct.Q4_1.gguf \\
+          --layer 10 --text held-out/ --tokens 8192 --html first.html
+        granule evaluate runs/k16 runs/k32 runs/k64 --activations test/ \\
+          --html compared.html
+        granule evaluate dictionary/ --activations test.npy \\
+          --granularities 512,2048,8192 --json
       """)
 
   @Argument(
@@ -111,8 +113,8 @@ struct EvaluateCommand: AsyncParsableCommand {
       try LanguageModelText(
         model: $0, text: text, context: context ?? 512, tokens: tokens ?? 8192)
     }
-    var bar = ProgressBar(isQuiet: result.json)
-    let reports = try Interruption.guarding(&bar) { bar in
+    let bar = ProgressBar(isQuiet: result.json)
+    let reports = try Interruption.guarding(bar) {
       try plan.subjects.enumerated().map { number, subject in
         let place = paths.count > 1 ? "[\(number + 1)/\(paths.count)] " : ""
         return try plan.report(

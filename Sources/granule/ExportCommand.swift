@@ -13,7 +13,8 @@ struct ExportCommand: AsyncParsableCommand {
 
   static let configuration = CommandConfiguration(
     commandName: "export",
-    abstract: "Write a dictionary, or its first latents as a dictionary of their own, for other tools.",
+    abstract:
+      "Write a dictionary, or its first latents as a dictionary of their own, for other tools.",
     discussion: """
       Tools such as SAELens and SAEBench know no granularities; they load the folder that this \
       command writes with SAE.load_from_disk (--to saelens), or with SparseCoder.load_from_disk of \

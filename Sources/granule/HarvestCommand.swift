@@ -24,9 +24,10 @@ struct HarvestCommand: AsyncParsableCommand {
       computed so far and exits with 130; the same command continues from there.
 
       EXAMPLE
-        granule harvest --model SmolLM2-135M-Instruct.Q4_1.gguf --layer 10 --text books/ \\
-          --tokens 1000000 --out activations/
-        granule harvest --model model.gguf --layer 10,15 --hook mlp --text a.txt b.txt --out mlp/
+        granule harvest --model SmolLM2-135M-Instruct.Q4_1.gguf --layer 10 \\
+          --text books/ --tokens 1000000 --out activations/
+        granule harvest --model model.gguf --layer 10,15 --hook mlp \\
+          --text a.txt b.txt --out mlp/
       """)
 
   @Option(help: "GGUF file of the language model.")
@@ -63,7 +64,7 @@ struct HarvestCommand: AsyncParsableCommand {
     let harvester = try ActivationHarvester(options)
     if !result.json { introduce(harvester) }
 
-    var bar = ProgressBar(isQuiet: result.json)
+    let bar = ProgressBar(isQuiet: result.json)
     let start = Date()
     let before = harvester.tokens
     let outcome = try harvester.harvest(

@@ -25,7 +25,8 @@ struct ImportCommand: AsyncParsableCommand {
       pieces, so the memory needed is that of the weights in float32.
 
       EXAMPLE
-        granule import gemma-scope/layer_12/width_16k/average_l0_82/params.npz --out gemma/
+        granule import gemma-scope/layer_12/width_16k/average_l0_82/params.npz \\
+          --out gemma/
         granule import sparsify-checkpoint/layers.10 --out pythia/
         granule import runs/ae.pt --granularities 512,2048,16384 --out matryoshka/
       """)
@@ -64,8 +65,8 @@ struct ImportCommand: AsyncParsableCommand {
     source.sortsLatents = sortLatents
     let bytes = try source.byteCount()
     // A file below 64 MiB is read too soon for a bar.
-    var bar = ProgressBar(isQuiet: result.json || bytes < 64 << 20)
-    let imported = try Interruption.guarding(&bar) { bar in
+    let bar = ProgressBar(isQuiet: result.json || bytes < 64 << 20)
+    let imported = try Interruption.guarding(bar) {
       func progress(_ work: String, from start: Double, bytes: Int) -> TransferProgress {
         TransferProgress(
           total: bytes, onProgress: { bar.update(fraction: start + $0 / 2, "\(work) \(path)") },

@@ -9,7 +9,8 @@ struct LoadCommand: AsyncParsableCommand {
     discussion: """
       EXAMPLE
         granule load smollm2 --version 3 --admin unix:models/.granule-admin.sock
-        granule load smollm2 --version 2 --beside --admin unix:models/.granule-admin.sock
+        granule load smollm2 --version 2 --beside \\
+          --admin unix:models/.granule-admin.sock
       """)
 
   @Argument(help: "Name of the model.")
@@ -21,7 +22,8 @@ struct LoadCommand: AsyncParsableCommand {
   var modelVersion: UInt64?
 
   @Flag(
-    help: "Keep the version in memory for requests that name it, and leave unchanged which is served.")
+    help:
+      "Keep the version in memory for requests that name it, and leave unchanged which is served.")
   var beside = false
 
   @OptionGroup var admin: AdminOptions

@@ -27,7 +27,8 @@ struct OrderCommand: AsyncParsableCommand {
       EXAMPLE
         granule order my-saelens-folder --activations activations/layer-10 \\
           --by mean-squared-activation --out ordered/
-        granule order runs/topk --by frequency --granularities 512,2048,8192 --out by-frequency/
+        granule order runs/topk --by frequency --granularities 512,2048,8192 \\
+          --out by-frequency/
       """)
 
   @Argument(help: "Dictionary folder, or finished run of `granule train`.")
@@ -47,8 +48,8 @@ struct OrderCommand: AsyncParsableCommand {
     let dataset = try location.activations(
       paths: data.activations, sequences: data.sequences?.range)
     let dictionary = try SparseAutoencoder(folder: location.folder)
-    var bar = ProgressBar(isQuiet: result.json)
-    let ordered = try Interruption.guarding(&bar) { bar in
+    let bar = ProgressBar(isQuiet: result.json)
+    let ordered = try Interruption.guarding(bar) {
       try by.order(
         dictionary, on: dataset, granularities: granularities?.values,
         onProgress: { bar.update(fraction: $0, "ordering by \(by.rawValue)") },

@@ -21,8 +21,10 @@ struct PublishCommand: AsyncParsableCommand {
 
       EXAMPLE
         granule publish runs/first --repository models --name smollm2-block10
-        granule publish runs/first --repository models --name small --granularity 2048
-        granule publish my-saelens-folder --repository models --name imported --keep 3
+        granule publish runs/first --repository models --name small \\
+          --granularity 2048
+        granule publish my-saelens-folder --repository models --name imported \\
+          --keep 3
       """)
 
   @Argument(help: "Finished run of `granule train`, or dictionary folder.")

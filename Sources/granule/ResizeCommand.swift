@@ -8,7 +8,8 @@ struct ResizeCommand: AsyncParsableCommand {
     abstract: "Keep only the first latents of a model in memory, or all again.",
     discussion: """
       EXAMPLE
-        granule resize smollm2 --granularity 4096 --admin unix:models/.granule-admin.sock
+        granule resize smollm2 --granularity 4096 \\
+          --admin unix:models/.granule-admin.sock
       """)
 
   @Argument(help: "Name of the model.")

@@ -22,11 +22,13 @@ struct TrainCommand: AsyncParsableCommand {
 
       EXAMPLE
         granule train --activations activations/ --latents 8192 \\
-          --granularities 512,1024,2048,4096,8192 --k 64 --tokens 2000000 --out runs/first
+          --granularities 512,1024,2048,4096,8192 --k 64 --tokens 2000000 \\
+          --out runs/first
         granule train --resume --out runs/first
-        granule train --config runs/first/config.json --objective batchtopk --out runs/second
-        granule train --activations activations/ --core distilled/core --latents 8192 --k 32 \\
-          --tokens 2000000 --out runs/with-core
+        granule train --config runs/first/config.json --objective batchtopk \\
+          --out runs/second
+        granule train --activations activations/ --core distilled/core \\
+          --latents 8192 --k 32 --tokens 2000000 --out runs/with-core
       """)
 
   @OptionGroup var training: TrainingOptions
@@ -50,11 +52,12 @@ struct TrainCommand: AsyncParsableCommand {
       try resume ? Trainer(resuming: out) : Trainer(newConfiguration(), run: out)
     let configuration = trainer.configuration
     if let damaged = trainer.damagedCheckpoint {
-      printError("The newest checkpoint is damaged; the run continues from an older one: \(damaged)")
+      printError(
+        "The newest checkpoint is damaged; the run continues from an older one: \(damaged)")
     }
     if !result.json { introduce(trainer) }
 
-    var bar = ProgressBar(isQuiet: result.json)
+    let bar = ProgressBar(isQuiet: result.json)
     let start = Date()
     // Only from here on: until now nothing is lost if a signal ends the process.
     Interruption.install()

@@ -49,7 +49,8 @@ struct TrainingOptions: ParsableArguments {
   var targetL0: Double?
   @Option(
     help: ArgumentHelp(
-      "Number of steps over which the penalty's weight grows linearly. Default: a tenth of the run."))
+      "Number of steps over which the penalty's weight grows linearly. Default: a tenth of the run."
+    ))
   var sparsityWarmUpSteps: Int?
   @Option(
     help: ArgumentHelp(
@@ -107,7 +108,8 @@ struct TrainingOptions: ParsableArguments {
   var seed: UInt64?
   @Option(
     help: ArgumentHelp(
-      "Number of steps from one checkpoint to the next. Default: a quarter of the run, at most 1000."))
+      "Number of steps from one checkpoint to the next. Default: a quarter of the run, at most 1000."
+    ))
   var checkpointEvery: Int?
   @Option(help: "Number of newest checkpoints to keep. Default: 2.")
   var keepCheckpoints: Int?

@@ -4,12 +4,13 @@ import GranuleFiles
 import TestSupport
 import Testing
 
-@Suite("bench encode", .serialized)
-struct BenchEncodeTests {
+@Suite("granule-bench encode", .serialized)
+struct EncodeTests {
   static let shape = ["--d-model", "48", "--latents", "1024", "--k", "16", "--repeat", "1"]
 
   func rows(_ arguments: [String]) throws -> [JSONValue] {
-    let (code, output, errors) = try CommandProcess.run(["bench", "encode", "--json"] + arguments)
+    let (code, output, errors) = try CommandProcess.run(
+      ["encode", "--json"] + arguments, program: "granule-bench")
     #expect(code == 0, "\(errors)")
     return try #require(try StrictJSON.parse(output).elements)
   }
@@ -55,8 +56,10 @@ struct BenchEncodeTests {
     ])
     #expect(random.map { $0["value_sum"] } == loaded.map { $0["value_sum"] })
     let (code, table, errors) = try CommandProcess.run(
-      "bench", "encode", "--dictionary", "\(saved)/dictionary", "--activations",
-      "\(saved)/activations.safetensors", "--batch", "16", "--repeat", "1")
+      [
+        "encode", "--dictionary", "\(saved)/dictionary", "--activations",
+        "\(saved)/activations.safetensors", "--batch", "16", "--repeat", "1",
+      ], program: "granule-bench")
     #expect(
       code == 0 && table.contains("survivors/token") && table.contains("OpenBLAS"), "\(errors)")
   }
@@ -66,24 +69,16 @@ struct BenchEncodeTests {
     .enabled(if: EncoderCPU.supported.contains(.avx2)))
   func openBLASKernels() throws {
     let (code, table, errors) = try CommandProcess.run(
-      ["bench", "encode", "--batch", "4"] + Self.shape)
+      ["encode", "--batch", "4"] + Self.shape, program: "granule-bench")
     #expect(code == 0, "\(errors)")
     #expect(table.contains("OpenBLAS for ") && !table.contains("OpenBLAS for Prescott"))
   }
 
   @Test("warns where the environment slows the baseline down")
   func warning() throws {
-    let command = Process()
-    command.executableURL = URL(fileURLWithPath: CommandProcess.path)
-    command.arguments = ["bench", "encode", "--json", "--batch", "4"] + Self.shape
-    command.environment = ProcessInfo.processInfo.environment
-      .merging(["OPENBLAS_CORETYPE": "Haswell"]) { $1 }
-    let errors = Pipe()
-    command.standardError = errors
-    command.standardOutput = FileHandle.nullDevice
-    try command.run()
-    let text = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-    command.waitUntilExit()
-    #expect(text.contains("OPENBLAS_CORETYPE"))
+    let (_, _, errors) = try CommandProcess.run(
+      ["encode", "--json", "--batch", "4"] + Self.shape, program: "granule-bench",
+      environment: ["OPENBLAS_CORETYPE": "Haswell"])
+    #expect(errors.contains("OPENBLAS_CORETYPE"))
   }
 }

@@ -1,4 +1,4 @@
-import Foundation
+public import Foundation
 
 /// An executable of this package, built with the tests, as a process.
 public final class CommandProcess {

@@ -1,4 +1,4 @@
-import Foundation
+import Glibc
 import GranuleDictionary
 
 /// The dictionary folder and the activations that a path names: a run's, or a dictionary folder alone.
@@ -13,7 +13,7 @@ package struct DictionaryLocation {
   /// - Throws: `TrainingError` if the path is neither, or is a run that has not finished.
   package init(_ path: String) throws {
     func exists(_ name: String) -> Bool {
-      FileManager.default.fileExists(atPath: "\(path)/\(name)")
+      access("\(path)/\(name)", F_OK) == 0
     }
     if exists(DictionaryFiles.configName) {
       guard exists(DictionaryFiles.weightsName) else {
@@ -25,7 +25,7 @@ package struct DictionaryLocation {
       run = nil
       return
     }
-    guard FileManager.default.fileExists(atPath: path) else {
+    guard access(path, F_OK) == 0 else {
       throw TrainingError("\(path) does not exist")
     }
     guard exists("config.json") else {
@@ -36,7 +36,7 @@ package struct DictionaryLocation {
             + "no config.json): convert other libraries' files with granule import")
     }
     let dictionary = "\(path)/\(Trainer.dictionaryFolderName)"
-    guard FileManager.default.fileExists(atPath: dictionary) else {
+    guard access(dictionary, F_OK) == 0 else {
       throw TrainingError(
         "\(path) is a run that has not finished: continue it with granule train --resume --out "
           + path)
@@ -67,7 +67,8 @@ package struct DictionaryLocation {
       return split.heldOut ?? split.training
     }
     guard !paths.isEmpty else {
-      throw TrainingError("--activations: a dictionary folder has no activations of its own, name some")
+      throw TrainingError(
+        "--activations: a dictionary folder has no activations of its own, name some")
     }
     let dataset = try ActivationDataset(paths: paths)
     return try sequences.map { try dataset.selecting(sequences: $0) } ?? dataset

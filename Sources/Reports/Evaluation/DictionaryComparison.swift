@@ -1,4 +1,4 @@
-import GranuleFiles
+package import GranuleFiles
 import GranuleTraining
 
 /// Several evaluated dictionaries beside each other.

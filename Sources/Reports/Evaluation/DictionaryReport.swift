@@ -1,5 +1,5 @@
 import GranuleDictionary
-import GranuleFiles
+package import GranuleFiles
 import GranuleTraining
 
 /// The results of `granule evaluate` for one dictionary.

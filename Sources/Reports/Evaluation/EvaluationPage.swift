@@ -1,4 +1,5 @@
-import GranuleFiles
+package import GranuleFiles
+import GranuleTraining
 
 /// The result of `granule evaluate` as one HTML page: tables, figures that can be saved one by one,
 /// and all numbers as JSON.

@@ -1,6 +1,6 @@
-package import GranuleDictionary
+import GranuleDictionary
 package import GranuleTraining
-package import GranuleLanguageModel
+import GranuleLanguageModel
 
 /// A language model and the text that its loss is measured on.
 package struct LanguageModelText {

@@ -60,7 +60,8 @@ package enum EvaluationTables {
         + "and end-of-text tokens pass through untouched everywhere.")
   }
 
-  private static func blocks(_ report: DictionaryReport, _ mass: ActivationMass) -> HTMLPage.Section {
+  private static func blocks(_ report: DictionaryReport, _ mass: ActivationMass) -> HTMLPage.Section
+  {
     var table = TextTable(
       "latents", "mass up to here", "max cosine earlier: mean", "median", "90 %",
       "above \(DictionaryReport.splitCosine)")
