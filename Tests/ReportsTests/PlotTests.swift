@@ -140,14 +140,3 @@ struct PlotTests {
     #expect(two.height == 2 * one.height && two.width == one.width)
   }
 }
-@Suite struct Scratch {
-  @Test func write() throws {
-    let points = zip(
-      [512, 1024, 2048, 4096, 8192],
-      [(0.7919, 0.2452), (0.832, 0.3783), (0.857, 0.4813), (0.8757, 0.7246), (0.8853, 1.0)])
-    try Plot.granularities(
-      subtitle: "smollm2-block10, 7,361 tokens encoded over the network",
-      points.map { .init(granularity: $0, explained: $1.0, cost: $1.1) }
-    ).svgOnWhite.write(toFile: "/tmp/granularities.svg", atomically: true, encoding: .utf8)
-  }
-}
