@@ -188,8 +188,11 @@ let package = Package(
       [
         "GranuleCommand", "GranuleBench", "GranuleClient", "GranuleTransport", "GranuleRepository",
         "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "TestSupport",
+        argumentParser,
       ]),
-    tests("Bench", ["GranuleBench", "GranuleDictionary", "GranuleFiles", "TestSupport"]),
+    tests(
+      "Bench",
+      ["GranuleBench", "GranuleDictionary", "GranuleFiles", "TestSupport", argumentParser]),
     tests("Reports", ["GranuleReports"]),
     .target(
       name: "TestSupport",

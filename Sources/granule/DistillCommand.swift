@@ -34,7 +34,7 @@ struct DistillCommand: AsyncParsableCommand {
           --tokens 8000000 --cycles 5 --out distilled
         granule inspect distilled/core
         granule train --core distilled/core --activations activations/layer-10 \\
-          --latents 8192 --k 96 --tokens 8000000 --out runs/with-core
+          --latents 8192 --k 96 --tokens 8000000 --out runs/distilled
       """)
 
   @OptionGroup var training: TrainingOptions

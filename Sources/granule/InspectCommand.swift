@@ -22,7 +22,7 @@ struct InspectCommand: AsyncParsableCommand {
 
       EXAMPLE
         granule inspect runs/first
-        granule inspect models/smollm2-block10/1
+        granule inspect models/smollm2/1
         granule inspect my-saelens-folder --json
       """)
 

@@ -20,7 +20,7 @@ struct PublishCommand: AsyncParsableCommand {
       as it is; import the files of other libraries first.
 
       EXAMPLE
-        granule publish runs/first --repository models --name smollm2-block10
+        granule publish runs/first --repository models --name smollm2
         granule publish runs/first --repository models --name small \\
           --granularity 2048
         granule publish my-saelens-folder --repository models --name imported \\

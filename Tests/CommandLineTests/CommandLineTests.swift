@@ -37,22 +37,6 @@ struct CommandLineTests {
     ]
   }
 
-  static let commands = [
-    "harvest", "train", "distill", "overlap", "evaluate", "order", "inspect", "export", "publish",
-    "serve", "encode",
-    "decode", "status",
-    "models",
-    "load", "unload", "resize",
-  ]
-
-  @Test("teaches each command with an example", arguments: commands)
-  func help(command: String) throws {
-    let (code, output, _) = try CommandProcess.run(
-      command.split(separator: " ").map(String.init) + ["--help"])
-    #expect(code == 0)
-    #expect(output.contains("EXAMPLE") && output.contains("granule \(command)"))
-  }
-
   @Test(
     "answers wrong usage with 64, and what cannot be done with 1, saying why",
     arguments: [

@@ -36,7 +36,8 @@ struct EvaluationFigures {
       },
       byGranularity(
         "loss-recovered", "Language-model loss recovered", "loss recovered", isLogarithmic: false,
-        caption: "0: as with every replaced activation set to their mean. 1: the clean model."
+        caption: "0 is the loss with every replaced activation set to their mean, 1 that of the clean "
+          + "model."
       ) { report, sparsity in
         report.recaptured?.rows(sparsity).map { ($0.granularity, $0.recovered) }
       },
@@ -51,7 +52,7 @@ struct EvaluationFigures {
     ].compactMap { $0 } + powerLaws + cosineQuantiles
   }
 
-  /// Figures of one dictionary: what its decoder rows have in common.
+  /// The figure of the similarities between one dictionary's decoder rows.
   static func decoder(of report: DictionaryReport) -> HTMLPage.Figure? {
     guard let decoder = report.decoder, decoder.blocks.count > 1 else { return nil }
     let names = decoder.blocks.map {
@@ -68,13 +69,13 @@ struct EvaluationFigures {
       ).svg,
       caption:
         "\(report.name): for the latents that each granularity adds, the mean of the largest "
-        + "cosine of their decoder rows with those of a block, themselves apart.")
+        + "cosine of their decoder rows with the other rows of a block.")
   }
 
   /// Figures that compare several dictionaries.
   func comparison(_ comparison: DictionaryComparison) -> [HTMLPage.Figure] {
     let points = comparison.frontier.points
-    // Colours as in every other figure.
+    // The colours of the other figures.
     var series = reports.enumerated().map { number, report in
       Plot.Series(
         name: report.name, points: points.filter { $0.name == report.name }.map { ($0.l0, $0.fvu) },
@@ -123,7 +124,7 @@ struct EvaluationFigures {
     let series = reports.enumerated().flatMap { number, report in
       Evaluation.Sparsity.allCases.compactMap { sparsity -> Plot.Series? in
         guard let points = values(report, sparsity), !points.isEmpty else { return nil }
-        // Where no granularity has two sparsities, one line says it all.
+        // One line is enough if no granularity has two sparsities.
         if sparsity == .fixedRatio, report.hasOneSparsity { return nil }
         let name = reports.count == 1 ? sparsity.rawValue : "\(report.name), \(sparsity.rawValue)"
         return Plot.Series(
@@ -186,8 +187,8 @@ struct EvaluationFigures {
         x: .init(label: "latent, counted from 1", isLogarithmic: true),
         y: .init(label: label, isLogarithmic: true), series: series, guides: granularities
       ).svg,
-      caption: "Means over bins that widen with the index; dotted: the granularities. Full-width "
-        + "codes; bins in which no latent is ever active are left out.")
+      caption: "Means over bins that widen with the index, for full-width codes. Dotted lines are the "
+        + "granularities. Bins in which no latent is ever active are left out.")
   }
 
   private var powerLaws: [HTMLPage.Figure] {
@@ -221,8 +222,8 @@ struct EvaluationFigures {
           y: .init(label: kind.label, isLogarithmic: true), series: series
         ).svg,
         caption: reports.count > 2
-          ? "Dashed: the fits, whose exponents are in the tables."
-          : captions.joined(separator: " ") + " Dashed: the fit.")
+          ? "Dashed lines are the fits; the tables have their exponents."
+          : captions.joined(separator: " ") + " The dashed line is the fit.")
     }
   }
 
@@ -245,12 +246,12 @@ struct EvaluationFigures {
           x: .init(label: "largest decoder cosine with earlier latents"),
           y: .init(label: "share of latents up to"), series: series
         ).svg,
-        caption: "\(report.name): the latents that each granularity adds, and how near the nearest "
-          + "latent of earlier granularities lies.")
+        caption: "\(report.name): for the latents that each granularity adds, the cosine with the "
+          + "nearest latent of earlier granularities.")
     }
   }
 
-  /// Ranks at even distances on a logarithmic axis, with the first and the last.
+  /// The values at ranks that are evenly spaced on a logarithmic axis, with the first and the last.
   private static func thinned(_ values: [Double]) -> [(x: Double, y: Double)] {
     var points: [(x: Double, y: Double)] = []
     var rank = 1
@@ -263,7 +264,7 @@ struct EvaluationFigures {
 }
 
 extension DictionaryReport {
-  /// Whether each granularity has one row only: by a rule without k.
+  /// Whether each granularity has only one row, because the rule has no k.
   fileprivate var hasOneSparsity: Bool {
     let rows = evaluation?.rows.count ?? recaptured?.rows.count ?? 0
     return rows <= granularities.count
@@ -271,7 +272,7 @@ extension DictionaryReport {
 }
 
 extension DictionaryReport.RankedValues {
-  /// Beside an axis.
+  /// The label of the axis.
   fileprivate var label: String {
     switch key {
     case "decoder_covariance_eigenvalues": "eigenvalue"

@@ -1,6 +1,6 @@
 import GranuleTraining
 
-/// The tables of `granule evaluate`, the same on a terminal and in a page.
+/// The tables of `granule evaluate`, for a terminal and for a page.
 package enum EvaluationTables {
   package static func of(_ report: DictionaryReport) -> [HTMLPage.Section] {
     [
@@ -30,7 +30,7 @@ package enum EvaluationTables {
     return HTMLPage.Section(
       title: "Reconstruction of \(evaluation.tokens.grouped) tokens", table: table,
       note: (samples > 0 ? "RSA on \(samples.grouped) tokens. " : "")
-        + "dead: latents of the prefix that were active for no token.")
+        + "Dead: latents of the prefix that were active for no token.")
   }
 
   private static func recaptured(_ recaptured: RecapturedLoss) -> HTMLPage.Section {
@@ -84,8 +84,8 @@ package enum EvaluationTables {
     return HTMLPage.Section(
       title: "Latents by granularity", table: table,
       note:
-        "mass: E[z²] · ‖W_dec‖² of full-width codes. max cosine earlier: of each latent's decoder "
-        + "row with those of earlier granularities; high where features split.")
+        "Mass: E[z²] · ‖W_dec‖² of full-width codes. Max cosine earlier: the largest cosine of each "
+        + "latent's decoder row with those of earlier granularities; it is high if features split.")
   }
 
   private static func powerLaws(_ report: DictionaryReport) -> HTMLPage.Section? {
@@ -101,10 +101,10 @@ package enum EvaluationTables {
     }
     return HTMLPage.Section(
       title: "Power laws", table: table,
-      note: "value ≈ c · rank^exponent, a line fitted in log–log space to the middle ranks.")
+      note: "Value ≈ c · rank^exponent, a line fitted in log–log space to the middle ranks.")
   }
 
-  /// A metric's name in JSON, as it is shown.
+  /// The title of a metric, by its name in JSON.
   static func title(ofMetric key: String) -> String {
     switch key {
     case "fvu": "FVU"
@@ -157,8 +157,8 @@ package enum EvaluationTables {
     return HTMLPage.Section(
       title: "Scaling law, \(laws.sparsity.rawValue)", table: table,
       note:
-        "log FVU as a sum of these terms, fitted to \(laws.law.points.count) points; K is the L0 "
-        + "measured. The floor, exp(its terms), is added to what the others give. –: the points cannot "
-        + "tell the term from those before it, or are too few.")
+        "The law is log FVU as a sum of these terms, fitted to \(laws.law.points.count) points; K is "
+        + "the measured L0. The floor is exp of its terms, added to the FVU of the others. –: the "
+        + "points are too few, or do not tell the term from those before it.")
   }
 }
