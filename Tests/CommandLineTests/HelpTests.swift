@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import GranuleCommand
+import GranuleFiles
 import TestSupport
 import Testing
 
@@ -33,19 +34,19 @@ struct HelpTests {
     }
   }
 
-  @Test(
-    "describes every option in a sentence that stands alone", arguments: commands.map(name))
-  func describes(command: String) throws {
-    let type = try #require(Self.commands.first { Self.name($0) == command })
-    let help = Granule.helpMessage(for: type, columns: 1000)
-    let options = try #require(help.components(separatedBy: "OPTIONS:").last)
-    for line in options.split(separator: "\n") {
-      let parts = line.components(separatedBy: "  ").filter { !$0.isEmpty }
-      guard let sentence = parts.last, line.hasPrefix("  ") else { continue }
-      #expect(sentence.first?.isUppercase == true, "\(line)")
-      #expect(sentence.hasSuffix(".") || sentence.hasSuffix(")"), "\(line)")
-      for start in ["Of ", "By ", "That ", "Where ", "What ", "Another"] {
-        #expect(!sentence.hasPrefix(start), "\(line)")
+  @Test("describes every command and option in a sentence that stands alone")
+  func describes() throws {
+    let (_, output, _) = try CommandProcess.run("--experimental-dump-help")
+    let root = try #require(try StrictJSON.parse(output)["command"])
+    for command in try #require(root["subcommands"]?.elements)
+    where command["shouldDisplay"] == true {
+      let name = command["commandName"]?.string ?? ""
+      for item in [command] + (command["arguments"]?.elements ?? []) {
+        let text = try #require(item["abstract"]?.string, "\(name): \(item)")
+        #expect(text.first?.isUppercase == true && text.hasSuffix("."), "\(name): \(text)")
+        for start in ["Of ", "By ", "That ", "Where ", "What ", "Which ", "How ", "Another"] {
+          #expect(!text.hasPrefix(start), "\(name): \(text)")
+        }
       }
     }
   }
@@ -91,7 +92,7 @@ private final class ExampleFolder {
       .deletingLastPathComponent().appendingPathComponent("InterchangeTests/Fixtures").path
     for (source, name) in [
       ("gemma_scope/params.npz", "gemma-scope/layer_12/width_16k/average_l0_82/params.npz"),
-      ("sparsify_tiny/groupmax", "sparsify-checkpoint/layers.10"),
+      ("sparsify_tiny/bf16", "sparsify-checkpoint/layers.10"),
       ("dictionary_learning_tiny/topk/ae.pt", "runs/ae.pt"),
       ("dictionary_learning_tiny/topk/config.json", "runs/config.json"),
     ] {
