@@ -110,15 +110,47 @@ let package = Package(
       ],
       path: "serve", exclude: ["Protocols/HTTP"], swiftSettings: strict),
 
-    // Making dictionaries.
-    .target(
-      name: "GranuleTraining",
-      dependencies: [
+    // Making dictionaries: source → batch → step → checkpoint → dictionary.
+    module("training/Errors", []),
+    module(
+      "training/Data",
+      [
+        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
+        "CGranuleKernels",
+      ]),
+    module("training/Objective", []),
+    module(
+      "training/Step",
+      [
+        "GranuleObjective", "GranuleData", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "CGranuleKernels",
+      ]),
+    module(
+      "training/Evaluation",
+      [
+        "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
+        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
+        "COpenBLAS",
+      ]),
+    module(
+      "training/Run",
+      [
+        "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleStep", "GranuleEvaluation",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "CGranuleProto", "CProtobufC",
+      ]),
+    module(
+      "training/Distillation",
+      [
+        "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
-        "CGranuleProto", "CProtobufC",
-      ],
-      path: "training", swiftSettings: strict),
+        "GranuleThreads", "GranuleFiles", "CGranuleKernels",
+      ]),
+    module(
+      "Sources/Products/GranuleTraining",
+      [
+        "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
+        "GranuleDistillation",
+      ], as: "GranuleTraining"),
 
     // The command line.
     module(
@@ -132,7 +164,7 @@ let package = Package(
     .executableTarget(
       name: "GranuleCommand",
       dependencies: [
-        "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining",
+        "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
         "GranuleClient", "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository",
         "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "GranuleTransport",
         argumentParser, logging,
@@ -141,7 +173,7 @@ let package = Package(
     .executableTarget(
       name: "GranuleBench",
       dependencies: [
-        "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining",
+        "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
         "GranuleClient", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
         "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
         "GranuleWire", argumentParser,
@@ -168,12 +200,37 @@ let package = Package(
       "LanguageModel",
       ["GranuleLanguageModel", "GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
-      "Training",
+      "Data",
       [
-        "GranuleTraining", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "CGranuleKernels", "TestSupport",
-      ],
-      exclude: ["Fixtures"]),
+        "GranuleData", "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
+        "CGranuleKernels", "TestSupport",
+      ]),
+    tests(
+      "Step",
+      [
+        "GranuleStep", "GranuleObjective", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "GranuleFiles", "TestSupport",
+      ], exclude: ["Fixtures"]),
+    tests(
+      "Evaluation",
+      [
+        "GranuleEvaluation", "GranuleData", "GranuleErrors", "GranuleLanguageModel",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport",
+      ], exclude: ["Fixtures"]),
+    tests(
+      "Run",
+      [
+        "GranuleRun", "GranuleEvaluation", "GranuleObjective", "GranuleData", "GranuleErrors",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport",
+      ], exclude: ["Fixtures"]),
+    tests(
+      "Distillation",
+      [
+        "GranuleDistillation", "GranuleRun", "GranuleStep", "GranuleObjective", "GranuleData",
+        "GranuleErrors",
+        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles", "TestSupport",
+      ], exclude: ["Fixtures"]),
     tests("Wire", ["GranuleWire"]),
     tests("Transport", ["GranuleTransport", "GranuleThreads", "TestSupport"]),
     tests(

@@ -11,7 +11,7 @@ is worth nothing. Needs torch and safetensors.
     python3 benchmarks/encode.py --quick
     python3 benchmarks/encode.py --shapes 576:16384:64,768:24576:32 --batches 1,16,256,4096
     python3 benchmarks/encode.py --batches 1,16,256,1024 --figure docs/speed-by-batch.svg
-    python3 benchmarks/encode.py --shapes 576:16384:64 --batches 1024 --shares 1,2,4,8,16,32,64 \
+    python3 benchmarks/encode.py --shapes 576:16384:64 --batches 1024 --shares 1,2,4,8,16,32,64 \\
         --figure docs/speed-by-granularity.svg
 """
 
@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from command_line import add_threads_option, options_parser
 from encode_report import (
     Key,
     Row,
@@ -41,7 +42,7 @@ from encode_report import (
     sums_agree,
     table,
 )
-from granule_program import add_granule_option, bench_output
+from granule_program import bench_output
 from machine import cpu_name, warn_if_busy
 
 # Granule's bench compares the codes of at least this many tokens.
@@ -169,10 +170,7 @@ def measure_shape(options: argparse.Namespace, shape: Shape) -> list[Row]:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_granule_option(parser)
+    parser = options_parser(__doc__)
     parser.add_argument(
         "--shapes",
         type=shapes,
@@ -193,7 +191,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3, help="turns of Granule and of PyTorch")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions within each turn")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
+    add_threads_option(parser)
     parser.add_argument("--quick", action="store_true", help="one small shape, in seconds")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--figure", type=Path, help="file for a plot of the ratios, as SVG")

@@ -115,7 +115,7 @@ class GridPage(StudyPage):
             f"N = {large:,} has more FVU than {small:,} at k = {k}"
             for k in self.plan.ks
             for small, large in pairwise(self.plan.sizes)
-            if self.topk_fvu(large, k) > self.topk_fvu(small, k) + 1e-4
+            if is_more(self.topk_fvu(large, k), self.topk_fvu(small, k))
         ]
         if found:
             self.say(
@@ -256,6 +256,11 @@ class GridPage(StudyPage):
         """FVU that a TopK dictionary of `granularity` latents would have with that L0."""
         found = [self.rows(self.plan.topk(granularity, k)).get(granularity) for k in self.plan.ks]
         return between_nearest([(row["l0"], row["fvu"]) for row in found if row], l0)
+
+
+def is_more(large: float, small: float) -> bool:
+    """Whether it shows in the four decimals of the page; False if one is NaN."""
+    return large > small + 1e-4
 
 
 def on_frontier(points: Mapping[str, Sequence[Point]]) -> list[str]:

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from command_line import options_parser
 from gguf import read_gguf
-from granule_program import add_granule_option, bench_output
+from granule_program import bench_output
 from rounds import compared, keep_fastest
 
 
@@ -127,13 +128,10 @@ def measure_torch(
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument(
         "--model", type=Path, required=True, help="a GGUF file of F32, Q4_1 and Q8_0 tensors"
     )
-    add_granule_option(parser)
     parser.add_argument("--layers", default="10,15", help="blocks to run up to (default: 10,15)")
     parser.add_argument("--context", type=int, default=512, help="tokens of a sequence")
     parser.add_argument("--sequences", type=int, default=4, help="number of sequences")

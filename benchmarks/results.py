@@ -34,7 +34,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from granule_program import ROOT, add_granule_option
+from command_line import options_parser
+from granule_program import ROOT
 from grid_page import GridPage
 from held_out import Unusable, held_out_files, training_files
 from results_page import ComparisonPage
@@ -43,9 +44,7 @@ from results_work import Stale, Work
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     add_inputs(parser)
     add_sizes(parser)
     parts = "; ".join(f"of the {name}: {', '.join(s.PARTS)}" for name, s in STUDIES.items())
@@ -90,8 +89,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="folder of the results (default: results-out/STUDY)"
     )
-    parser.add_argument("--page", type=Path, default=ROOT / "docs", help="folder of the page")
-    add_granule_option(parser)
+    parser.add_argument(
+        "--page", type=Path, default=ROOT / "docs", help="folder of the page (default: docs)"
+    )
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:

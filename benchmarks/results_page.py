@@ -12,7 +12,7 @@ from recaptured_loss import Row
 from results_plan import BY_FREQUENCY, BY_SQUARE, Comparison
 from results_work import Work
 from study_page import EXCESS, RATIO, StudyPage
-from verdict import SPREADS, Measured, verdict, within
+from verdict import FAILS, HOLDS, SPREADS, Measured, verdict, within
 
 REORDERED = f"topk-by-{BY_SQUARE}"
 MAIN = [
@@ -533,7 +533,7 @@ class ComparisonPage(StudyPage):
             fvus, ratios = zip(*points.values(), strict=True)
             pearson = statistics.correlation(fvus, ratios)
             by_rank = statistics.correlation(ranks(fvus), ranks(ratios))
-            word = "holds" if max(pearson, by_rank) <= -0.9 else "does not hold"
+            word = HOLDS if is_strong(pearson, by_rank) else FAILS
             self.lines.append(
                 f"- FVU and recaptured loss correlate (CE ratio falls as FVU grows; −0.9 or "
                 f"stronger): **{word}**. Pearson's r {pearson:.3f}, of ranks {by_rank:.3f}, over "
@@ -575,6 +575,11 @@ def gaps(
         relative = [value / scratch[g] for g in (a, b) if (value := spread[g]) is not None]
         spreads[label] = max(relative) if len(relative) == 2 else None
     return pairs, spreads
+
+
+def is_strong(*correlations: float) -> bool:
+    """Whether each correlation is negative and at least 0.9 in magnitude."""
+    return max(correlations) <= -0.9
 
 
 def ranks(values: Sequence[float]) -> list[float]:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
+from command_line import HelpFormatter
 from line_plot import line_plot
 
 STATISTICS_TOKENS = 20_000
@@ -183,16 +184,18 @@ def load(dictionary: Path, activations: Path, tokens: int) -> Problem:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("dictionary", type=Path, help="folder of a TopK dictionary")
     parser.add_argument(
         "--activations", type=Path, required=True, help="a folder of safetensors shards"
     )
     parser.add_argument("--tokens", type=int, default=512, help="number of tokens to screen")
     parser.add_argument(
-        "--k", type=int, nargs="+", default=[16, 64, 256], help="numbers of active latents"
+        "--k",
+        type=int,
+        nargs="+",
+        default=[16, 64, 256],
+        help="numbers of active latents (default: 16 64 256)",
     )
     parser.add_argument("--figure", type=Path, help="file for a plot of the survivors, as SVG")
     options = parser.parse_args()

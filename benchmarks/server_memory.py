@@ -25,7 +25,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from granule_program import add_granule_option, bench_command, bench_output
+from command_line import options_parser
+from granule_program import bench_command, bench_output
 
 MIB = 1 << 20
 
@@ -33,10 +34,7 @@ Row = dict[str, float]
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_granule_option(parser)
+    parser = options_parser(__doc__)
     parser.add_argument("--shape", default="576:16384:64", help="d_model:latents:k")
     parser.add_argument("--resize", type=int, help="latents to keep (default: an eighth)")
     parser.add_argument("--idle", type=int, default=10_000, help="number of idle connections")

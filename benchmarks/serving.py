@@ -34,7 +34,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from granule_program import ROOT, add_granule_option, bench_output
+from command_line import options_parser
+from granule_program import ROOT, bench_output
 
 CONNECTIONS = 8
 
@@ -42,10 +43,7 @@ Measurement = dict[str, Any]
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_granule_option(parser)
+    parser = options_parser(__doc__)
     parser.add_argument("--shape", default="576:16384:64", help="d_model:latents:k")
     parser.add_argument("--tokens", default="1,16,256", help="tokens a request, with commas")
     parser.add_argument("--seconds", type=float, default=5, help="length of each measurement")

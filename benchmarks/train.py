@@ -32,7 +32,6 @@ and compares the losses of every --every steps. It exits with 1 if one differs b
 
 import argparse
 import json
-import os
 import resource
 import sys
 import tempfile
@@ -45,7 +44,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from granule_program import add_granule_option, bench_output
+from command_line import add_threads_option, options_parser
+from granule_program import bench_output
 from machine import warn_if_busy
 from sparsify_library import import_sparsify
 from train_report import (
@@ -409,10 +409,7 @@ def curve(options: argparse.Namespace, folder: str) -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_granule_option(parser)
+    parser = options_parser(__doc__)
     add_sizes(parser)
     parser.add_argument(
         "--peers",
@@ -434,9 +431,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--tolerance", type=float, default=0.01, help="largest relative difference of a loss"
     )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="PyTorch's threads (default: all cores)"
-    )
+    add_threads_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     options.widths = options.widths or default_widths(options.latents)

@@ -2,6 +2,7 @@ import Foundation
 import GranuleCommandLine
 import GranuleDictionary
 import GranuleFiles
+import GranuleStep
 import GranuleTensors
 import GranuleTraining
 

@@ -282,7 +282,7 @@ struct TrainingOptions: ParsableArguments {
     let given = given
     var members: [JSONValue.Member] = []
     if let config {
-      let file = try TrainingConfiguration.read(config)
+      let file = try JSONFile.read(config)
       guard let stored = file.members else {
         throw CommandError.input("\(config) is \(file.kind), but an object of options is needed")
       }

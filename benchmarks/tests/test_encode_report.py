@@ -89,5 +89,7 @@ def test_the_figure_is_over_batches() -> None:
 def test_the_figure_is_over_granularities_if_they_vary() -> None:
     rows = [row(16, 1024, 3.0), row(16, 256, 2.0)]
     assert is_by_granularity(rows)
+    # All latents of two sizes are one share.
+    assert not is_by_granularity([row(16, 1024, 3.0), row(16, 512, 2.0) | {"latents": 512}])
     assert series(rows)["PyTorch, 64 × 1024"] == [(0.25, 4.0), (1.0, 6.0)]
     assert "as a share of the latents" in figure(rows, 2)

@@ -25,14 +25,14 @@ def test_q8_0_is_a_scale_and_signed_bytes() -> None:
     integers = np.arange(-32, 32, dtype=np.int8)
     raw = half(0.5) + integers[:32].tobytes() + half(-2) + integers[32:].tobytes()
     expected = np.concatenate([integers[:32] * 0.5, integers[32:] * -2.0])
-    assert elements(as_bytes(raw), Q8_0, 64).tolist() == expected.tolist()
+    assert elements(as_bytes(raw + bytes(100)), Q8_0, 64).tolist() == expected.tolist()
 
 
 def test_q4_1_has_its_low_halves_first() -> None:
     low, high = np.arange(16) % 16, np.arange(16)[::-1]
     raw = half(0.25) + half(-1) + (low | high << 4).astype(np.uint8).tobytes()
     expected = np.concatenate([low, high]) * 0.25 - 1
-    assert elements(as_bytes(raw), Q4_1, 32).tolist() == expected.tolist()
+    assert elements(as_bytes(raw + bytes(100)), Q4_1, 32).tolist() == expected.tolist()
 
 
 def test_f32_is_taken_as_it_is() -> None:
@@ -81,6 +81,16 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     # GGUF has the innermost dimension first.
     assert tensors["matrix"].tolist() == matrix.reshape(2, 3).tolist()
     assert tensors["vector"].tolist() == (2 * vector.astype(float)).tolist()
+
+
+@pytest.mark.parametrize("length", range(32))
+def test_tensors_begin_at_a_multiple_of_32(tmp_path: Path, length: int) -> None:
+    head = struct.pack("<IIQQ", 0x46554747, 3, 1, 0)
+    head += string("x" * length) + struct.pack("<IQIQ", 1, 2, F32, 0)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(head + bytes(-len(head) % 32) + struct.pack("<2f", 1.5, -2.5) + bytes(64))
+    _, tensors = read_gguf(path)
+    assert tensors["x" * length].tolist() == [1.5, -2.5]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ SVG = "{http://www.w3.org/2000/svg}"
         ([0.2, 0.9], [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]),
         ([1, 3.2], [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]),
         ([5], [0, 1, 2, 3, 4, 5]),
+        ([4], [0, 1, 2, 3, 4]),
+        ([3.9], [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]),
         ([0, 0], [0]),
     ],
 )
@@ -53,6 +55,21 @@ def test_values_are_ticks_if_their_labels_fit() -> None:
     assert ticks_along([16, 1, 4], True) == [1, 4, 16]
     assert ticks_along([1, 1.01, 16], True) == ticks_of([1, 16], True)
     assert ticks_along([7, 7], False) == [7]
+
+
+@pytest.mark.parametrize("xs", [[0, 1, 10], [5, 5.5, 10], [5, 6, 10]])
+def test_labels_fit_a_tenth_of_the_axis_apart(xs: list[float]) -> None:
+    assert ticks_along(xs, False) == xs
+
+
+@pytest.mark.parametrize("xs", [[0, 0.95, 10], [5, 5.4, 10]])
+def test_labels_do_not_fit_any_closer(xs: list[float]) -> None:
+    assert ticks_along(xs, False) == ticks_of(xs, False)
+
+
+def test_many_powers_of_two_are_thinned_out() -> None:
+    assert ticks_of([1, 2**7], True) == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert ticks_of([1, 2**16], True) == [2**e for e in range(0, 17, 2)]
 
 
 def test_spaced_keeps_what_fits() -> None:

@@ -64,6 +64,9 @@ def test_configurations_are_compared() -> None:
     asked = {"tokens": 8000, "k": 16, "learning_rate": 0.1 + 0.2, "objective": "topk"}
     assert first_difference(asked | {"learning_rate": 0.3}, asked) is None
     assert first_difference(asked | {"learning_rate": 0.301}, asked) == "learning_rate"
+    assert first_difference(asked | {"learning_rate": 0.3 + 1e-8}, asked) == "learning_rate"
+    small = asked | {"learning_rate": 1e-6}
+    assert first_difference(small | {"learning_rate": 1.001e-6}, small) == "learning_rate"
     assert first_difference(asked | {"tokens": 8001}, asked) == "tokens"
     assert first_difference(asked | {"sampled_granularities": 0}, asked) is None
     assert first_difference(asked | {"sampled_granularities": 5}, asked) == "sampled_granularities"

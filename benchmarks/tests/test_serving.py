@@ -54,6 +54,7 @@ def test_fastest_counts_all_connections_and_prefers_the_first() -> None:
 def test_granules_answer_begins_with_its_length() -> None:
     framed = bytearray(struct.pack(">I", 300) + b"x")
     assert Granule.answer_length(framed) == 304
+    assert Granule.answer_length(framed[:4]) == 304
     assert Granule.answer_length(framed[:3]) is None
     assert Granule.answer_length(bytearray()) is None
 

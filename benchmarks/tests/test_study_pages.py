@@ -8,11 +8,12 @@ import made_up_study
 import numpy as np
 import pytest
 
-from grid_page import GridPage, between_nearest, on_frontier, term
+from grid_page import GridPage, between_nearest, is_more, on_frontier, term
 from results_page import (
     ComparisonPage,
     above_line,
     gaps,
+    is_strong,
     larger_deviation,
     mean_and_deviation,
     ranks,
@@ -45,6 +46,7 @@ def test_mean_of_last() -> None:
 
 def test_hours() -> None:
     assert hours(5400) == "1.50 h"
+    assert hours(36_000_000) == "10000.00 h"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,21 @@ def test_between_nearest_is_linear_in_logarithms() -> None:
     assert between_nearest(points, 64.1) is None
     assert between_nearest([], 1) is None
     assert between_nearest([(16, 0.4)], 16) is None
-    assert between_nearest([(16, 0.4), (16, 0.4)], 16) == pytest.approx(0.4)
+    assert between_nearest([(16, 0.4), (16, 0.5)], 16) == pytest.approx(0.4)
+
+
+def test_correlations_are_strong_if_all_are() -> None:
+    assert is_strong(-0.9, -0.95)
+    assert not is_strong(-0.89, -0.99)
+    assert not is_strong(-0.99, 0.99)
+    assert not is_strong(math.nan, math.nan)
+
+
+def test_more_shows_in_four_decimals() -> None:
+    assert is_more(0.2002, 0.2)
+    assert not is_more(0.20005, 0.2)
+    assert not is_more(math.nan, 0.2)
+    assert not is_more(0.2, math.nan)
 
 
 def test_frontier() -> None:
@@ -126,6 +142,8 @@ def test_frontier() -> None:
     }
     assert on_frontier(points) == ["best", "sparser"]
     assert on_frontier({"a": [(1, 1)], "b": [(1, 1)]}) == ["a", "b"]
+    assert on_frontier({"a": [(4, 0.5)], "b": [(8, 0.5)]}) == ["a"]
+    assert on_frontier({"a": [(4, 0.6)], "b": [(4, 0.5)]}) == ["b"]
     assert on_frontier({}) == []
 
 
@@ -197,6 +215,17 @@ def test_spread_is_that_of_the_seeds(comparison: ComparisonPage) -> None:
         ]
         deviations = np.std(np.array(kinds, float), axis=1, ddof=1)
         assert comparison.spread(g) == pytest.approx(deviations.max())
+
+
+def test_excess_is_over_the_line_between_neighbours(comparison: ComparisonPage) -> None:
+    for name, latents in (("matryoshka", 256), ("matryoshka-128-seed1", 128)):
+        low, high = latents // 8, latents // 4
+        at = [comparison.at(name, g) for g in (low, (low + high) // 2, high)]
+        left, middle, right = np.log(np.array(at, float))
+        x = np.log((low + high) / 2)
+        on_line = np.interp(x, np.log([low, high]), [left, right])
+        found = comparison.excess(name, (low + high) // 2, latents)
+        assert found == pytest.approx(np.exp(middle - on_line) - 1)
 
 
 def test_verdicts_follow_the_figures(comparison: ComparisonPage) -> None:

@@ -62,7 +62,7 @@ def test_a_side_is_compared_with_the_same_granularities() -> None:
 
 def test_differences_are_relative_to_the_peers_loss() -> None:
     assert relative_difference(1.1, 1.0) == pytest.approx(0.1)
-    assert relative_difference(0.9, 1.0) == pytest.approx(0.1)
+    assert relative_difference(3.6, 4.0) == pytest.approx(0.1)
     assert largest_difference([(1.1, 1.0), (0.8, 1.0), (1, 1)]) == pytest.approx(0.2)
     assert largest_difference([]) == 0
 

@@ -1,5 +1,7 @@
-import Glibc
-import GranuleDictionary
+internal import Glibc
+package import GranuleData
+internal import GranuleDictionary
+internal import GranuleErrors
 
 /// The dictionary folder and the activations that a path names: a run's, or a dictionary folder alone.
 package struct DictionaryLocation {
