@@ -63,7 +63,7 @@ public struct ServerLimit: Sendable {
     guard let number = Double(digits), number.isFinite,
       unit == .seconds || number == number.rounded()
     else {
-      throw ServerLimitError("\(name): \(text) is no number of \(unit.rawValue)")
+      throw ServerLimitError("\(name): \(text) is not a number of \(unit.rawValue)")
     }
     try check(number * scale)
     write(&limits, number * scale)
@@ -133,105 +133,115 @@ extension ServerLimits {
   public static let all: [ServerLimit] = [
     ServerLimit(
       "frame-bytes-max", \.frameBytesMax, .bytes, from: 1024, to: 4_294_967_295,
-      "the longest frame accepted or sent"),
+      "length of the longest frame accepted or sent"),
     ServerLimit(
       "request-memory-bytes-max", \.requestMemoryBytesMax, .bytes,
-      "memory that one unpacked request may take; no more than four times its length and 64 KiB in any case"
+      "memory that one unpacked request may take; in any case at most four times its length and 64 KiB"
     ),
     ServerLimit(
       "receive-bytes-max", \.receiveBytesMax, .bytes,
-      "memory for frames that have not arrived in full, all connections together; beyond, those that hold most are ended"
+      "memory for frames that have not arrived in full, over all connections; beyond it the connections that hold most are ended"
     ),
     ServerLimit(
       "receive-bytes-free", \.receiveBytesFree, .bytes,
-      "what a connection may hold of that before it can be ended"),
+      "part of receive-bytes-max that a connection may hold before it can be ended"),
     ServerLimit(
       "admitted-bytes-max", \.admittedBytesMax, .bytes,
-      "requests in flight and their largest possible responses, of a connection as much as is free; beyond: UNAVAILABLE"
+      "memory of requests in flight and their largest possible responses; one connection may use all that is free, and a request that does not fit gets UNAVAILABLE"
     ),
-    ServerLimit("connections-max", \.connectionsMax, .count, "connections at once"),
+    ServerLimit("connections-max", \.connectionsMax, .count, "number of open connections"),
     ServerLimit(
       "files-reserved", \.filesReserved, .count, from: 16,
-      "open files left for everything but connections"),
+      "open files kept for everything except connections"),
     ServerLimit(
       "admin-connections-max", \.adminConnectionsMax, .count, to: 1024,
-      "connections at once at the address of administration"),
+      "number of open connections at the admin address"),
     ServerLimit(
       "requests-per-connection-max", \.requestsPerConnectionMax, .count,
-      "requests in flight on a connection; beyond, it is not read from"),
+      "number of requests in flight on a connection; beyond it the connection is not read from"),
     ServerLimit(
       "frames-per-turn-max", \.framesPerTurnMax, .count,
-      "frames of a connection that are read before others have their turn"),
+      "number of frames of a connection that are read before other connections get their turn"),
     ServerLimit(
       "write-queue-high-bytes", \.writeQueueHighBytes, .bytes,
-      "a connection with more waiting to be written is not read from …"),
+      "bytes waiting to be written beyond which a connection is not read from"),
     ServerLimit(
       "write-queue-low-bytes", \.writeQueueLowBytes, .bytes, from: 0,
-      "… until no more than this waits"),
+      "bytes waiting to be written at which such a connection is read from again"),
     ServerLimit(
       "stall", \.stall,
-      "over how long a peer's rate is measured while it sends a frame or reads responses"),
+      "time over which a peer's rate is measured while it sends a frame or reads responses"),
     ServerLimit(
       "bytes-per-second-min", \.bytesPerSecondMin, .bytesPerSecond, from: 0, to: 1e9,
-      "the least rate; slower peers are closed"),
-    ServerLimit("idle", \.idle, "how long a connection may stay without requests"),
-    ServerLimit("sweep-interval", \.sweepInterval, "how often connections are looked at for that"),
+      "lowest rate of a peer; slower peers are closed"),
+    ServerLimit("idle", \.idle, "time that a connection may stay open without requests"),
+    ServerLimit(
+      "sweep-interval", \.sweepInterval, "time from one check of all connections to the next"),
     ServerLimit(
       "http-connections-max", \.httpConnectionsMax, .count, to: 1024,
-      "connections at once at the HTTP address; further ones wait"),
+      "number of open connections at the HTTP address; further ones wait"),
     ServerLimit(
-      "http-idle", \.httpIdle, from: 1, "how long such a connection may stay without traffic"),
+      "http-idle", \.httpIdle, from: 1, "time that an HTTP connection may stay open without traffic"
+    ),
     ServerLimit(
       "discard-bytes-max", \.discardBytesMax, .bytes, from: 0,
-      "what a refused peer may still send before it is cut off"),
-    ServerLimit("finish", \.finish, "how long a refused peer may take to read the error"),
+      "bytes that a refused peer may still send before it is cut off"),
+    ServerLimit("finish", \.finish, "time that a refused peer may take to read the error"),
     ServerLimit(
       "queue-tokens-max", \.queueTokensMax, .tokens,
-      "tokens that may wait for a worker, of a connection as many as are free; beyond: UNAVAILABLE"),
+      "tokens that may wait for a worker; one connection may use all that are free, and a request that does not fit gets UNAVAILABLE"
+    ),
     ServerLimit(
       "queue-wait-max", \.queueWaitMax,
-      "how long a request may be expected to wait for a worker; beyond: UNAVAILABLE"),
+      "longest expected wait for a worker; a request that would wait longer gets UNAVAILABLE"),
     ServerLimit(
       "batch-tokens-max", \.batchTokensMax, .tokens, from: 32, to: 1_048_576,
-      "tokens that a worker takes at once"),
+      "number of tokens in a worker's batch"),
     ServerLimit(
       "batch-bytes-max", \.batchBytesMax, .bytes,
-      "activations, as float32, that a worker takes at once"),
+      "bytes of activations, as float32, in a worker's batch"),
     ServerLimit(
-      "piece-tokens-min", \.pieceTokensMin, .tokens, "tokens that are not worth splitting further"),
+      "piece-tokens-min", \.pieceTokensMin, .tokens,
+      "smallest number of tokens in a piece of a split request"),
     ServerLimit(
       "trim-after", \.trimAfter,
-      "after so long without requests, memory that the allocator keeps is given back"),
-    ServerLimit("stages-max", \.stagesMax, .count, "granularities of one request"),
+      "time without requests after which unused memory is given back to the system"),
+    ServerLimit("stages-max", \.stagesMax, .count, "number of granularities of one request"),
     ServerLimit(
       "shed-above", \.shedAbove, from: 0,
-      "mean wait beyond which requests with min_granularity are given less …"),
-    ServerLimit("shed-below", \.shedBelow, from: 0, "… and below which they are given more again"),
+      "mean wait above which requests with min_granularity get a smaller granularity"),
     ServerLimit(
-      "shed-interval", \.shedInterval, from: 0, "shortest time between two such steps"),
+      "shed-below", \.shedBelow, from: 0,
+      "mean wait below which they get a larger granularity again"),
+    ServerLimit(
+      "shed-interval", \.shedInterval, from: 0,
+      "shortest time between two such changes of granularity"),
     ServerLimit(
       "administration-requests-max", \.administrationRequestsMax, .count,
-      "load, unload and resize requests that may wait"),
+      "number of load, unload and resize requests that may wait"),
     ServerLimit(
       "load-retry-min", \.loadRetryMin,
-      "after how long what could not be loaded is tried again, twice as long each time …"),
-    ServerLimit("load-retry-max", \.loadRetryMax, "… up to this; at once when its files change"),
+      "time after which a version that could not be loaded is tried again; it doubles with each failure"
+    ),
+    ServerLimit(
+      "load-retry-max", \.loadRetryMax,
+      "longest time between two such tries; a change of the files causes one at once"),
     ServerLimit(
       "retry-after", \.retryAfterMilliseconds,
-      "when a client that found no room should try again, at the earliest"),
+      "earliest time after which a client that found no room should try again"),
     ServerLimit(
       "retry-after-loading", \.retryAfterLoadingMilliseconds,
-      "when a client that asked for a model which is being loaded should try again"),
+      "time after which a client that asked for a model being loaded should try again"),
     ServerLimit(
       "log-burst", \.logBurst, .count,
-      "log lines of one kind that are written at once; beyond, one a log-interval"),
-    ServerLimit("log-interval", \.logInterval, "the time between such lines"),
+      "number of log lines of one kind in a row; further ones come once per log-interval"),
+    ServerLimit("log-interval", \.logInterval, "time between two such log lines"),
     ServerLimit(
       "overload-quiet", \.overloadQuiet,
-      "an overload is over once for so long nobody was refused or given less"),
+      "time without a refusal or a smaller granularity after which an overload is over"),
     ServerLimit(
       "metrics-models-max", \.metricsModelsMax, .count, to: 10_000,
-      "models that have metrics of their own; further ones are counted together"),
+      "number of models that have metrics of their own; further ones are counted together"),
   ]
 
   /// Bounds of which the first must not be above the second.
@@ -283,7 +293,7 @@ extension ServerLimits {
     for (small, large, reason) in Self.ordered {
       guard let low = Self.all.first(where: { $0.name == small }),
         let high = Self.all.first(where: { $0.name == large })
-      else { preconditionFailure("\(small), \(large): are no limits") }
+      else { preconditionFailure("\(small), \(large): not both are limits") }
       guard low.value(in: self) > high.value(in: self) else { continue }
       contradictions.append(
         "\(small) is \(low.text(in: self)), above \(large), which is \(high.text(in: self)): \(reason)"
