@@ -93,7 +93,7 @@ let package = Package(
 
     // The network.
     module("Sources/Wire", ["CGranuleProto", "CProtobufC"]),
-    module("Sources/Transport", ["CLibUV"]),
+    module("Sources/Transport", ["CLibUV", "GranuleThreads"]),
     module("Sources/Client", ["GranuleWire", "GranuleTransport"]),
     .target(
       name: "GranuleHTTP", dependencies: ["CMicroHTTPD", "GranuleTransport"],
@@ -153,7 +153,7 @@ let package = Package(
       ],
       exclude: ["Fixtures"]),
     tests("Wire", ["GranuleWire"]),
-    tests("Transport", ["GranuleTransport", "TestSupport"]),
+    tests("Transport", ["GranuleTransport", "GranuleThreads", "TestSupport"]),
     tests(
       "Server",
       [

@@ -7,7 +7,7 @@ package import GranuleTensors
 /// Answers do not depend on it. What balances its quantisation is that of the weights it was made
 /// from: made anew now and then, it stays sharp.
 package final class PreparedEncoder: Sendable {
-  /// Latents are packed in panels of so many.
+  /// Number of latents in a panel, the unit in which latents are packed.
   package static let panelLatents = QuantizedEncoder.panelLatents
 
   let quantized: QuantizedEncoder

@@ -1,3 +1,5 @@
+internal import GranuleThreads
+
 /// An event loop on a thread of its own.
 public final class LoopThread: Sendable {
   /// How to reach the loop.
@@ -7,14 +9,18 @@ public final class LoopThread: Sendable {
   /// Starts a thread with an event loop; it runs until `stop()`.
   public init(name: String) throws(EventLoopError) {
     let started = Handover<Result<LoopRemote, EventLoopError>>()
-    thread = try WorkerThread(name: name) {
-      do throws(EventLoopError) {
-        let loop = try EventLoop()
-        started.give(.success(loop.remote))
-        loop.run()
-      } catch {
-        started.give(.failure(error))
+    do throws(ThreadError) {
+      thread = try WorkerThread(name: name) {
+        do throws(EventLoopError) {
+          let loop = try EventLoop()
+          started.give(.success(loop.remote))
+          loop.run()
+        } catch {
+          started.give(.failure(error))
+        }
       }
+    } catch {
+      throw EventLoopError(operation: "start thread \(error.name)", reason: error.reason)
     }
     remote = try started.take().get()
   }

@@ -1,4 +1,5 @@
 import Glibc
+import GranuleThreads
 import GranuleTransport
 import Synchronization
 import Testing

@@ -1,3 +1,4 @@
+import GranuleThreads
 import GranuleTransport
 import GranuleWire
 
@@ -62,7 +63,7 @@ final class ComputeWorkers: Sendable {
   private let threads: [WorkerThread]
 
   /// Starts `count` threads, which call `deliver` with every answer.
-  init(count: Int, limits: ServerLimits, deliver: @escaping Deliver) throws(EventLoopError) {
+  init(count: Int, limits: ServerLimits, deliver: @escaping Deliver) throws(ThreadError) {
     let monitor = Monitor(
       State(
         scheduler: Scheduler(

@@ -1,6 +1,7 @@
 import CMalloc
 import GranuleDictionary
 import GranuleRepository
+import GranuleThreads
 import GranuleTransport
 import GranuleWire
 import Logging
@@ -88,7 +89,7 @@ final class ResidentModels: Sendable {
   }
 
   /// Starts the loader's thread.
-  func start() throws(EventLoopError) {
+  func start() throws(ThreadError) {
     // Loading takes its time, requests do not wait for it.
     let worker = try WorkerThread(name: "loader", niceness: 10) { self.runTasks() }
     thread.change { $0 = worker }

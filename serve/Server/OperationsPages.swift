@@ -1,4 +1,5 @@
 import GranuleHTTP
+import GranuleThreads
 import GranuleTransport
 
 /// What is answered over HTTP: metrics and probes.

@@ -1,6 +1,7 @@
 import Glibc
 import GranuleHTTP
 import GranuleRepository
+import GranuleThreads
 public import GranuleTransport
 
 /// Why a server cannot start.

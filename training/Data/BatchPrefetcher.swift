@@ -1,5 +1,6 @@
 internal import Dispatch
 package import GranuleTensors
+internal import GranuleThreads
 
 /// Reads batches ahead on a thread of its own, so that a step does not wait for the disk.
 package final class BatchPrefetcher {
@@ -20,12 +21,12 @@ package final class BatchPrefetcher {
 
   /// What the reading thread fills.
   private final class Slot: @unchecked Sendable {
-    // Unchecked: filled by the reading thread before `filled` is signalled, used by the trainer after
-    // it has waited for that and until it asks for the slot to be filled again.
+    // Unchecked: the reading thread fills `activations` before it gives `indices`; the trainer uses them
+    // after it has taken `indices`, until it asks for the slot to be filled again.
 
     let activations: FloatStorage
-    var indices: [Int] = []
-    let filled = DispatchSemaphore(value: 0)
+    /// Indices of the tokens read; nil until the slot is filled.
+    let indices = Monitor<[Int]?>(nil)
 
     init(count: Int) { activations = FloatStorage(count: count) }
   }
@@ -60,21 +61,23 @@ package final class BatchPrefetcher {
     let slot = slots[step % slots.count]
     let clock = ContinuousClock()
     let start = clock.now
-    slot.filled.wait()
+    let indices = slot.indices.wait { filled -> [Int]? in
+      defer { filled = nil }
+      return filled
+    }
     let waited = (clock.now - start) / .seconds(1)
     // The slot of the step before, which is done.
     read(step + Self.ahead)
     step += 1
-    return Batch(
-      activations: slot.activations, indices: slot.indices, secondsWaited: waited)
+    return Batch(activations: slot.activations, indices: indices, secondsWaited: waited)
   }
 
   private func read(_ step: Int) {
     guard step < steps else { return }
     let (slot, reader) = (slots[step % slots.count], reader)
     queue.async {
-      slot.indices = reader.sampler.read(step: step, into: slot.activations)
-      slot.filled.signal()
+      let indices = reader.sampler.read(step: step, into: slot.activations)
+      slot.indices.change { $0 = indices }
     }
   }
 }

@@ -1,5 +1,6 @@
 internal import CGranuleKernels
 internal import Glibc
+internal import GranuleDictionary
 internal import GranuleTensors
 internal import GranuleThreads
 
@@ -8,8 +9,6 @@ internal import GranuleThreads
 /// vectors and whose thresholds, which do not decay, stay at least 0.
 package struct AdamOptimizer {
   static let epsilon = 1e-8
-  /// Latents that a thread takes at a time: a panel of the encoder.
-  package static let panelLatents = 64
 
   /// What one step is taken with.
   package struct Step {
@@ -48,8 +47,8 @@ package struct AdamOptimizer {
   ///
   /// - Parameters:
   ///   - frozenEncoders: the encoder rows of so many first latents stay as they are.
-  ///   - afterPanel: called for each panel of latents, on the thread that has just changed its
-  ///     weights.
+  ///   - afterPanel: called for each panel of latents (`PreparedEncoder.panelLatents`), on the thread
+  ///     that has just changed its weights.
   /// - Returns: the gradient's norm before it was scaled, without what is along decoder rows.
   package mutating func step(
     _ weights: DictionaryWeights, gradient: BatchGradient, _ step: Step,
@@ -69,12 +68,12 @@ package struct AdamOptimizer {
     undecayed.weight_decay = 0
     let (first, second) = (firstMoments, secondMoments)
     let gradients = gradient.weights
-    let panels = (latents + Self.panelLatents - 1) / Self.panelLatents
+    let panels = (latents + PreparedEncoder.panelLatents - 1) / PreparedEncoder.panelLatents
     Parallel.forBlocks(panels, size: max(1, min(4, panels / Parallel.threads))) { thread, range in
       var (constants, undecayed) = (constants, undecayed)
       for panel in range {
-        let start = panel * Self.panelLatents
-        let end = min(start + Self.panelLatents, latents)
+        let start = panel * PreparedEncoder.panelLatents
+        let end = min(start + PreparedEncoder.panelLatents, latents)
         for latent in start..<end {
           let row = latent * dModel
           let hasGradient = gradient.isZero[latent] == 0

@@ -227,8 +227,8 @@ package final class NestedStep {
   /// Below its threshold by half the bandwidth, a pre-activation still moves it.
   private func lowerThresholds(panel: Int, _ objective: StepObjective) {
     guard let floors, let thresholds = weights.thresholds else { return }
-    let start = panel * AdamOptimizer.panelLatents
-    for latent in start..<min(start + AdamOptimizer.panelLatents, latents) {
+    let start = panel * PreparedEncoder.panelLatents
+    for latent in start..<min(start + PreparedEncoder.panelLatents, latents) {
       floors.pointer[latent] = max(
         thresholds.pointer[latent] - Float(objective.bandwidth / 2), 0)
     }
@@ -243,7 +243,7 @@ package final class NestedStep {
     case .relu: rule = .relu
     case .jumprelu:
       if prepared == nil {
-        for panel in 0...(latents - 1) / AdamOptimizer.panelLatents {
+        for panel in 0...(latents - 1) / PreparedEncoder.panelLatents {
           lowerThresholds(panel: panel, objective)
         }
       }

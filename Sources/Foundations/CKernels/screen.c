@@ -3,6 +3,9 @@
 
 #include "cpu.h"
 
+// The layout of a panel, four vectors of 16 latents, is written out below.
+_Static_assert(gk_panel_latents == 4 * 16, "a panel is four vectors of 16 latents");
+
 // 64 latents × 6 tokens stay in 24 registers: each pass over four dimensions takes 10 loads and 24
 // multiplications, so that the multipliers never wait.
 #define SCREEN_TILE_AVX512(TILE)                                                                \

@@ -112,6 +112,7 @@ void gk_pack_panel(
 
 // ---- screen.c
 
+/// Number of latents in a panel, here and wherever panels are packed or updated: the only copy.
 enum { gk_panel_latents = 64 };
 /// An encoder in 8 bits, in panels of 64 latents; arrays beyond the last latent are padded.
 typedef struct {

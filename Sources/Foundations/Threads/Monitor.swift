@@ -1,13 +1,13 @@
-import Glibc
+internal import Glibc
 
-/// State behind a lock, and threads that wait for it to change.
-final class Monitor<State>: @unchecked Sendable {
+/// State behind a lock, and threads that wait for it to change: the one way to wait.
+package final class Monitor<State>: @unchecked Sendable {
   // Safe to share: the state is only touched under the mutex.
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
   private var state: State
 
-  init(_ state: State) {
+  package init(_ state: State) {
     self.state = state
     pthread_mutex_init(mutex, nil)
     pthread_cond_init(changed, nil)
@@ -20,8 +20,8 @@ final class Monitor<State>: @unchecked Sendable {
     mutex.deallocate()
   }
 
-  /// Changes the state, and lets every waiting thread look at it.
-  func change<R>(_ body: (inout State) -> R) -> R {
+  /// Changes the state, then wakes every waiting thread to look at it again.
+  package func change<R>(_ body: (inout State) -> R) -> R {
     pthread_mutex_lock(mutex)
     defer {
       pthread_cond_broadcast(changed)
@@ -31,14 +31,14 @@ final class Monitor<State>: @unchecked Sendable {
   }
 
   /// Looks at the state.
-  func read<R>(_ body: (State) -> R) -> R {
+  package func read<R>(_ body: (State) -> R) -> R {
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
     return body(state)
   }
 
-  /// Waits until `body` gives a value, which may change the state.
-  func wait<R>(until body: (inout State) -> R?) -> R {
+  /// Waits until `body` returns a value. `body` may change the state, which wakes nobody.
+  package func wait<R>(until body: (inout State) -> R?) -> R {
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
     while true {

@@ -1,8 +1,19 @@
-import Glibc
-import Synchronization
+internal import Glibc
+internal import Synchronization
+
+/// The system refused to start a thread.
+package struct ThreadError: Error, CustomStringConvertible {
+  /// Name of the thread.
+  package let name: String
+  /// The system's own words, such as `Resource temporarily unavailable`.
+  package let reason: String
+
+  /// `start thread name: reason`.
+  package var description: String { "start thread \(name): \(reason)" }
+}
 
 /// A thread of its own, outside Swift's cooperative pool, so that it may block or compute for long.
-public final class WorkerThread: Sendable {
+package final class WorkerThread: Sendable {
   private let handle = Mutex<pthread_t?>(nil)
 
   private final class Start {
@@ -16,10 +27,10 @@ public final class WorkerThread: Sendable {
 
   /// Starts a thread that runs `body`; `name` is for the error.
   ///
-  /// - Parameter niceness: above 0 the thread gives way to others, as setpriority(2) has it.
-  public init(
+  /// - Parameter niceness: as of setpriority(2); above 0 the thread gives way to others.
+  package init(
     name: String, niceness: Int32 = 0, _ body: @escaping @Sendable () -> Void
-  ) throws(EventLoopError) {
+  ) throws(ThreadError) {
     let start = Unmanaged.passRetained(Start(niceness: niceness, body: body))
     var thread = pthread_t()
     let code = pthread_create(
@@ -27,21 +38,20 @@ public final class WorkerThread: Sendable {
       { context in
         guard let context else { return nil }
         let start = Unmanaged<Start>.fromOpaque(context).takeRetainedValue()
-        // Of this thread alone, on Linux. Where it is refused, the thread is as urgent as others.
+        // On Linux, of this thread alone. If it is refused, the thread is as urgent as the others.
         if start.niceness > 0 { setpriority(__priority_which_t(0), 0, start.niceness) }
         start.body()
         return nil
       }, start.toOpaque())
     guard code == 0 else {
       start.release()
-      throw EventLoopError(
-        operation: "start thread \(name)", reason: String(cString: strerror(code)))
+      throw ThreadError(name: name, reason: String(cString: strerror(code)))
     }
     handle.withLock { $0 = thread }
   }
 
   /// Waits for the thread to end; only the first call waits.
-  public func join() {
+  package func join() {
     let thread = handle.withLock { handle in
       defer { handle = nil }
       return handle
@@ -50,7 +60,7 @@ public final class WorkerThread: Sendable {
   }
 
   deinit {
-    // Nobody will wait: let the system tidy up when the thread ends.
+    // Nobody will wait, so the system tidies up when the thread ends.
     let thread = handle.withLock { $0 }
     if let thread { pthread_detach(thread) }
   }
