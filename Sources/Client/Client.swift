@@ -130,8 +130,8 @@ public final class Client: Sendable {
     try await administer(.resizeModel(name: name, granularity: granularity), timeout)
   }
 
-  private func administer(_ body: Request.Body, _ timeout: Duration?) async throws -> ModelStatus {
-    try await response(to: body, timeout: timeout) {
+  private func administer(_ call: Call, _ timeout: Duration?) async throws -> ModelStatus {
+    try await response(to: call, timeout: timeout) {
       if case .model(let model) = $0 { model } else { nil }
     }
   }
@@ -139,10 +139,10 @@ public final class Client: Sendable {
   // MARK: Sending
 
   private func response<Value: Sendable>(
-    to body: Request.Body, timeout: Duration?,
+    to call: Call, timeout: Duration?,
     reading read: @escaping @Sendable (Response.Body) -> Value?
   ) async throws -> Value {
-    try await last(of: responses(to: body, timeout: timeout, reading: read))
+    try await last(of: responses(to: call, timeout: timeout, reading: read))
   }
 
   private func last<Value: Sendable>(of stages: AsyncThrowingStream<Value, any Error>) async throws
@@ -155,12 +155,12 @@ public final class Client: Sendable {
   }
 
   private func responses<Value: Sendable>(
-    to body: Request.Body, timeout: Duration?,
+    to call: Call, timeout: Duration?,
     reading read: @escaping @Sendable (Response.Body) -> Value?
   ) -> AsyncThrowingStream<Value, any Error> {
     let id = lastID.add(1, ordering: .relaxed).newValue
     let request = Request(
-      id: id, timeoutMilliseconds: timeout.map(Self.milliseconds) ?? 0, body: body)
+      id: id, timeoutMilliseconds: timeout.map(Self.milliseconds) ?? 0, call: call)
     let frame = request.packed()
     let address = address
     return AsyncThrowingStream { continuation in

@@ -31,16 +31,6 @@ public struct Response: Sendable {
   }
 }
 
-/// Why a sequence of stages ended.
-public enum StopReason: UInt32, Sendable {
-  /// Every granularity that was asked for has been sent.
-  case complete = 1
-  /// The FVU asked for was reached.
-  case targetFVU = 2
-  /// The server was busy and answered a smaller granularity, as the request allowed.
-  case overload = 3
-}
-
 /// The codes of a request's tokens at one granularity.
 public struct EncodeResponse: Sendable {
   /// The model's name.
@@ -98,74 +88,5 @@ public struct EncodeResponse: Sendable {
     guard let changed = codes, let removed else { return }
     codes = try previous.applying(changed: changed, removed: removed)
     self.removed = nil
-  }
-}
-
-/// The activations that codes stand for.
-public struct DecodeResponse: Sendable {
-  /// The model's name.
-  public var model: String
-  /// The version that answered.
-  public var version: UInt64
-  /// Float32 `[tokens, d_model]`, in raw scale.
-  public var reconstruction: PackedTensor
-
-  /// A response.
-  public init(model: String, version: UInt64, reconstruction: PackedTensor) {
-    self.model = model
-    self.version = version
-    self.reconstruction = reconstruction
-  }
-}
-
-/// How a server is.
-public struct ServerStatus: Sendable, Equatable {
-  /// The repository has been read once, and the server is not stopping.
-  public var ready: Bool
-  /// The server's own version.
-  public var serverVersion: String
-  /// Connections open.
-  public var connections: UInt32
-  /// Requests that wait for a worker.
-  public var queuedRequests: UInt32
-  /// The tokens of those.
-  public var queuedTokens: UInt64
-  /// Seconds since the server started.
-  public var uptimeSeconds: Double
-  /// How many granularities less requests with a least granularity are given, because of load.
-  public var pressure: UInt32
-  /// Requests computed, in whole or in part; this and the following since the server started.
-  public var computedRequests: UInt64
-  /// Batches in which those were computed.
-  public var batches: UInt64
-  /// Requests given a smaller granularity, or fewer stages, than they asked for.
-  public var shedRequests: UInt64
-  /// Requests for which there was no room.
-  public var refusedRequests: UInt64
-  /// Requests whose time ran out while they waited.
-  public var expiredRequests: UInt64
-  /// Requests that were cancelled, or whose client had gone, before they were answered.
-  public var cancelledRequests: UInt64
-
-  /// A status.
-  public init(
-    ready: Bool, serverVersion: String, connections: UInt32, queuedRequests: UInt32,
-    queuedTokens: UInt64, uptimeSeconds: Double, pressure: UInt32 = 0, computedRequests: UInt64 = 0,
-    batches: UInt64 = 0, shedRequests: UInt64 = 0, refusedRequests: UInt64 = 0,
-    expiredRequests: UInt64 = 0, cancelledRequests: UInt64 = 0
-  ) {
-    self.ready = ready
-    self.serverVersion = serverVersion
-    self.connections = connections
-    self.queuedRequests = queuedRequests
-    self.queuedTokens = queuedTokens
-    self.uptimeSeconds = uptimeSeconds
-    self.pressure = pressure
-    self.computedRequests = computedRequests
-    self.batches = batches
-    self.shedRequests = shedRequests
-    self.refusedRequests = refusedRequests
-    self.expiredRequests = expiredRequests
-    self.cancelledRequests = cancelledRequests
   }
 }
