@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that is needed; both install what they lack and can be run
 # again at any time.
-.PHONY: help demo test check-deep check-threads check-memory check-peers build lint dependencies clean
+.PHONY: help demo test check-deep check-threads check-memory check-peers check-python build lint dependencies clean
 
 help:
 	@echo "make demo    train a dictionary on a real model's activations, publish, serve, encode, swap"
@@ -18,6 +18,8 @@ help:
 	@echo "make check-peers"
 	@echo "             have SAELens and sparsify load what granule exports, and compute the same"
 	@echo "             (GRANULE_PYTHON=PATH of a Python that has them; else they are installed)"
+	@echo "make check-python"
+	@echo "             check the lint, the types and the arithmetic of the Python code"
 	@echo "make build   build .build/release/granule"
 	@echo "make lint    check the format of the sources, and the scripts"
 	@echo "make clean   remove what was built"
@@ -50,6 +52,9 @@ check-memory: dependencies
 
 check-peers: build
 	scripts/check-peers
+
+check-python:
+	scripts/check-python
 
 lint: dependencies
 	swift format lint --strict --recursive Package.swift Sources serve training Tests

@@ -1,12 +1,14 @@
-"""Writes the fixtures that no library at hand writes itself: Gemma Scope 2, OpenAI's .pt, and the
-classes of dictionary_learning whose training is not run here. Weights are random; the outputs follow
-each library's forward pass, computed by PyTorch in float64.
+"""Writes the fixtures that none of the installed libraries writes: Gemma Scope 2, OpenAI's .pt, and
+the classes of dictionary_learning whose training is not run here. Weights are random. The outputs
+follow each library's forward pass, computed by PyTorch in float64.
 
     python3 make_fixtures.py        # needs torch, safetensors
 """
 
 import json
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -15,10 +17,13 @@ here = os.path.dirname(os.path.abspath(__file__))
 d, n, tokens, k = 16, 64, 32, 8
 
 
-def make(seed):
+Tensors = dict[str, torch.Tensor]
+
+
+def make(seed: int) -> tuple[Tensors, Callable[..., torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(*shape, scale=1.0):
+    def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
         return torch.randn(*shape, generator=generator) * scale
 
     weights = {
@@ -31,22 +36,24 @@ def make(seed):
     return weights, normal
 
 
-def write_expected(path, x, codes, recon, **others):
+def write_expected(
+    path: str, x: torch.Tensor, codes: torch.Tensor, recon: torch.Tensor, **others: torch.Tensor
+) -> None:
     tensors = {"x": x, "codes": codes, "recon": recon, **others}
     save_file({name: t.float().contiguous() for name, t in tensors.items()}, path)
 
 
-def folder(name):
+def folder(name: str) -> str:
     path = os.path.join(here, name)
     os.makedirs(path, exist_ok=True)
     return path
 
 
-def double(weights):
+def double(weights: Tensors) -> Tensors:
     return {name: tensor.double() for name, tensor in weights.items()}
 
 
-def gemma_scope_2(name, seed, lower_case):
+def gemma_scope_2(name: str, seed: int, lower_case: bool) -> None:
     w, normal = make(seed)
     threshold = normal(n).abs()
     v = double(w)
@@ -79,7 +86,14 @@ def gemma_scope_2(name, seed, lower_case):
     write_expected(f"{path}/expected.safetensors", w["x"], codes, recon)
 
 
-def dictionary_learning(name, seed, dict_class, state, codes, recon, x):
+def dictionary_learning(
+    name: str,
+    dict_class: str,
+    state: dict[str, Any],
+    codes: torch.Tensor,
+    recon: torch.Tensor,
+    x: torch.Tensor,
+) -> None:
     path = folder(name)
     torch.save(state, f"{path}/ae.pt")
     with open(f"{path}/config.json", "w") as file:
@@ -89,7 +103,7 @@ def dictionary_learning(name, seed, dict_class, state, codes, recon, x):
     write_expected(f"{path}/expected.safetensors", x, codes, recon)
 
 
-def dictionary_learning_gated():
+def dictionary_learning_gated() -> None:
     w, normal = make(3)
     gate_bias, r_mag, mag_bias = normal(n, scale=0.3), normal(n, scale=0.3), w["encoder_bias"]
     v = double(w)
@@ -97,7 +111,6 @@ def dictionary_learning_gated():
     codes = (u + gate_bias.double() > 0) * torch.relu(u * r_mag.double().exp() + mag_bias.double())
     dictionary_learning(
         "dictionary_learning_gated",
-        3,
         "GatedAutoEncoder",
         {
             "decoder_bias": w["decoder_bias"],
@@ -113,19 +126,18 @@ def dictionary_learning_gated():
     )
 
 
-def dictionary_learning_jumprelu():
+def dictionary_learning_jumprelu() -> None:
     w, normal = make(4)
     threshold = normal(n).abs()
     v = double(w)
     h = v["x"] @ v["encoder"].T + v["encoder_bias"]
     codes = torch.relu(h) * (h > threshold.double())
-    # Views of one storage, with an offset and gaps, and a vector whose elements are one: what
-    # strides are for.
+    # Views of one storage, with an offset and gaps, and a vector of equal elements: a reader must
+    # heed strides.
     both = torch.zeros(n, 3 * d)
     both[:, 1 : d + 1] = w["decoder"]
     dictionary_learning(
         "dictionary_learning_jumprelu",
-        4,
         "JumpReluAutoEncoder",
         {
             "W_enc": w["encoder"].T,
@@ -140,7 +152,7 @@ def dictionary_learning_jumprelu():
     )
 
 
-def openai():
+def openai() -> None:
     path = folder("openai")
     w, normal = make(5)
     squares = normal(n).square()
@@ -160,10 +172,10 @@ def openai():
     os.makedirs(f"{path}/relu", exist_ok=True)
     torch.save({**state, **relu}, f"{path}/relu/relu.pt")
 
-    def pre(x):
+    def pre(x: torch.Tensor) -> torch.Tensor:
         return (x - v["decoder_bias"]) @ v["encoder"].T + v["encoder_bias"]
 
-    def decode(codes):
+    def decode(codes: torch.Tensor) -> torch.Tensor:
         return codes @ v["decoder"] + v["decoder_bias"]
 
     mean = v["x"].mean(-1, keepdim=True)

@@ -1,13 +1,15 @@
-"""Computes with NumPy and SciPy, in float64, what the evaluation of a dictionary must find: FVU, L0,
-dead latents, representational similarity, latent statistics, decoder spectrum and cosines, power
-laws, correlations of metrics, and scaling laws.
+"""Computes in float64, with NumPy and SciPy, what the evaluation of a dictionary must find: FVU,
+L0, dead latents, representational similarity, latent statistics, decoder spectrum and cosines,
+power laws, correlations of metrics, and scaling laws.
 
     pip install numpy scipy safetensors
     python make_evaluation.py     # writes evaluation.safetensors beside this file
 """
+
 import os
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.numpy import save_file
 from scipy.optimize import least_squares
 from scipy.spatial.distance import pdist
@@ -16,8 +18,15 @@ D, N, K, TOKENS = 12, 96, 6, 300
 GRANULARITIES, KS = [8, 24, 96], [3, 5, 6]
 MIDDLE = (0.1, 0.7)
 
+Array = npt.NDArray[np.float64]
+
 rng = np.random.default_rng(7)
-float32 = lambda values: values.astype(np.float32)
+
+
+def float32(values: Array) -> npt.NDArray[np.float32]:
+    return values.astype(np.float32)
+
+
 W_dec = float32(rng.normal(size=(N, D)) * rng.uniform(0.5, 2, size=(N, 1)))
 W_dec[5] = 0
 W_dec[40] = 2 * W_dec[3]
@@ -33,7 +42,7 @@ x = x32.astype(np.float64)
 W_enc64, W_dec64, b_enc64, b_dec64 = (a.astype(np.float64) for a in (W_enc, W_dec, b_enc, b_dec))
 
 
-def encode(granularity, k):
+def encode(granularity: int, k: int) -> Array:
     h = np.maximum((x - b_dec64) @ W_enc64[:granularity].T + b_enc64[:granularity], 0)
     z = np.zeros_like(h)
     kept = np.argsort(-h, axis=1, kind="stable")[:, :k]
@@ -41,22 +50,26 @@ def encode(granularity, k):
     return z
 
 
-def row(granularity, k):
+def row(granularity: int, k: int) -> list[float]:
     z = encode(granularity, k)
     reconstruction = z @ W_dec64[:granularity] + b_dec64
     error = ((x - reconstruction) ** 2).sum()
     return [
-        granularity, k, (z > 0).sum(1).mean(), error / ((x - x.mean(0)) ** 2).sum(),
+        granularity,
+        k,
+        (z > 0).sum(1).mean(),
+        error / ((x - x.mean(0)) ** 2).sum(),
         error / ((x - x.mean()) ** 2).sum(),
-        np.corrcoef(pdist(x), pdist(reconstruction))[0, 1], (~(z > 0).any(0)).sum(),
+        np.corrcoef(pdist(x), pdist(reconstruction))[0, 1],
+        (~(z > 0).any(0)).sum(),
     ]
 
 
-def r_squared(y, fitted):
-    return 1 - ((y - fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+def r_squared(y: Array, fitted: Array) -> float:
+    return float(1 - ((y - fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
 
 
-def power_law(values):
+def power_law(values: Array) -> list[float]:
     values = np.sort(values[values > 0])[::-1]
     first = max(1, int(np.ceil(MIDDLE[0] * len(values))))
     last = int(np.floor(MIDDLE[1] * len(values)))
@@ -68,7 +81,7 @@ def power_law(values):
 
 
 out = {}
-as_trained = [row(g, k) for g, k in zip(GRANULARITIES, KS)]
+as_trained = [row(g, k) for g, k in zip(GRANULARITIES, KS, strict=True)]
 fixed_ratio = [row(g, max(1, round(K * g / N))) for g in GRANULARITIES[:-1]]
 out["rows"] = np.array(as_trained + fixed_ratio)
 z = encode(N, K)
@@ -77,7 +90,8 @@ out["frequencies"] = (z > 0).mean(0)
 out["mean_squared_activations"] = (z**2).mean(0) * squared_norms
 out["eigenvalues"] = np.linalg.eigvalsh(np.cov(W_dec64.T, bias=True))[::-1]
 out["power_laws"] = np.array(
-    [power_law(out[name]) for name in ("eigenvalues", "mean_squared_activations", "frequencies")])
+    [power_law(out[name]) for name in ("eigenvalues", "mean_squared_activations", "frequencies")]
+)
 series = np.array(as_trained)[:, [3, 4, 2, 5]]  # fvu, fvu_scalar_mean, l0, rsa
 out["metric_correlations"] = np.corrcoef(series.T)
 
@@ -85,7 +99,7 @@ norms = np.sqrt(squared_norms)
 unit = W_dec64 / np.where(norms > 0, norms, 1)[:, None]
 cosines = unit @ unit.T
 np.fill_diagonal(cosines, -np.inf)
-blocks = list(zip([0] + GRANULARITIES[:-1], GRANULARITIES))
+blocks = list(zip([0, *GRANULARITIES[:-1]], GRANULARITIES, strict=True))
 means = np.zeros((len(blocks), len(blocks)))
 for i, (start, end) in enumerate(blocks):
     for j in range(i + 1):
@@ -97,9 +111,14 @@ out["earlier_quantiles"] = np.quantile(earlier, [0.1, 0.5, 0.9])
 out["earlier_share"] = np.array([(earlier > 0.7).mean()])
 
 # Scaling laws, on losses with some noise.
-points = np.array([
-    (n, n / divisor, k * (1 - 0.05 * np.log(divisor)))
-    for n in (4096, 8192, 16384) for divisor in (1, 2, 4, 16) for k in (16, 32, 64, 128)])
+points = np.array(
+    [
+        (n, n / divisor, k * (1 - 0.05 * np.log(divisor)))
+        for n in (4096, 8192, 16384)
+        for divisor in (1, 2, 4, 16)
+        for k in (16, 32, 64, 128)
+    ]
+)
 n, g, k = np.log(points).T
 columns = np.stack([np.ones_like(k), k, n, k * n, g, g * k], 1)
 truth = columns @ [0.4, -0.9, -0.2, 0.04, -0.1, 0.01]
@@ -113,21 +132,41 @@ out["scaling"] = np.stack([c, np.sqrt(np.diag(covariance))])
 out["scaling_r_squared"] = np.array([r_squared(y, columns @ c)])
 
 
-def with_floor(p):
-    return np.logaddexp(columns @ p[:6], p[6] + p[7] * k)
+def with_floor(p: Array) -> Array:
+    return np.asarray(np.logaddexp(columns @ p[:6], p[6] + p[7] * k), dtype=np.float64)
 
 
 best = min(
-    (least_squares(lambda p: with_floor(p) - y, [*c, np.log(loss.min() * s), 0], method="lm",
-                   ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=100000) for s in (0.9, 0.5, 0.1)),
-    key=lambda fit: fit.cost)
+    (
+        least_squares(
+            lambda p: with_floor(p) - y,
+            [*c, np.log(loss.min() * s), 0],
+            method="lm",
+            ftol=1e-15,
+            xtol=1e-15,
+            gtol=1e-15,
+            max_nfev=100000,
+        )
+        for s in (0.9, 0.5, 0.1)
+    ),
+    key=lambda fit: fit.cost,
+)
 out["scaling_floor"] = best.x
 out["scaling_floor_r_squared"] = np.array([r_squared(y, with_floor(best.x))])
 
 out = {name: np.ascontiguousarray(values, dtype=np.float64) for name, values in out.items()}
 out |= {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec, "x": x32}
 save_file(out, os.path.join(os.path.dirname(os.path.abspath(__file__)), "evaluation.safetensors"))
-for name in ("rows", "power_laws", "metric_correlations", "block_cosines", "earlier_quantiles",
-             "earlier_share", "scaling", "scaling_r_squared", "scaling_floor",
-             "scaling_floor_r_squared"):
+for name in (
+    "rows",
+    "power_laws",
+    "metric_correlations",
+    "block_cosines",
+    "earlier_quantiles",
+    "earlier_share",
+    "scaling",
+    "scaling_r_squared",
+    "scaling_floor",
+    "scaling_floor_r_squared",
+):
     print(name, np.array2string(out[name], precision=5, suppress_small=True), sep="\n")

@@ -1,8 +1,9 @@
-"""Writes with TensorBoard's own code the event file that EventFile must write.
+"""Writes the event file that EventFile must write, with TensorBoard's own code.
 
-    pip install tensorboard
-    python make_event_file.py     # writes event_file.tfevents beside this file
+pip install tensorboard
+python make_event_file.py     # writes event_file.tfevents beside this file
 """
+
 import os
 
 from tensorboard.compat.proto.event_pb2 import Event

@@ -4,6 +4,7 @@ batch by autograd, and the weights after five steps of torch.optim.AdamW, all in
     pip install torch safetensors numpy
     python make_nested_step.py     # writes nested_step.safetensors beside this file
 """
+
 import os
 
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 D, N, K, TOKENS = 24, 60, 6, 32
 GRANULARITIES, DEAD = [10, 25, 60], [3, 17, 30, 31, 44]
+NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 AUXILIARY, LEARNING_RATE, WEIGHT_DECAY, CLIP, STEPS = 1 / 32, 1e-2, 0.1, 0.05, 5
 
 torch.manual_seed(1)
@@ -22,11 +24,14 @@ parameters = [p.float().double().requires_grad_() for p in (W_enc, b_enc, W_dec,
 batch = (torch.randn(TOKENS, D) * torch.linspace(2, 0.2, D) + 0.5).float().double()
 
 
-def variance(x):
+def variance(x: torch.Tensor) -> torch.Tensor:
     return ((x - x.mean(0)) ** 2).sum()
 
 
-def losses(W_enc, b_enc, W_dec, b_dec):
+def losses(
+    W_enc: torch.Tensor, b_enc: torch.Tensor, W_dec: torch.Tensor, b_dec: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """FVU at each granularity, and the auxiliary loss."""
     h = (batch - b_dec) @ W_enc.T + b_enc
     values, indices = h.topk(K, dim=1)
     z = torch.zeros_like(h).scatter(1, indices, values.relu())
@@ -39,8 +44,8 @@ def losses(W_enc, b_enc, W_dec, b_dec):
     return fvu, auxiliary
 
 
-def save(name):
-    for key, value in zip(("W_enc", "b_enc", "W_dec", "b_dec"), parameters):
+def save(name: str) -> None:
+    for key, value in zip(NAMES, parameters, strict=True):
         tensors[f"{name}.{key}"] = value.detach().clone()
 
 
@@ -54,7 +59,7 @@ for step in range(STEPS):
     (fvu.mean() + AUXILIARY * auxiliary).backward()
     if step == 0:
         tensors |= {"fvu": fvu.detach(), "auxiliary": auxiliary.detach().reshape(1)}
-        for key, value in zip(("W_enc", "b_enc", "W_dec", "b_dec"), parameters):
+        for key, value in zip(NAMES, parameters, strict=True):
             tensors[f"gradient.{key}"] = value.grad.clone()
     W = parameters[2]
     W.grad -= (W.grad * W.data).sum(1, keepdim=True) * W.data
