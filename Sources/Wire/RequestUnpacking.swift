@@ -1,6 +1,6 @@
 import CGranuleProto
 
-/// A request as a server reads it: one that can be answered by its id even where its body is wrong.
+/// A request as a server reads it; it can be answered by its id even if its body is wrong.
 public struct ReceivedRequest: Sendable {
   /// The client's id for it; 0 is never valid.
   public var id: UInt64
@@ -31,7 +31,7 @@ public struct ReceivedRequest: Sendable {
     }
   }
 
-  /// Bytes and strings take what they take in the frame, packed numbers at most four times that (a
+  /// Bytes and strings take as much as in the frame, packed numbers at most four times that (a
   /// byte becomes a `uint32`); the rest is for structures, and for numbers that a client does not
   /// pack. A frame of nothing but tiny fields would take a hundred times its length.
   private static func memoryBytesMax(payloadBytes: Int) -> Int { 4 * payloadBytes + (64 << 10) }

@@ -1,6 +1,6 @@
-/// What a server answers.
+/// What a server sends.
 public struct Response: Sendable {
-  /// The request's id; 0 where no request could be read.
+  /// The request's id; 0 if no request could be read.
   public var id: UInt64
   /// True on exactly one response for each request: the only one, the last stage, or the error.
   public var last: Bool
@@ -39,13 +39,13 @@ public struct EncodeResponse: Sendable {
   public var version: UInt64
   /// The granularity used.
   public var granularity: UInt32
-  /// The k used; 0 where the selection rule has none.
+  /// The k used; 0 if the selection rule has none.
   public var k: UInt32
-  /// All active latents; nil where the request left them out.
+  /// All active latents, or only those that changed; nil if the request left them out.
   public var codes: PackedCodes?
-  /// Latents of the stage before that are no longer active, where stages carry changes only.
+  /// Latents of the previous stage that are no longer active, if stages carry only changes.
   public var removed: PackedCodes?
-  /// Float32 `[tokens, d_model]`, in raw scale; nil where it was not asked for.
+  /// Float32 `[tokens, d_model]`, in raw scale; nil if it was not asked for.
   public var reconstruction: PackedTensor?
   /// Fraction of variance unexplained over the request's tokens; nil without a stored activation
   /// mean.
@@ -54,7 +54,7 @@ public struct EncodeResponse: Sendable {
   public var squaredErrors: SharedBytes
   /// Why this was the last stage; nil on the others.
   public var stopReason: StopReason?
-  /// From the frame's arrival, or the stage before, until a worker took the request.
+  /// From the frame's arrival, or the previous stage, until a worker took the request.
   public var queueNanoseconds: UInt64
   /// Wall-clock time from a worker's first touch to the last piece done.
   public var computeNanoseconds: UInt64
@@ -80,10 +80,10 @@ public struct EncodeResponse: Sendable {
     self.computeNanoseconds = computeNanoseconds
   }
 
-  /// Puts whole codes in the place of changes; a stage that carries whole codes stays as it is.
+  /// Replaces changes by whole codes; a stage that carries whole codes stays as it is.
   ///
-  /// - Parameter previous: the whole codes of the stage before.
-  /// - Throws: INVALID_ARGUMENT where the changes do not fit those.
+  /// - Parameter previous: the whole codes of the previous stage.
+  /// - Throws: INVALID_ARGUMENT if the changes do not fit `previous`.
   public mutating func completeCodes(with previous: PackedCodes) throws(ServerError) {
     guard let changed = codes, let removed else { return }
     codes = try previous.applying(changed: changed, removed: removed)

@@ -47,7 +47,9 @@ import Testing
 
   @Test("granularities that do not ascend, and a target FVU that is no number, are refused")
   func numbers() throws {
-    var request = EncodeRequest(model: "m", activations: PackedTensor(
+    var request = EncodeRequest(
+      model: "m",
+      activations: PackedTensor(
         type: .float32, shape: [1, 1], data: SharedBytes(copying: [Float(0)])))
     for granularities in [[0], [2, 2], [3, 1], [1, 0]] as [[UInt32]] {
       request.granularities = granularities

@@ -165,8 +165,10 @@ private func request(_ values: [Float], granularities: [UInt32] = []) -> EncodeR
     let embedded = try EmbeddedEngine()
     let (account, admin) = (embedded.account(), embedded.account(2, mayAdminister: true))
     let cases: [(Call, ErrorCode, String)] = [
-      (.encode(request([Float](repeating: 0, count: 24), granularities: [161])), .invalidArgument,
-        "161 is above the model's 160 latents"),
+      (
+        .encode(request([Float](repeating: 0, count: 24), granularities: [161])), .invalidArgument,
+        "161 is above the model's 160 latents"
+      ),
       (.unloadModel(name: "../m", version: 0), .invalidArgument, "unload_model.name"),
       (.resizeModel(name: "m", granularity: 8), .permissionDenied, "resize_model: "),
     ]
@@ -187,7 +189,8 @@ private func request(_ values: [Float], granularities: [UInt32] = []) -> EncodeR
     #expect(model.versions.first?.residentLatents == 8)
   }
 
-  @Test("a call whose time runs out while workers are busy is told so; a cancelled one hears nothing")
+  @Test(
+    "a call whose time runs out while workers are busy is told so; a cancelled one hears nothing")
   func deadline() throws {
     let embedded = try EmbeddedEngine {
       $0.workers = 1

@@ -34,7 +34,8 @@ import Testing
   func nonsense() {
     for (assignment, words) in [
       ("stall", "must be NAME=VALUE"), ("stal=1", "there is no such limit"),
-      ("stall=", "not a number of s"), ("stall=nan", "not a number"), ("stall=-1", "must be 0.001 to"),
+      ("stall=", "not a number of s"), ("stall=nan", "not a number"),
+      ("stall=-1", "must be 0.001 to"),
       ("stages-max=0", "must be 1.0 to"), ("stages-max=1.5", "not a number"),
       ("stages-max=1KiB", "not a number"), ("frame-bytes-max=1TiB", "not a number of bytes"),
       ("frame-bytes-max=4GiB", "must be"), ("frame-bytes-max=1e300", "must be"),

@@ -64,7 +64,7 @@ public struct EncodeRequest: Sendable {
   public var granularities: [UInt32]
   /// Latents a token; 0 takes the dictionary's own k for each granularity.
   public var k: UInt32
-  /// The least granularity that is acceptable under load; 0 accepts none but those asked for.
+  /// The least granularity that is acceptable under load; 0 accepts only the granularities asked for.
   public var minGranularity: UInt32
   /// Stop after the first stage whose FVU is at most this; 0 goes through all.
   public var targetFVU: Float

@@ -11,6 +11,11 @@ final class Delivery: Sendable {
   /// What has been counted.
   var metrics: EngineMetrics { state.withLock { $0 } }
 
+  /// Calls for which there was no room, and calls that nobody waited for.
+  var counts: (refused: UInt64, cancelled: UInt64) {
+    state.withLock { ($0.refused, $0.cancelled) }
+  }
+
   /// Packs an answer on the calling thread and sends it, unless the call has ended meanwhile.
   func deliver(_ answer: StageAnswer, _ ticket: Ticket, _ sink: any ReplySink) {
     guard !ticket.isSettled else { return }

@@ -205,10 +205,11 @@ public final class Engine: Sendable {
   public var isReady: Bool { loader.hasPolled && !isDraining.load(ordering: .relaxed) }
 
   /// The load, and the counts since the start.
-  public func status() -> ServerStatus { status(workers.statistics, delivery.metrics) }
+  public func status() -> ServerStatus { status(workers.statistics) }
 
-  private func status(_ statistics: Workers.Statistics, _ metrics: EngineMetrics) -> ServerStatus {
-    ServerStatus(
+  private func status(_ statistics: Workers.Statistics) -> ServerStatus {
+    let counts = delivery.counts
+    return ServerStatus(
       ready: isReady, serverVersion: options.version,
       connections: UInt32(clamping: ledger.accounts),
       queuedRequests: UInt32(clamping: statistics.waitingRequests),
@@ -216,16 +217,16 @@ public final class Engine: Sendable {
       uptimeSeconds: started.duration(to: .now) / .seconds(1),
       pressure: UInt32(statistics.pressure), computedRequests: statistics.started,
       batches: statistics.batches, shedRequests: statistics.shed,
-      refusedRequests: metrics.refused, expiredRequests: statistics.expired,
-      cancelledRequests: metrics.cancelled)
+      refusedRequests: counts.refused, expiredRequests: statistics.expired,
+      cancelledRequests: counts.cancelled)
   }
 
   /// Everything that metrics tell of the engine, at one moment.
   package func snapshot() -> EngineSnapshot {
-    let (statistics, metrics) = (workers.statistics, delivery.metrics)
+    let statistics = workers.statistics
     return EngineSnapshot(
-      status: status(statistics, metrics), expectedWait: statistics.expectedWait,
-      bytes: ledger.bytes, metrics: metrics, loads: loader.counts,
+      status: status(statistics), expectedWait: statistics.expectedWait,
+      bytes: ledger.bytes, metrics: delivery.metrics, loads: loader.counts,
       suppressedLogLines: log.suppressed, models: loader.list(),
       modelsMax: options.limits.metricsModelsMax)
   }

@@ -104,49 +104,29 @@ final class Loader: Sendable {
 
   /// As `Registry.pin`.
   func pin(_ name: String, version: UInt64, field: String) throws(ServerError) -> ResidentVersion {
-    try read { registry throws(ServerError) in
-      try registry.pin(name, version: version, field: field)
+    try monitor.read { state throws(ServerError) in
+      try state.registry.pin(name, version: version, field: field)
     }
-  }
-
-  private func read<R>(_ body: (Registry) throws(ServerError) -> R) throws(ServerError) -> R {
-    try monitor.read { state -> Result<R, ServerError> in
-      do throws(ServerError) { return .success(try body(state.registry)) } catch {
-        return .failure(error)
-      }
-    }.get()
-  }
-
-  private func change<R>(_ body: (inout Registry) throws(ServerError) -> R) throws(ServerError)
-    -> R
-  {
-    try monitor.change { state -> Result<R, ServerError> in
-      do throws(ServerError) { return .success(try body(&state.registry)) } catch {
-        return .failure(error)
-      }
-    }.get()
   }
 
   /// Asks for a change; `completed` is called once it has taken effect or failed, on whatever
   /// thread.
   func submit(_ change: Registry.Change, to name: String, completed: @escaping Completion) {
-    let refused: ServerError? = monitor.change { state in
-      guard state.changesWaiting < limits.administrationRequestsMax else {
-        return ServerError(
-          .unavailable, "\(state.changesWaiting) changes wait already; try again later",
-          retryAfterMilliseconds: limits.retryAfterLoadingMilliseconds)
-      }
-      do throws(ServerError) {
+    do throws(ServerError) {
+      try monitor.change { state throws(ServerError) in
+        guard state.changesWaiting < limits.administrationRequestsMax else {
+          throw ServerError(
+            .unavailable, "\(state.changesWaiting) changes wait already; try again later",
+            retryAfterMilliseconds: limits.retryAfterLoadingMilliseconds)
+        }
         let wish = try state.registry.wish(change, for: name)
         for version in wish.released { state.release(version) }
         state.changesWaiting += 1
         state.tasks.append(.change(name, change, generation: wish.generation, completed))
-        return nil
-      } catch {
-        return error
       }
+    } catch {
+      completed(.failure(error))
     }
-    if let refused { completed(.failure(refused)) }
   }
 
   /// Reads the repository again, unless that is about to happen already.
@@ -231,16 +211,16 @@ final class Loader: Sendable {
   {
     let known = try known(name, requested)
     let number = requested == 0 ? known[known.count - 1] : requested
-    try change { registry throws(ServerError) in
-      try registry.beginLoad(name, known: known, generation)
+    try monitor.change { state throws(ServerError) in
+      try state.registry.beginLoad(name, known: known, generation)
     }
     if try fetch(name, number, generation) {
       log.write(
         .swap, "\(name): version \(number) loaded by request",
         ["model": "\(name)", "version": "\(number)"])
     }
-    try change { registry throws(ServerError) in
-      try registry.endLoad(name, isPinned: requested != 0, generation)
+    try monitor.change { state throws(ServerError) in
+      try state.registry.endLoad(name, isPinned: requested != 0, generation)
     }
   }
 
@@ -261,8 +241,8 @@ final class Loader: Sendable {
     } else {
       version = try read(name, number, latents: entry.latentsMax)
     }
-    try change { registry throws(ServerError) in
-      try registry.keepBeside(version, name, generation)
+    try monitor.change { state throws(ServerError) in
+      try state.registry.keepBeside(version, name, generation)
     }
     log.write(
       .swap, "\(name): version \(number) is kept beside the one that serves",
@@ -301,8 +281,8 @@ final class Loader: Sendable {
     } else {
       fresh = try read(name, number, latents: entry?.latentsMax)
     }
-    let old = try change { registry throws(ServerError) in
-      try registry.serve(fresh, name, generation)
+    let old = try monitor.change { state throws(ServerError) in
+      try state.registry.serve(fresh, name, generation)
     }
     // If no call holds it any more, it is freed here, on the loader's thread.
     withExtendedLifetime(old) {}
@@ -360,8 +340,8 @@ final class Loader: Sendable {
         version === serving
         ? fresh : try resized(version, name, to: granularity == 0 ? version.latents : granularity)
     }
-    try change { [beside] registry throws(ServerError) in
-      try registry.resize(
+    try monitor.change { [beside] state throws(ServerError) in
+      try state.registry.resize(
         name, latentsMax: granularity == 0 ? nil : granularity, serving: fresh, beside: beside,
         entry.generation)
     }

@@ -4,7 +4,7 @@ import GranuleEngine
 public struct ServerLimit: Sendable {
   /// What its number counts.
   public enum Unit: String, Sendable {
-    /// Bytes; written with KiB, MiB or GiB where it comes out whole.
+    /// Bytes; written with KiB, MiB or GiB if it comes out whole.
     case bytes
     /// Bytes a second.
     case bytesPerSecond = "bytes/s"
@@ -189,7 +189,8 @@ extension ServerLimits {
     ServerLimit("finish", \.finish, "time that a refused peer may take to read the error"),
     ServerLimit(
       "queue-tokens-max", \.engine.queueTokensMax, .tokens,
-      "tokens that may wait for a worker; one connection may queue as many as it leaves free; a request that does not fit gets UNAVAILABLE"),
+      "tokens that may wait for a worker; one connection may queue as many as it leaves free; a request that does not fit gets UNAVAILABLE"
+    ),
     ServerLimit(
       "queue-wait-max", \.engine.queueWaitMax,
       "longest expected wait for a worker; a request that would wait longer gets UNAVAILABLE"),
@@ -200,7 +201,8 @@ extension ServerLimits {
       "batch-bytes-max", \.engine.batchBytesMax, .bytes,
       "activations, as float32, that a worker computes at once"),
     ServerLimit(
-      "piece-tokens-min", \.engine.pieceTokensMin, .tokens, "tokens that are not worth splitting further"),
+      "piece-tokens-min", \.engine.pieceTokensMin, .tokens,
+      "tokens that are not worth splitting further"),
     ServerLimit(
       "trim-after", \.engine.trimAfter,
       "time without requests after which unused memory is given back to the system"),
@@ -208,7 +210,9 @@ extension ServerLimits {
     ServerLimit(
       "shed-above", \.engine.shedAbove, from: 0,
       "mean wait above which requests with min_granularity get a smaller granularity"),
-    ServerLimit("shed-below", \.engine.shedBelow, from: 0, "mean wait below which they get a larger granularity again"),
+    ServerLimit(
+      "shed-below", \.engine.shedBelow, from: 0,
+      "mean wait below which they get a larger granularity again"),
     ServerLimit(
       "shed-interval", \.engine.shedInterval, from: 0, "shortest time between two such changes"),
     ServerLimit(
@@ -216,8 +220,11 @@ extension ServerLimits {
       "load, unload and resize requests that may wait"),
     ServerLimit(
       "load-retry-min", \.engine.loadRetryMin,
-      "time after which a version that could not be loaded is tried again; it doubles with each failure"),
-    ServerLimit("load-retry-max", \.engine.loadRetryMax, "longest such time; a version is tried again at once when its files change"),
+      "time after which a version that could not be loaded is tried again; it doubles with each failure"
+    ),
+    ServerLimit(
+      "load-retry-max", \.engine.loadRetryMax,
+      "longest such time; a version is tried again at once when its files change"),
     ServerLimit(
       "retry-after", \.engine.retryAfterMilliseconds,
       "earliest time after which a client that found no room should try again"),
@@ -227,7 +234,8 @@ extension ServerLimits {
     ServerLimit(
       "log-burst", \.engine.logBurst, .count,
       "log lines of one kind that are written at once; beyond, one each log-interval"),
-    ServerLimit("log-interval", \.engine.logInterval, "time between log lines of one kind after a burst"),
+    ServerLimit(
+      "log-interval", \.engine.logInterval, "time between log lines of one kind after a burst"),
     ServerLimit(
       "overload-quiet", \.overloadQuiet,
       "time without refusals and cut answers after which an overload is over"),

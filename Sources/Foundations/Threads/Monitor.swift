@@ -25,20 +25,20 @@ package final class Monitor<State>: @unchecked Sendable {
   }
 
   /// Changes the state, then wakes every waiting thread to look at it again.
-  package func change<R>(_ body: (inout State) -> R) -> R {
+  package func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
     pthread_mutex_lock(mutex)
     defer {
       pthread_cond_broadcast(changed)
       pthread_mutex_unlock(mutex)
     }
-    return body(&state)
+    return try body(&state)
   }
 
   /// Looks at the state.
-  package func read<R>(_ body: (State) -> R) -> R {
+  package func read<R, E: Error>(_ body: (State) throws(E) -> R) throws(E) -> R {
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
-    return body(state)
+    return try body(state)
   }
 
   /// Waits until `body` returns a value. `body` may change the state, which wakes nobody.
@@ -60,7 +60,8 @@ package final class Monitor<State>: @unchecked Sendable {
     defer { pthread_mutex_unlock(mutex) }
     while true {
       if let value = body(&state) { return value }
-      let (seconds, attoseconds) = max(ContinuousClock.now.duration(to: alarm(state)), .zero).components
+      let (seconds, attoseconds) = max(ContinuousClock.now.duration(to: alarm(state)), .zero)
+        .components
       var moment = timespec()
       clock_gettime(CLOCK_MONOTONIC, &moment)
       // Rounded up, and at most a day: the clock is read again then.

@@ -1,6 +1,6 @@
-/// Why the server, or the system, ended a connection that its client had not ended in good order.
+/// Why a connection ended that its client did not end in good order.
 package enum AbnormalClose: String, Sendable, CaseIterable {
-  /// The client sent what is no request, or a request's id twice.
+  /// The client sent something that is not a request, or a request's id twice.
   case badFrame = "bad_frame"
   /// Unfinished frames took too much memory.
   case receiveMemory = "receive_memory"

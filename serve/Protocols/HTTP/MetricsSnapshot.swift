@@ -39,11 +39,13 @@ package struct MetricsSnapshot: Sendable {
       "process_resident_memory_bytes", .gauge, "Resident memory of the process.",
       Double(residentMemoryBytes()))
     text.single(
-      "granule_memory_trims_total", .counter, "Times that unused memory was given back to the system.",
+      "granule_memory_trims_total", .counter,
+      "Times that unused memory was given back to the system.",
       Double(engine.loads.trims))
     text.single(
       "granule_log_lines_suppressed_total", .counter,
-      "Log lines not written because too many of the same kind came.", Double(engine.suppressedLogLines))
+      "Log lines not written because too many of the same kind came.",
+      Double(engine.suppressedLogLines))
   }
 
   private func writeRequests(_ text: inout PrometheusText) {
@@ -51,7 +53,9 @@ package struct MetricsSnapshot: Sendable {
       "granule_requests_total", .counter, "Requests answered, by method and outcome code.")
     for method in CallMethod.allCases {
       for code in [nil] + ErrorCode.allCases.map(Optional.some) {
-        guard let count = engine.metrics.requests[.init(method: method, code: code)] else { continue }
+        guard let count = engine.metrics.requests[.init(method: method, code: code)] else {
+          continue
+        }
         text.sample(
           "granule_requests_total",
           ["method": method.rawValue, "code": code?.description ?? "OK"], Double(count))
@@ -61,7 +65,8 @@ package struct MetricsSnapshot: Sendable {
       text.single(name, .counter, help, Double(value))
     }
     counter(
-      "granule_requests_computed_total", "Requests that workers began to compute.", status.computedRequests)
+      "granule_requests_computed_total", "Requests that workers began to compute.",
+      status.computedRequests)
     counter("granule_batches_total", "Batches that workers began to compute.", status.batches)
     counter(
       "granule_requests_shed_total",
@@ -103,7 +108,8 @@ package struct MetricsSnapshot: Sendable {
       "granule_connections_accepted_total", .counter, "Connections accepted.",
       Double(connections.accepted))
     text.single(
-      "granule_connections_refused_total", .counter, "Connections refused because the limit was reached.",
+      "granule_connections_refused_total", .counter,
+      "Connections refused because the limit was reached.",
       Double(connections.refused))
     text.metric(
       "granule_connections_aborted_total", .counter,
@@ -140,7 +146,8 @@ package struct MetricsSnapshot: Sendable {
     for model in known {
       text.sample("granule_model_pinned", ["model": model.name], model.pinned ? 1 : 0)
     }
-    text.metric("granule_model_failed_versions", .gauge, "Versions that cannot be loaded at present.")
+    text.metric(
+      "granule_model_failed_versions", .gauge, "Versions that cannot be loaded at present.")
     for model in known {
       text.sample(
         "granule_model_failed_versions", ["model": model.name],

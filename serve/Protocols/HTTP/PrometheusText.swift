@@ -5,7 +5,7 @@ package struct PrometheusText {
   /// The text so far.
   package private(set) var text = ""
 
-  /// As in the header of that name.
+  /// Value of the Content-Type header.
   package static let contentType = "text/plain; version=0.0.4; charset=utf-8"
 
   /// Labels of a sample, in the order to write them.
