@@ -115,20 +115,52 @@ let package = Package(
         "GranuleTransport", "GranuleThreads", logging,
       ]),
 
-    // Making dictionaries.
-    .target(
-      name: "GranuleTraining",
-      dependencies: [
+    // Making dictionaries: source → batch → step → checkpoint → dictionary.
+    module("training/Errors", []),
+    module(
+      "training/Data",
+      [
+        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
+        "CGranuleKernels",
+      ]),
+    module("training/Objective", []),
+    module(
+      "training/Step",
+      [
+        "GranuleObjective", "GranuleData", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "CGranuleKernels",
+      ]),
+    module(
+      "training/Evaluation",
+      [
+        "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
+        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
+        "COpenBLAS",
+      ]),
+    module(
+      "training/Run",
+      [
+        "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleStep", "GranuleEvaluation",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "CGranuleProto", "CProtobufC",
+      ]),
+    module(
+      "training/Distillation",
+      [
+        "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
-        "CGranuleProto", "CProtobufC",
-      ],
-      path: "training", swiftSettings: strict),
+        "GranuleThreads", "GranuleFiles", "CGranuleKernels",
+      ]),
+    module(
+      "Sources/Products/GranuleTraining",
+      [
+        "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
+        "GranuleDistillation",
+      ], as: "GranuleTraining"),
 
     .executableTarget(
       name: "GranuleCommand",
       dependencies: [
-        "GranuleServer", "GranuleTraining", "GranuleClient", "GranuleInterchange",
+        "GranuleServer", "GranuleTraining", "GranuleStep", "GranuleClient", "GranuleInterchange",
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
         "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
         "GranuleWire", "GranuleTransport", argumentParser, logging,
@@ -155,12 +187,37 @@ let package = Package(
       "LanguageModel",
       ["GranuleLanguageModel", "GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
-      "Training",
+      "Data",
       [
-        "GranuleTraining", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "CGranuleKernels", "TestSupport",
-      ],
-      exclude: ["Fixtures"]),
+        "GranuleData", "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
+        "CGranuleKernels", "TestSupport",
+      ]),
+    tests(
+      "Step",
+      [
+        "GranuleStep", "GranuleObjective", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "GranuleFiles", "TestSupport",
+      ], exclude: ["Fixtures"]),
+    tests(
+      "Evaluation",
+      [
+        "GranuleEvaluation", "GranuleData", "GranuleErrors", "GranuleLanguageModel",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport",
+      ], exclude: ["Fixtures"]),
+    tests(
+      "Run",
+      [
+        "GranuleRun", "GranuleEvaluation", "GranuleObjective", "GranuleData", "GranuleErrors",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport",
+      ], exclude: ["Fixtures"]),
+    tests(
+      "Distillation",
+      [
+        "GranuleDistillation", "GranuleRun", "GranuleStep", "GranuleObjective", "GranuleData",
+        "GranuleErrors",
+        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles", "TestSupport",
+      ], exclude: ["Fixtures"]),
     tests("Calls", ["GranuleCalls"]),
     tests("Wire", ["GranuleWire"]),
     tests("Transport", ["GranuleTransport", "GranuleThreads", "TestSupport"]),

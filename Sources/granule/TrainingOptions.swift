@@ -258,7 +258,7 @@ struct TrainingOptions: ParsableArguments {
     let given = given
     var members: [JSONValue.Member] = []
     if let config {
-      let file = try TrainingConfiguration.read(config)
+      let file = try JSONFile.read(config)
       guard let stored = file.members else {
         throw CommandError("\(config): is \(file.kind), an object of options is needed")
       }

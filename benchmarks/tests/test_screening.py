@@ -21,6 +21,17 @@ def test_rotation_is_orthogonal(d_model: int) -> None:
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(d_model), atol=1e-12)
 
 
+def test_a_rotation_by_powers_of_two_is_hadamards() -> None:
+    assert np.abs(rotation(64)) == pytest.approx(np.full((64, 64), 1 / 8))
+
+
+def test_the_odd_part_is_hartleys() -> None:
+    # Every 16th element is one of a Hartley matrix of order 3, times that of Hadamard, 1/4.
+    angles = 2 * np.pi * np.outer(range(3), range(3)) / 3
+    expected = (np.cos(angles) + np.sin(angles)) / np.sqrt(3) / 4
+    assert rotation(48)[::16, ::16] == pytest.approx(expected)
+
+
 def test_other_widths_are_refused() -> None:
     with pytest.raises(SystemExit, match="multiples of 16"):
         rotation(20)
@@ -79,11 +90,12 @@ def bounded(scheme: Scheme) -> tuple[Array, Array]:
     return estimates, errors
 
 
+@pytest.mark.parametrize("name", ["8 bits", "16 leading directions exact"])
 @pytest.mark.parametrize("k", [1, 8, 200])
-def test_survivors_are_counted_token_by_token(k: int) -> None:
+def test_survivors_are_counted_token_by_token(k: int, name: str) -> None:
     found = problem(4)
     found.tokens = found.tokens[:20]
-    exact, scheme = found.exact(), found.schemes()["8 bits"]
+    exact, scheme = found.exact(), found.schemes()[name]
     by_guess, by_usual, failures = [], [], []
     for true, estimates, errors in zip(exact, *bounded(scheme), strict=True):
         guess = sorted(estimates)[-k] - 3 * np.std(estimates - true)

@@ -1,3 +1,4 @@
+public import GranuleErrors
 internal import GranuleFiles
 package import GranuleTensors
 
@@ -218,7 +219,7 @@ public struct ActivationDataset: Sendable {
   /// blame, or an encoder that has grown without bound.
   ///
   /// - Parameter encoder: W_enc, [latents, d_model]
-  func describeOverflow(token: Int, encoder: FloatStorage) -> String {
+  package func describeOverflow(token: Int, encoder: FloatStorage) -> String {
     let row = FloatStorage(count: dModel)
     copyToken(token, into: row.pointer)
     func norm(_ values: UnsafePointer<Float>) -> Double {

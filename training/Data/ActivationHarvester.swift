@@ -1,7 +1,7 @@
 internal import Glibc
+internal import GranuleErrors
 internal import GranuleFiles
 public import GranuleLanguageModel
-internal import GranuleRepository
 internal import GranuleTensors
 
 /// Runs a language model on text and writes what happens inside it: for each layer a folder

@@ -1,22 +1,23 @@
 internal import Glibc
+package import GranuleErrors
 internal import GranuleTensors
 
 /// What training needs to know of activations before it starts.
-struct ActivationStatistics: Equatable {
+package struct ActivationStatistics: Equatable {
   /// The most tokens that are looked at: beyond, the mean's error is far below the data's spread.
   static let tokensMax = 1 << 18
 
   /// Mean of each dimension, raw: [d_model]
-  var mean: [Float]
+  package var mean: [Float]
   /// Standard deviation of each dimension, raw: [d_model]
-  var deviation: [Float]
+  package var deviation: [Float]
   /// √d_model / mean ‖x‖: activations times this have norm √d_model on average.
-  var scale: Double
+  package var scale: Double
 
   /// Measures `dataset`, or `tokensMax` of its tokens at even distances.
   ///
   /// - Throws: `TrainingError` naming the first token that is not finite, or where all are the same.
-  init(_ dataset: ActivationDataset) throws(TrainingError) {
+  package init(_ dataset: ActivationDataset) throws(TrainingError) {
     let (mean, deviation, meanNorm, variance) = try Self.measure(dataset)
     guard variance > 0 else {
       throw TrainingError(
@@ -30,7 +31,7 @@ struct ActivationStatistics: Equatable {
   /// Looks at a dataset as `init` does.
   ///
   /// - Throws: `TrainingError` naming the first token that is not finite.
-  static func measure(
+  package static func measure(
     _ dataset: ActivationDataset
   ) throws(TrainingError) -> (
     mean: [Float], deviation: [Float], meanNorm: Double, variance: Double
@@ -70,7 +71,7 @@ struct ActivationStatistics: Equatable {
   }
 
   /// As a checkpoint stored them.
-  init(mean: [Float], deviation: [Float], scale: Double) {
+  package init(mean: [Float], deviation: [Float], scale: Double) {
     self.mean = mean
     self.deviation = deviation
     self.scale = scale

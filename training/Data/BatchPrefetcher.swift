@@ -17,7 +17,7 @@ package final class BatchPrefetcher {
   /// Batches that are read ahead.
   private static let ahead = 2
   /// Batches in memory.
-  static let batches = ahead + 1
+  package static let batches = ahead + 1
 
   /// What the reading thread fills.
   private final class Slot: @unchecked Sendable {

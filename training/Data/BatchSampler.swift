@@ -1,3 +1,4 @@
+package import GranuleErrors
 package import GranuleTensors
 
 /// The order in which tokens are trained on: every epoch all of them, shuffled. A function of seed

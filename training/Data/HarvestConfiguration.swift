@@ -1,3 +1,4 @@
+internal import GranuleErrors
 internal import GranuleFiles
 public import GranuleLanguageModel
 public import GranuleTensors
@@ -60,7 +61,7 @@ public struct HarvestConfiguration: Sendable, Equatable {
   func textFiles() throws -> [String] { try Self.textFiles(text) }
 
   /// The same of any paths.
-  static func textFiles(_ paths: [String]) throws -> [String] {
+  package static func textFiles(_ paths: [String]) throws -> [String] {
     try paths.flatMap { path in
       guard Folder.isFolder(path) else { return [path] }
       let files = try textFiles(in: path, depth: 0)

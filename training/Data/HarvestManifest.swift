@@ -1,4 +1,5 @@
 internal import Glibc
+internal import GranuleErrors
 internal import GranuleFiles
 internal import GranuleTensors
 

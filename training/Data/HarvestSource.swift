@@ -1,27 +1,27 @@
+package import GranuleErrors
 internal import GranuleFiles
-internal import GranuleLanguageModel
-internal import GranuleRepository
+package import GranuleLanguageModel
 internal import GranuleTensors
 
 /// What activations were harvested from, as the manifest of the harvest says.
-struct HarvestSource {
+package struct HarvestSource {
   /// SHA-256 of the language model's file.
-  let modelSHA256: String
+  package let modelSHA256: String
   /// The model's name.
-  let modelName: String
+  package let modelName: String
   /// The block before which the residual stream was taken.
-  let layer: Int
+  package let layer: Int
   /// Tokens a sequence.
-  let context: Int
+  package let context: Int
   /// The text's files, as they were named and what they held then.
-  let text: [TextFile]
+  package let text: [TextFile]
   private let path: String
 
   /// Finds the manifest beside the layer's folder that activations are in.
   ///
   /// - Throws: `TrainingError` where there is none, or several harvests or layers are mixed, or it is
   ///   not of the residual stream; `FileError` where it cannot be read.
-  init(of dataset: ActivationDataset) throws {
+  package init(of dataset: ActivationDataset) throws {
     let folders = Set(dataset.paths.map(Self.parent))
     guard let folder = folders.first, folders.count == 1 else {
       throw TrainingError(
@@ -36,7 +36,7 @@ struct HarvestSource {
         "\(folder): is no layer-L folder of granule harvest: attribution needs to know which "
           + "language model the activations are of, and where")
     }
-    let root = try TrainingConfiguration.read(path)
+    let root = try JSONFile.read(path)
     guard let model = root["model"], let sha256 = model["sha256"]?.string,
       let modelName = model["name"]?.string, let context = root["context"]?.integer,
       let layers = root["layers"]?.elements?.map(\.integer), let hook = root["hook"]?.string,
@@ -63,7 +63,7 @@ struct HarvestSource {
   }
 
   /// - Throws: `TrainingError` where a model's file is not the one that the activations are of.
-  func check(_ file: GGUFFile, path modelPath: String) throws(TrainingError) {
+  package func check(_ file: GGUFFile, path modelPath: String) throws(TrainingError) {
     let digest = Digest.sha256(file.file)
     guard digest == modelSHA256 else {
       throw TrainingError(
@@ -74,7 +74,7 @@ struct HarvestSource {
 
   /// - Throws: `TrainingError` where a text, of those that were harvested, has changed since;
   ///   `FileError` where it cannot be read.
-  func checkText() throws {
+  package func checkText() throws {
     for file in text where try TextFile(reading: file.path) != file {
       throw TrainingError(
         "\(file.path): has other contents than when it was harvested, says \(path); name text to "

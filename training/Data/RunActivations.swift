@@ -1,11 +1,11 @@
 internal import Glibc
-internal import GranuleFiles
-internal import GranuleRepository
+internal import GranuleErrors
+package import GranuleFiles
 internal import GranuleTensors
 
 /// The activations that a run was begun on, `activations.json` in its folder: were files added to them
 /// or changed, the order of tokens and what is held out would be others.
-struct RunActivations {
+package struct RunActivations {
   static let fileName = "activations.json"
   /// Of a file's bytes so many stretches, at even distances, make its digest: all would take as long as
   /// reading all activations.
@@ -26,7 +26,7 @@ struct RunActivations {
 
   private let files: [File]
 
-  init(_ dataset: ActivationDataset) {
+  package init(_ dataset: ActivationDataset) {
     files = dataset.files.map { file in
       withExtendedLifetime(file.contents) {
         File(
@@ -47,7 +47,7 @@ struct RunActivations {
     return sample.withUnsafeBytes { Digest.sha256($0) }
   }
 
-  func write(to folder: String) throws(FileError) {
+  package func write(to folder: String) throws(FileError) {
     let files = files.map { file -> JSONValue in
       .object([
         .init("file", .string(file.path)), .init("bytes", JSONValue(file.bytes)),
@@ -66,7 +66,7 @@ struct RunActivations {
   init?(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
     guard access(path, F_OK) == 0 else { return nil }
-    let root = try TrainingConfiguration.read(path)
+    let root = try JSONFile.read(path)
     guard root["format"]?.integer == 1, let stored = root["files"]?.elements else {
       throw TrainingError("\(path): is no list of activations of format 1")
     }
@@ -80,7 +80,7 @@ struct RunActivations {
 
   /// - Throws: `TrainingError` where the activations in a run's folder's list are not these, saying what
   ///   changed.
-  static func check(_ dataset: ActivationDataset, of folder: String) throws {
+  package static func check(_ dataset: ActivationDataset, of folder: String) throws {
     guard let begun = try RunActivations(folder: folder) else { return }
     guard let change = begun.change(to: RunActivations(dataset)) else { return }
     throw TrainingError(

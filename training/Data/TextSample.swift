@@ -1,4 +1,5 @@
 internal import Glibc
+internal import GranuleErrors
 internal import GranuleFiles
 package import GranuleLanguageModel
 internal import GranuleTensors
@@ -43,12 +44,12 @@ extension TextSequences {
 
   /// A sequence of fewer tokens has none that can be attributed: the first is not replaced, the last
   /// predicts nothing.
-  static let attributableTokens = 3
+  package static let attributableTokens = 3
 
   /// That there is text to attribute on, found without tokenising much of it.
   ///
   /// - Throws: as `read`, and `TrainingError` where all that was looked at is too short.
-  static func requireAttributableText(
+  package static func requireAttributableText(
     _ paths: [String], tokenizer: Tokenizer, context: Int
   ) throws {
     let isLong = try files(paths).reduce(0) { $0 + $1.bytes } > wholeBytes

@@ -1,3 +1,4 @@
+internal import GranuleErrors
 internal import GranuleFiles
 public import GranuleLanguageModel
 internal import GranuleTensors

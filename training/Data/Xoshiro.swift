@@ -2,10 +2,10 @@ internal import Glibc
 
 /// A generator whose numbers are the same everywhere and forever (xoshiro256**, Blackman & Vigna):
 /// the standard library's promises neither.
-struct Xoshiro {
+package struct Xoshiro {
   private var state: (UInt64, UInt64, UInt64, UInt64)
 
-  init(seed: UInt64) {
+  package init(seed: UInt64) {
     // SplitMix64 spreads the seed, as the authors advise.
     var mix = seed
     func next() -> UInt64 {
@@ -18,7 +18,7 @@ struct Xoshiro {
     state = (next(), next(), next(), next())
   }
 
-  mutating func next() -> UInt64 {
+  package mutating func next() -> UInt64 {
     func rotated(_ value: UInt64, _ count: UInt64) -> UInt64 {
       (value << count) | (value >> (64 - count))
     }
@@ -34,15 +34,15 @@ struct Xoshiro {
   }
 
   /// Uniform in 0 ..< 1, 53 bits.
-  mutating func uniform() -> Double { Double(next() >> 11) * 0x1p-53 }
+  package mutating func uniform() -> Double { Double(next() >> 11) * 0x1p-53 }
 
   /// Uniform in 0 ..< bound, by multiplication (Lemire).
-  mutating func below(_ bound: Int) -> Int {
+  package mutating func below(_ bound: Int) -> Int {
     Int(next().multipliedFullWidth(by: UInt64(bound)).high)
   }
 
   /// Standard normal (Box and Muller).
-  mutating func normal() -> Double {
+  package mutating func normal() -> Double {
     let radius = (-2 * log(1 - uniform())).squareRoot()
     return radius * cos(2 * .pi * uniform())
   }

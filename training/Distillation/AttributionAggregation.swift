@@ -1,3 +1,5 @@
+internal import GranuleErrors
+
 /// How a latent's attributions at single tokens become its score.
 ///
 /// The paper takes a high quantile over positions; which one, over which positions, and whether of

@@ -1,3 +1,5 @@
+internal import GranuleErrors
+
 /// Which of the features that cycles selected make the final core. The paper's are "repeatedly
 /// selected"; how often is not known.
 public enum CoreRule: Sendable, Equatable {

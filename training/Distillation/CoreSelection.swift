@@ -1,3 +1,5 @@
+public import GranuleErrors
+
 /// The smallest set of latents that has a fixed share of all attribution (Martin-Linares & Ling,
 /// arXiv 2512.24975).
 public struct CoreSelection: Sendable, Equatable {

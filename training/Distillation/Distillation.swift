@@ -1,8 +1,12 @@
 internal import Glibc
+internal import GranuleData
 public import GranuleDictionary
+internal import GranuleErrors
+internal import GranuleEvaluation
 internal import GranuleFiles
 internal import GranuleLanguageModel
 internal import GranuleRepository
+public import GranuleRun
 internal import GranuleTensors
 
 /// Attribution-guided distillation of a nested dictionary (Martin-Linares & Ling, arXiv 2512.24975).
@@ -48,7 +52,7 @@ public final class Distillation {
   }
 
   /// The folder within a distillation that holds the final core.
-  public static let coreFolderName = "core"
+  public static let coreFolderName = StartingCore.distillationCoreName
   private static let selectedFolderName = "selected-core"
   private static let attributionFileName = "attribution.safetensors"
 

@@ -1,10 +1,14 @@
+internal import GranuleData
+public import GranuleErrors
 internal import GranuleFiles
+internal import GranuleObjective
 internal import GranuleRepository
+public import GranuleRun
 internal import GranuleTensors
 
 /// Everything that decides what a distillation makes; saved in its folder.
 public struct DistillationConfiguration: Sendable, Equatable {
-  static let fileName = "distillation.json"
+  static let fileName = StartingCore.distillationFileName
 
   /// How each cycle trains; its tokens are a cycle's, its core, if any, the first cycle's.
   public var training: TrainingConfiguration
@@ -113,7 +117,7 @@ public struct DistillationConfiguration: Sendable, Equatable {
   /// - Throws: `TrainingError` or `FileError`, naming the key that is missing or wrong.
   public init(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
-    let root = try TrainingConfiguration.read(path)
+    let root = try JSONFile.read(path)
     func required<Value>(
       _ key: String, _ convert: (JSONValue) -> Value?
     ) throws(TrainingError) -> Value {

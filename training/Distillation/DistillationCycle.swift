@@ -1,4 +1,7 @@
+internal import GranuleData
+internal import GranuleErrors
 package import GranuleFiles
+internal import GranuleRun
 internal import GranuleTensors
 
 /// What one cycle of a distillation came to: `OUT/cycle-N/cycle.json`, written once all else of the
@@ -106,7 +109,7 @@ public struct DistillationCycle: Sendable, Equatable {
   /// - Throws: `TrainingError` or `FileError` where it is damaged.
   init(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
-    let root = try TrainingConfiguration.read(path)
+    let root = try JSONFile.read(path)
     func required<Value>(_ key: String, _ value: Value?) throws(TrainingError) -> Value {
       guard let value else { throw TrainingError("\(path): \(key) is missing or malformed") }
       return value

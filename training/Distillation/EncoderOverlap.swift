@@ -1,5 +1,7 @@
 internal import CGranuleKernels
+internal import GranuleData
 public import GranuleDictionary
+public import GranuleErrors
 internal import GranuleTensors
 internal import GranuleThreads
 

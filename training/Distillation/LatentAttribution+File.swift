@@ -1,3 +1,4 @@
+internal import GranuleErrors
 internal import GranuleFiles
 internal import GranuleTensors
 

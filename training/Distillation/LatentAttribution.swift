@@ -1,5 +1,7 @@
 internal import CGranuleKernels
 public import GranuleDictionary
+internal import GranuleErrors
+internal import GranuleEvaluation
 public import GranuleLanguageModel
 internal import GranuleTensors
 

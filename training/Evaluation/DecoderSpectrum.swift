@@ -1,6 +1,7 @@
-internal import GranuleBLAS
 internal import COpenBLAS
+internal import GranuleBLAS
 public import GranuleDictionary
+public import GranuleErrors
 internal import GranuleLanguageModel
 internal import GranuleTensors
 

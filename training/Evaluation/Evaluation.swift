@@ -1,4 +1,6 @@
+public import GranuleData
 public import GranuleDictionary
+internal import GranuleErrors
 internal import GranuleTensors
 
 /// How well each granularity of a dictionary reconstructs activations.

@@ -1,4 +1,6 @@
+internal import GranuleData
 internal import GranuleDictionary
+internal import GranuleErrors
 internal import GranuleTensors
 internal import GranuleThreads
 

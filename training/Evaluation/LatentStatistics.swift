@@ -1,3 +1,4 @@
+public import GranuleData
 public import GranuleDictionary
 internal import GranuleTensors
 

@@ -1,4 +1,5 @@
 public import GranuleDictionary
+internal import GranuleErrors
 public import GranuleLanguageModel
 internal import GranuleTensors
 internal import GranuleThreads

@@ -1,13 +1,15 @@
-internal import GranuleLanguageModel
-internal import GranuleTensors
+package import GranuleLanguageModel
+package import GranuleTensors
 
 /// Text cut into batches whose residual stream is taken apart, encoded, and put together again.
-enum SpliceBatches {
+package enum SpliceBatches {
   /// Tokens that go through the model together, at most, but for a single sequence.
   private static let tokensMax = 2048
 
   /// - Throws: `LanguageModelError` where the model cannot take a sequence.
-  static func of(_ sequences: [[Int32]], for shape: LlamaConfiguration) throws -> [TokenBatch] {
+  package static func of(_ sequences: [[Int32]], for shape: LlamaConfiguration) throws
+    -> [TokenBatch]
+  {
     var batches: [TokenBatch] = []
     var next: [[Int32]] = []
     var tokens = 0
@@ -25,7 +27,7 @@ enum SpliceBatches {
   }
 
   /// Some rows of a stream, one after the other: [rows.count, d_model].
-  static func gather(_ rows: [Int], of stream: FloatStorage, dModel: Int) -> FloatStorage {
+  package static func gather(_ rows: [Int], of stream: FloatStorage, dModel: Int) -> FloatStorage {
     let result = FloatStorage(count: rows.count * dModel)
     for (number, row) in rows.enumerated() {
       (result.pointer + number * dModel)

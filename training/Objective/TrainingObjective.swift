@@ -73,7 +73,7 @@ package struct StepObjective: Sendable {
   package var frozenEncoders: Int { freezesCoreEncoders ? coreLatents : 0 }
 
   /// Latents that the auxiliary loss may use a token, where so many are dead.
-  func auxiliaryK(dModel: Int, dead: Int) -> Int {
+  package func auxiliaryK(dModel: Int, dead: Int) -> Int {
     max(1, min(auxiliaryLatents ?? dModel / 2, dead))
   }
 }

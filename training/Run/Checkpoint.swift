@@ -1,6 +1,8 @@
 internal import Glibc
+internal import GranuleData
+internal import GranuleErrors
 internal import GranuleFiles
-internal import GranuleRepository
+internal import GranuleStep
 internal import GranuleTensors
 
 /// All that a run needs to go on as if it had never stopped: `RUN/checkpoints/step-N/`, a folder

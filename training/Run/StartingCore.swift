@@ -1,12 +1,17 @@
 internal import Glibc
 internal import GranuleDictionary
+internal import GranuleErrors
 internal import GranuleFiles
 internal import GranuleTensors
 
 /// The core that a training begins with: a dictionary of nothing but its latents. Only the encoder's
 /// vectors are used; they act alike on activations of any scale.
-struct StartingCore {
+package struct StartingCore {
   static let folderName = "core"
+  /// The file in a distillation's folder that says what is distilled.
+  package static let distillationFileName = "distillation.json"
+  /// The folder within a distillation that holds the final core.
+  package static let distillationCoreName = "core"
   let dictionary: SparseAutoencoder
   let distilled: DistilledCore
   private let folder: String
@@ -20,8 +25,8 @@ struct StartingCore {
   init(folder path: String) throws {
     func has(_ name: String) -> Bool { access("\(path)/\(name)", F_OK) == 0 }
     // A run has a `core`, too, its copy of the one that it began with.
-    let isDistillation = has(DistillationConfiguration.fileName)
-    let inner = isDistillation ? Distillation.coreFolderName : Trainer.dictionaryFolderName
+    let isDistillation = has(Self.distillationFileName)
+    let inner = isDistillation ? Self.distillationCoreName : Trainer.dictionaryFolderName
     let isInner = has("\(inner)/\(DictionaryFiles.configName)")
     let isNeither = !isInner && !has(DictionaryFiles.configName)
     if isDistillation, isNeither {

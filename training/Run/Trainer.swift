@@ -1,6 +1,11 @@
 internal import Glibc
+public import GranuleData
 public import GranuleDictionary
+internal import GranuleErrors
+internal import GranuleEvaluation
 internal import GranuleFiles
+internal import GranuleObjective
+internal import GranuleStep
 internal import GranuleTensors
 
 /// Trains a nested dictionary; everything it makes is in the run's folder: `config.json`,
@@ -167,7 +172,7 @@ public final class Trainer {
   /// Looks at all that beginning a run looks at, and writes nothing.
   ///
   /// - Throws: as `init(_:run:)`.
-  static func check(_ configuration: TrainingConfiguration) throws {
+  package static func check(_ configuration: TrainingConfiguration) throws {
     try configuration.validate()
     var resolved = try resolved(configuration)
     let (training, heldOut) = try split(

@@ -1,12 +1,13 @@
+package import GranuleErrors
+internal import GranuleData
 package import GranuleFiles
+internal import GranuleObjective
 internal import GranuleTensors
 
 // The configuration as JSON: a run's `config.json`, which has every key that is set, and whatever a user
 // writes by hand, where those that have defaults may be missing.
 extension TrainingConfiguration {
-  static let fileName = "config.json"
-  /// The longest file that is read; activations and text may be many files, each of them named.
-  private static let bytesMax = 256 << 20
+  package static let fileName = "config.json"
   private static let format = 1
 
   /// One key of the file.
@@ -256,16 +257,6 @@ extension TrainingConfiguration {
   /// - Throws: `TrainingError` or `FileError`, naming the key that is missing or wrong.
   public init(run: String) throws {
     let path = "\(run)/\(Self.fileName)"
-    try self.init(json: Self.read(path), source: path)
-  }
-
-  /// Reads a file of JSON of at most 256 MiB.
-  ///
-  /// - Throws: `TrainingError` or `FileError` where it cannot be read.
-  package static func read(_ path: String) throws -> JSONValue {
-    let file = try FileBytes.read(path, byteCountMax: bytesMax)
-    do throws(StrictJSONError) { return try StrictJSON.parse(file.bytes) } catch {
-      throw TrainingError("\(path): is not valid JSON: \(error)")
-    }
+    try self.init(json: JSONFile.read(path), source: path)
   }
 }

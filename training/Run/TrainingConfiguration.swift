@@ -1,4 +1,8 @@
 internal import Glibc
+internal import GranuleData
+public import GranuleErrors
+public import GranuleObjective
+internal import GranuleStep
 
 /// Everything that decides what a training run makes; saved with the run.
 public struct TrainingConfiguration: Sendable, Equatable {

@@ -1,21 +1,21 @@
-internal import GranuleFiles
+package import GranuleFiles
 internal import GranuleTensors
 
 /// What the lines of a run's `metrics.jsonl` add up to, over all processes that trained it.
-struct TrainingTotals {
+package struct TrainingTotals {
   /// Steps done.
-  private(set) var steps = 0
+  package private(set) var steps = 0
   /// Steps in which the core alone had so many active latents that the others were given a quarter of k.
-  private(set) var flooredSteps = 0
+  package private(set) var flooredSteps = 0
   /// Seconds of training, without those between processes.
-  private(set) var seconds = 0.0
+  package private(set) var seconds = 0.0
   /// The last validation.
-  private(set) var heldOut: (step: Int, fvu: Double)?
+  package private(set) var heldOut: (step: Int, fvu: Double)?
 
   init() {}
 
   /// - Throws: `FileError` where the log cannot be read.
-  init(run: String) throws(FileError) {
+  package init(run: String) throws(FileError) {
     for line in try FileBytes.read("\(run)/\(MetricsLog.fileName)").text.split(separator: "\n") {
       if let parsed = try? StrictJSON.parse(String(line)) { add(parsed) }
     }

@@ -28,10 +28,10 @@ package struct AdamOptimizer {
     }
   }
 
-  let firstMoments: DictionaryWeights
-  let secondMoments: DictionaryWeights
+  package let firstMoments: DictionaryWeights
+  package let secondMoments: DictionaryWeights
   /// Steps taken.
-  var steps = 0
+  package var steps = 0
 
   package init(latents: Int, dModel: Int, hasThresholds: Bool = false) {
     firstMoments = DictionaryWeights(

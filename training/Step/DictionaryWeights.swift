@@ -1,5 +1,6 @@
 internal import CGranuleKernels
-internal import GranuleDictionary
+internal import GranuleData
+package import GranuleDictionary
 package import GranuleTensors
 
 /// The parameters of a dictionary, or anything that has their shapes: gradients, moments.
@@ -24,11 +25,11 @@ package struct DictionaryWeights {
     decoderBias = FloatStorage(count: dModel)
   }
 
-  var dModel: Int { decoderBias.count }
-  var latents: Int { encoderBias.count }
+  package var dModel: Int { decoderBias.count }
+  package var latents: Int { encoderBias.count }
 
   /// The parameters with the names that files give them.
-  var named: [(name: String, shape: [Int], values: FloatStorage)] {
+  package var named: [(name: String, shape: [Int], values: FloatStorage)] {
     [
       ("W_enc", [latents, dModel], encoder), ("b_enc", [latents], encoderBias),
       ("W_dec", [latents, dModel], decoder), ("b_dec", [dModel], decoderBias),
@@ -45,12 +46,12 @@ package struct DictionaryWeights {
   }
 
   /// Encoder rows of the first latents, as another dictionary has them: [some latents, d_model].
-  func adoptEncoders(_ rows: FloatStorage) {
+  package func adoptEncoders(_ rows: FloatStorage) {
     encoder.pointer.update(from: rows.pointer, count: rows.count)
   }
 
   /// What the dictionary of these weights is made of, sharing their memory.
-  func parts(_ rule: SelectionRule) -> SparseAutoencoder.Parts {
+  package func parts(_ rule: SelectionRule) -> SparseAutoencoder.Parts {
     SparseAutoencoder.Parts(
       encoderWeights: encoder, encoderBias: encoderBias, decoderWeights: decoder,
       decoderBias: decoderBias, selectionRule: rule)

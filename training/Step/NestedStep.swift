@@ -1,5 +1,6 @@
 internal import CGranuleKernels
 package import GranuleDictionary
+package import GranuleObjective
 package import GranuleTensors
 internal import GranuleThreads
 
@@ -114,7 +115,7 @@ package final class NestedStep {
   }
   /// How many times a batch's memory a step takes for it: inputs in strips, residuals, and what each
   /// prefix and b_dec receive.
-  static func batches(granularities: Int) -> Int { granularities + 3 }
+  package static func batches(granularities: Int) -> Int { granularities + 3 }
 
   /// Floats from one strip to the next: a few rows more than the tokens', since strips a power of two
   /// apart would share few lines of the caches.

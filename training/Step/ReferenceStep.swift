@@ -1,4 +1,5 @@
 internal import Glibc
+package import GranuleObjective
 
 /// `NestedStep` written plainly: dense, float64, one token and latent after another. Slow, and the
 /// oracle of the fast step; itself checked against finite differences.

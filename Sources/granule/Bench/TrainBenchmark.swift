@@ -1,6 +1,7 @@
 import Foundation
 import GranuleDictionary
 import GranuleFiles
+import GranuleStep
 import GranuleTensors
 import GranuleTraining
 

@@ -1,6 +1,6 @@
 import Foundation
 import GranuleFiles
-import GranuleTraining
+import GranuleRun
 import TestSupport
 import Testing
 

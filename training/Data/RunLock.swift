@@ -1,11 +1,12 @@
 internal import Glibc
+package import GranuleErrors
 
 /// Holds the folder of a run or a harvest for this process: two that write the same checkpoints or
 /// shards would spoil both.
-final class RunLock {
+package final class RunLock {
   private let descriptor: Int32
 
-  init(_ folder: String) throws(TrainingError) {
+  package init(_ folder: String) throws(TrainingError) {
     let descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard descriptor >= 0 else {
       throw TrainingError("\(folder): \(String(cString: strerror(errno)))")

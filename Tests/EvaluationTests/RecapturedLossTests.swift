@@ -1,7 +1,8 @@
 import GranuleDictionary
+import GranuleErrors
+import GranuleEvaluation
 import GranuleLanguageModel
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 

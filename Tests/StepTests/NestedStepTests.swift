@@ -1,8 +1,9 @@
 import Glibc
 import GranuleDictionary
 import GranuleFiles
+import GranuleObjective
+import GranuleStep
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 

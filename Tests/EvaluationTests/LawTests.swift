@@ -1,5 +1,6 @@
 import Testing
-@testable import GranuleTraining
+
+@testable import GranuleEvaluation
 
 @Suite("Fitted laws")
 struct LawTests {

@@ -1,7 +1,8 @@
+import GranuleData
 import GranuleDictionary
+import GranuleEvaluation
 import GranuleFiles
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 
@@ -50,10 +51,6 @@ func expectClose(
   _ got: [Double?], _ expected: [Double], within relative: Double, _ what: String,
   sourceLocation: SourceLocation = #_sourceLocation
 ) {
-  #expect(got.count == expected.count, "\(what)", sourceLocation: sourceLocation)
-  let largest = expected.map(abs).max() ?? 0
-  let difference = zip(got, expected).map { abs(($0 ?? .infinity) - $1) }.max() ?? 0
-  #expect(
-    difference <= relative * largest, "\(what): \(difference) of \(largest)",
-    sourceLocation: sourceLocation)
+  let difference = relativeDifference(got, expected)
+  #expect(difference <= relative, "\(what): \(difference)", sourceLocation: sourceLocation)
 }

@@ -1,7 +1,9 @@
 import Foundation
+import GranuleData
 import GranuleDictionary
+import GranuleEvaluation
 import GranuleFiles
-import GranuleTraining
+import GranuleRun
 import TestSupport
 import Testing
 

@@ -1,8 +1,11 @@
 import Foundation
+import GranuleData
 import GranuleDictionary
+import GranuleErrors
+import GranuleEvaluation
 import GranuleFiles
+import GranuleRun
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 

@@ -1,5 +1,5 @@
+import GranuleData
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 

@@ -1,6 +1,8 @@
 import Foundation
+import GranuleData
 import GranuleFiles
-import GranuleTraining
+import GranuleObjective
+import GranuleRun
 import TestSupport
 import Testing
 

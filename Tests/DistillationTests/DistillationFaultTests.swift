@@ -1,10 +1,14 @@
 import Foundation
+import GranuleData
 import GranuleDictionary
+import GranuleDistillation
+import GranuleErrors
 import GranuleFiles
+import GranuleObjective
+import GranuleRun
 import GranuleLanguageModel
 import GranuleRepository
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 

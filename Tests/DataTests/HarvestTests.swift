@@ -1,9 +1,10 @@
 import CGranuleKernels
 import Foundation
+import GranuleData
+import GranuleErrors
 import GranuleFiles
 import GranuleLanguageModel
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 

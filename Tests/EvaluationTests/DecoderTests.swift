@@ -1,6 +1,6 @@
 import GranuleDictionary
+import GranuleEvaluation
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 

@@ -1,4 +1,4 @@
-import GranuleTraining
+import GranuleRun
 import Testing
 
 @Suite("Divergence")

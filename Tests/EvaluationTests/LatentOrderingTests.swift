@@ -1,8 +1,11 @@
+import GranuleData
 import GranuleDictionary
+import GranuleErrors
 import GranuleTensors
 import TestSupport
 import Testing
-@testable import GranuleTraining
+
+@testable import GranuleEvaluation
 
 @Suite("Ordering latents")
 struct LatentOrderingTests {

@@ -1,4 +1,5 @@
-internal import GranuleDictionary
+package import GranuleData
+package import GranuleDictionary
 
 extension Evaluation {
   /// A dictionary with, at each granularity, the k that full-width codes leave there on average,
@@ -12,7 +13,7 @@ extension Evaluation {
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between chunks of tokens; true ends with `CancellationError`.
   /// - Throws: `TrainingError` where sizes do not fit or a token cannot be encoded.
-  static func calibrated(
+  package static func calibrated(
     _ dictionary: SparseAutoencoder, granularities: [Int], on dataset: ActivationDataset,
     activeTokens: [Int]? = nil, onProgress: (Double) -> Void = { _ in },
     shouldStop: () -> Bool = { false }

@@ -1,4 +1,6 @@
+public import GranuleData
 public import GranuleDictionary
+internal import GranuleErrors
 internal import GranuleTensors
 
 /// By what the latents of a dictionary are sorted, so that every prefix of it is as good as can be

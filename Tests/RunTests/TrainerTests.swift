@@ -1,8 +1,12 @@
 import Foundation
+import GranuleData
 import GranuleDictionary
+import GranuleErrors
+import GranuleEvaluation
 import GranuleFiles
+import GranuleObjective
+import GranuleRun
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 

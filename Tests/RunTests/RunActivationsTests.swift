@@ -1,5 +1,6 @@
 import Foundation
-import GranuleTraining
+import GranuleErrors
+import GranuleRun
 import TestSupport
 import Testing
 

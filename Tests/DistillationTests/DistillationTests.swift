@@ -1,9 +1,14 @@
 import Foundation
+import GranuleData
 import GranuleDictionary
+import GranuleDistillation
+import GranuleErrors
 import GranuleFiles
+import GranuleObjective
 import GranuleLanguageModel
+import GranuleRun
+import GranuleStep
 import GranuleTensors
-import GranuleTraining
 import TestSupport
 import Testing
 
