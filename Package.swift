@@ -56,19 +56,11 @@ let package = Package(
     .systemLibrary(name: "CLibZip", pkgConfig: "libzip", providers: [.apt(["libzip-dev"])]),
     // glibc's allocator, beyond what Swift's own module of glibc has.
     .systemLibrary(name: "CMalloc"),
+    // Which cores a thread may run on, likewise.
+    .systemLibrary(name: "CSched"),
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
-    .target(
-      name: "CGranuleKernels", path: "Sources/Foundations/CKernels",
-      cSettings: [
-        // Fused multiply-adds are written out, so that every version gives the same bits; without
-        // errno the compiler vectorises square roots. The thread sanitizer must leave alone what
-        // chooses a version: that runs before the sanitizer has started.
-        .unsafeFlags([
-          "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize=thread", "-Wall", "-Wextra",
-          "-Werror",
-        ])
-      ]),
+    .target(name: "CGranuleKernels", path: "Sources/Foundations/CKernels"),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
       exclude: ["granule.proto", "event.proto", "generate"], sources: ["generated"],
@@ -77,7 +69,7 @@ let package = Package(
     // Foundations: know nothing of dictionaries.
     module("Sources/Foundations/BLAS", ["COpenBLAS"]),
     module("Sources/Foundations/Files", ["CJansson", "CLibCrypto"]),
-    module("Sources/Foundations/Threads", []),
+    module("Sources/Foundations/Threads", ["CSched"]),
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
     // Dictionaries.
@@ -94,7 +86,7 @@ let package = Package(
       "Sources/LanguageModel",
       [
         "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
-        "CGranuleKernels", "COpenBLAS", heaps,
+        "CGranuleKernels", heaps,
       ]),
 
     // What can be asked and answered, in any protocol; the native protocol's messages; the network.
@@ -129,6 +121,7 @@ let package = Package(
       "training/Data",
       [
         "GranuleErrors", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads",
         "GranuleFiles", "CGranuleKernels",
       ]),
     module("training/Objective", []),
@@ -143,7 +136,6 @@ let package = Package(
       [
         "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
         "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
-        "COpenBLAS",
       ]),
     module(
       "training/Run",
@@ -172,7 +164,8 @@ let package = Package(
     module(
       "Sources/CommandLine",
       [
-        "GranuleClient", "GranuleTransport", "GranuleDictionary", "GranuleFiles", argumentParser,
+        "GranuleBLAS", "GranuleClient", "GranuleTransport", "GranuleDictionary", "GranuleFiles",
+        argumentParser,
       ]),
     .executableTarget(
       name: "GranuleCommand",
@@ -188,12 +181,15 @@ let package = Package(
       dependencies: [
         "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
         "GranuleClient", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
-        "GranuleWire", argumentParser,
+        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "GranuleWire",
+        argumentParser,
       ],
       path: "Sources/granule-bench", swiftSettings: strict),
 
     // Tests mirror the modules.
+    tests("Kernels", ["CGranuleKernels", "CKernelVersions", "TestSupport"]),
+    tests("BLAS", ["GranuleBLAS", "TestSupport"]),
+    tests("Threads", ["GranuleThreads", "CSched"]),
     tests("Files", ["GranuleFiles", "CJansson", "TestSupport"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
@@ -283,10 +279,15 @@ let package = Package(
       "Bench",
       ["GranuleBench", "GranuleDictionary", "GranuleFiles", "TestSupport", argumentParser]),
     tests("Reports", ["GranuleReports"]),
+    // The versions of each kernel, one by one.
+    .target(
+      name: "CKernelVersions", dependencies: ["CGranuleKernels"],
+      path: "Tests/KernelVersions"),
     .target(
       name: "TestSupport",
       dependencies: [
-        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "GranuleLanguageModel", "GranuleBLAS", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles",
       ],
       path: "Tests/TestSupport", swiftSettings: strict),
     // What the fuzzer runs, and the replay of its corpora.

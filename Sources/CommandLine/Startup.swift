@@ -1,5 +1,6 @@
 package import ArgumentParser
 import Glibc
+import GranuleBLAS
 import GranuleDictionary
 
 extension AsyncParsableCommand {
@@ -11,6 +12,7 @@ extension AsyncParsableCommand {
     // A peer that closes its connection must not end the process.
     signal(SIGPIPE, SIG_IGN)
     raiseOpenFileLimit()
+    BLAS.configure()
     do {
       var command = try await asyncParseAsRoot(nil)
       if let complaint = EncoderCPU.complaint { throw CommandError.usage(complaint) }

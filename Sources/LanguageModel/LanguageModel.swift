@@ -1,4 +1,3 @@
-internal import GranuleBLAS
 public import GranuleDictionary
 public import GranuleTensors
 
@@ -14,10 +13,7 @@ public final class LanguageModel: Sendable {
   public var configuration: LlamaConfiguration { weights.configuration }
 
   /// A model that shares `weights`.
-  public init(_ weights: LlamaWeights) {
-    self.weights = weights
-    _ = SingleThreadedBLAS.use
-  }
+  public init(_ weights: LlamaWeights) { self.weights = weights }
 
   /// The residual stream before a layer: [rows, d_model].
   ///
