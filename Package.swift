@@ -75,6 +75,7 @@ let package = Package(
     module("Sources/Foundations/BLAS", ["COpenBLAS"]),
     module("Sources/Foundations/Files", ["CJansson", "CLibCrypto"]),
     module("Sources/Foundations/Threads", []),
+    module("Sources/Foundations/Statistics", ["CGranuleKernels", "GranuleThreads"]),
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
     // Dictionaries.
@@ -115,34 +116,35 @@ let package = Package(
       "training/Data",
       [
         "GranuleErrors", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
-        "GranuleFiles", "CGranuleKernels",
+        "GranuleStatistics", "GranuleFiles", "CGranuleKernels",
       ]),
     module("training/Objective", []),
     module(
       "training/Step",
       [
         "GranuleObjective", "GranuleData", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "CGranuleKernels",
+        "GranuleStatistics", "GranuleThreads", "CGranuleKernels",
       ]),
     module(
       "training/Evaluation",
       [
         "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
-        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
-        "COpenBLAS",
+        "GranuleTensors", "GranuleStatistics", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
+        "CGranuleKernels", "COpenBLAS",
       ]),
     module(
       "training/Run",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleStep", "GranuleEvaluation",
-        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "CGranuleProto", "CProtobufC",
+        "GranuleDictionary", "GranuleTensors", "GranuleStatistics", "GranuleFiles",
+        "CGranuleProto", "CProtobufC",
       ]),
     module(
       "training/Distillation",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "CGranuleKernels",
+        "GranuleStatistics", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
       ]),
     module(
       "Sources/Products/GranuleTraining",
@@ -163,6 +165,7 @@ let package = Package(
 
     // Tests mirror the modules.
     tests("Files", ["GranuleFiles", "CJansson", "TestSupport"]),
+    tests("Statistics", ["GranuleStatistics", "TestSupport"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
       "Dictionary",

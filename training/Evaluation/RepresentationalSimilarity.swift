@@ -1,6 +1,7 @@
-internal import GranuleBLAS
 internal import COpenBLAS
+internal import GranuleBLAS
 internal import GranuleLanguageModel
+internal import GranuleStatistics
 internal import GranuleTensors
 internal import GranuleThreads
 
