@@ -11,7 +11,6 @@ let strict: [SwiftSetting] = [
 let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
-let deques = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let heaps = Target.Dependency.product(name: "HeapModule", package: "swift-collections")
 
 /// A module of this package. Modules carry the package's name, since SwiftPM wants target names to be
@@ -53,19 +52,11 @@ let package = Package(
     .systemLibrary(name: "CLibZip", pkgConfig: "libzip", providers: [.apt(["libzip-dev"])]),
     // glibc's allocator, beyond what Swift's own module of glibc has.
     .systemLibrary(name: "CMalloc"),
+    // Which cores a thread may run on, likewise.
+    .systemLibrary(name: "CSched"),
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
-    .target(
-      name: "CGranuleKernels", path: "Sources/Foundations/CKernels",
-      cSettings: [
-        // Fused multiply-adds are written out, so that every version gives the same bits; without
-        // errno the compiler vectorises square roots. The thread sanitizer must leave alone what
-        // chooses a version: that runs before the sanitizer has started.
-        .unsafeFlags([
-          "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize=thread", "-Wall", "-Wextra",
-          "-Werror",
-        ])
-      ]),
+    .target(name: "CGranuleKernels", path: "Sources/Foundations/CKernels"),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
       exclude: ["granule.proto", "event.proto", "generate"], sources: ["generated"],
@@ -74,7 +65,7 @@ let package = Package(
     // Foundations: know nothing of dictionaries.
     module("Sources/Foundations/BLAS", ["COpenBLAS"]),
     module("Sources/Foundations/Files", ["CJansson", "CLibCrypto"]),
-    module("Sources/Foundations/Threads", []),
+    module("Sources/Foundations/Threads", ["CSched"]),
     module("Sources/Foundations/Statistics", ["CGranuleKernels", "GranuleThreads"]),
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
@@ -92,7 +83,7 @@ let package = Package(
       "Sources/LanguageModel",
       [
         "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
-        "CGranuleKernels", "COpenBLAS", heaps,
+        "CGranuleKernels", heaps,
       ]),
 
     // The network.
@@ -116,7 +107,7 @@ let package = Package(
       "training/Data",
       [
         "GranuleErrors", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
-        "GranuleStatistics", "GranuleFiles", "CGranuleKernels",
+        "GranuleStatistics", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
       ]),
     module("training/Objective", []),
     module(
@@ -130,7 +121,7 @@ let package = Package(
       [
         "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
         "GranuleTensors", "GranuleStatistics", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
-        "CGranuleKernels", "COpenBLAS",
+        "CGranuleKernels",
       ]),
     module(
       "training/Run",
@@ -158,14 +149,18 @@ let package = Package(
       dependencies: [
         "GranuleServer", "GranuleTraining", "GranuleStep", "GranuleClient", "GranuleInterchange",
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
-        "GranuleWire", "GranuleTransport", argumentParser, logging,
+        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "GranuleWire",
+        "GranuleTransport", argumentParser, logging,
       ],
       path: "Sources/granule", swiftSettings: strict),
 
     // Tests mirror the modules.
     tests("Files", ["GranuleFiles", "CJansson", "TestSupport"]),
     tests("Statistics", ["GranuleStatistics", "TestSupport"]),
+    tests("Kernels", ["CGranuleKernels", "CKernelVersions", "TestSupport"]),
+    tests("BLAS", ["GranuleBLAS", "TestSupport"]),
+    tests("Threads", ["GranuleThreads", "CSched"]),
+    tests("Files", ["GranuleFiles", "CJansson"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
       "Dictionary",
@@ -233,10 +228,15 @@ let package = Package(
         "GranuleCommand", "GranuleClient", "GranuleTransport", "GranuleRepository",
         "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "TestSupport",
       ]),
+    // The versions of each kernel, one by one.
+    .target(
+      name: "CKernelVersions", dependencies: ["CGranuleKernels"],
+      path: "Tests/KernelVersions"),
     .target(
       name: "TestSupport",
       dependencies: [
-        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "GranuleLanguageModel", "GranuleBLAS", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles",
       ],
       path: "Tests/TestSupport", swiftSettings: strict),
     // What the fuzzer runs, and the replay of its corpora.

@@ -14,10 +14,7 @@ public final class LanguageModel: Sendable {
   public var configuration: LlamaConfiguration { weights.configuration }
 
   /// A model that shares `weights`.
-  public init(_ weights: LlamaWeights) {
-    self.weights = weights
-    _ = SingleThreadedBLAS.use
-  }
+  public init(_ weights: LlamaWeights) { self.weights = weights }
 
   /// The residual stream before a layer: [rows, d_model].
   ///
