@@ -11,7 +11,6 @@ let strict: [SwiftSetting] = [
 let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
-let deques = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let heaps = Target.Dependency.product(name: "HeapModule", package: "swift-collections")
 
 /// A module of this package. Modules carry the package's name, since SwiftPM wants target names to be
@@ -70,6 +69,7 @@ let package = Package(
     module("Sources/Foundations/BLAS", ["COpenBLAS"]),
     module("Sources/Foundations/Files", ["CJansson", "CLibCrypto"]),
     module("Sources/Foundations/Threads", ["CSched"]),
+    module("Sources/Foundations/Statistics", ["CGranuleKernels", "GranuleThreads"]),
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
     // Dictionaries.
@@ -121,34 +121,35 @@ let package = Package(
       "training/Data",
       [
         "GranuleErrors", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads",
-        "GranuleFiles", "CGranuleKernels",
+        "GranuleStatistics", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
       ]),
     module("training/Objective", []),
     module(
       "training/Step",
       [
         "GranuleObjective", "GranuleData", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "CGranuleKernels",
+        "GranuleStatistics", "GranuleThreads", "CGranuleKernels",
       ]),
     module(
       "training/Evaluation",
       [
         "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
-        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
+        "GranuleTensors", "GranuleStatistics", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
+        "CGranuleKernels",
       ]),
     module(
       "training/Run",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleStep", "GranuleEvaluation",
-        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "CGranuleProto", "CProtobufC",
+        "GranuleDictionary", "GranuleTensors", "GranuleStatistics", "GranuleFiles",
+        "CGranuleProto", "CProtobufC",
       ]),
     module(
       "training/Distillation",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "CGranuleKernels",
+        "GranuleStatistics", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
       ]),
     module(
       "Sources/Products/GranuleTraining",
@@ -191,6 +192,7 @@ let package = Package(
     tests("BLAS", ["GranuleBLAS", "TestSupport"]),
     tests("Threads", ["GranuleThreads", "CSched"]),
     tests("Files", ["GranuleFiles", "CJansson", "TestSupport"]),
+    tests("Statistics", ["GranuleStatistics", "TestSupport"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
       "Dictionary",

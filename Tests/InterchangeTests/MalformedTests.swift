@@ -21,7 +21,7 @@ struct MalformedTests {
     ("11_reversed_offsets", ["tensor b_dec", "reversed"]),
     ("12_shape_product_mismatch", ["tensor W_enc", "needs 144 bytes", "128"]),
     ("13_dtype_size_mismatch", ["tensor W_enc", "needs 64 bytes", "128"]),
-    ("14_unknown_dtype", ["tensor W_enc", "dtype Q4"]),
+    ("14_unknown_dtype", ["tensor W_enc", "dtype is \"Q4\""]),
     ("15_negative_shape", ["tensor W_enc", "shape[0]", "at least 0"]),
     ("16_shape_overflow", ["tensor W_enc", "63 bits"]),
     ("17_nan_weight", ["tensor W_enc", "[1, 3]", "nan"]),

@@ -55,6 +55,9 @@ public struct SafetensorsFile: Sendable {
       throw fault(nil, "the header is not valid JSON: \(error)")
     }
 
+    guard header.value.members != nil else {
+      throw fault(nil, "the header is \(header.value.kind), an object is needed")
+    }
     var metadata: [String: String] = [:]
     var tensors: [(start: Int, tensor: Tensor)] = []
     for (name, value) in try header.members() {
