@@ -104,6 +104,8 @@ struct ServeCommand: ParsableCommand {
   }
 
   func run() throws {
+    ProcessSettings.ignoreBrokenPipes()
+    ProcessSettings.raiseOpenFilesLimit()
     LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
     var options = ServerOptions(repository: repository, listen: listen)
     options.adminListen = adminListen

@@ -138,50 +138,49 @@ extension ServerLimits {
       "longest frame accepted or sent"),
     ServerLimit(
       "request-memory-bytes-max", \.requestMemoryBytesMax, .bytes,
-      "memory that one unpacked request may take; in any case at most four times its length and 64 KiB"
+      "memory that one unpacked request may take; never more than four times its length plus 64 KiB"
     ),
     ServerLimit(
       "receive-bytes-max", \.receiveBytesMax, .bytes,
-      "memory for frames that have not arrived in full, over all connections; beyond it the connections that hold most are ended"
+      "memory for frames that have not arrived in full, over all connections; beyond, the connections that hold most are ended"
     ),
     ServerLimit(
       "receive-bytes-free", \.receiveBytesFree, .bytes,
-      "part of receive-bytes-max that a connection may hold before it can be ended"),
+      "what one connection may hold of receive-bytes-max before it can be ended"),
     ServerLimit(
       "admitted-bytes-max", \.engine.admittedBytesMax, .bytes,
       "requests in flight and their largest possible responses; one connection may use as much as it leaves free; a request that does not fit gets UNAVAILABLE"
     ),
-    ServerLimit("connections-max", \.connectionsMax, .count, "number of open connections"),
+    ServerLimit("connections-max", \.connectionsMax, .count, "connections at once"),
     ServerLimit(
       "files-reserved", \.filesReserved, .count, from: 16,
-      "open files kept for everything except connections"),
+      "open files left for everything but connections"),
     ServerLimit(
       "admin-connections-max", \.adminConnectionsMax, .count, to: 1024,
       "connections at once at the admin address"),
     ServerLimit(
       "requests-per-connection-max", \.requestsPerConnectionMax, .count,
-      "number of requests in flight on a connection; beyond it the connection is not read from"),
+      "requests in flight on a connection; beyond, it is not read from"),
     ServerLimit(
       "frames-per-turn-max", \.framesPerTurnMax, .count,
       "frames of one connection that are read before others have their turn"),
     ServerLimit(
       "write-queue-high-bytes", \.writeQueueHighBytes, .bytes,
-      "bytes waiting to be written beyond which a connection is not read from"),
+      "a connection with more bytes waiting to be written is not read from"),
     ServerLimit(
       "write-queue-low-bytes", \.writeQueueLowBytes, .bytes, from: 0,
-      "bytes waiting to be written at which such a connection is read from again"),
+      "reading goes on once no more bytes than this wait to be written"),
     ServerLimit(
       "stall", \.stall,
       "time over which a peer's rate is measured while it sends a frame or reads responses"),
     ServerLimit(
       "bytes-per-second-min", \.bytesPerSecondMin, .bytesPerSecond, from: 0, to: 1e9,
       "least rate of a peer over the stall time; slower peers are closed"),
-    ServerLimit("idle", \.idle, "time that a connection may stay open without requests"),
-    ServerLimit(
-      "sweep-interval", \.sweepInterval, "time from one check of all connections to the next"),
+    ServerLimit("idle", \.idle, "time that a connection may stay without requests"),
+    ServerLimit("sweep-interval", \.sweepInterval, "time between two checks of all connections"),
     ServerLimit(
       "http-connections-max", \.httpConnectionsMax, .count, to: 1024,
-      "number of open connections at the HTTP address; further ones wait"),
+      "connections at once at the HTTP address; further ones wait"),
     ServerLimit(
       "http-idle", \.httpIdle, from: 1, "time that an HTTP connection may stay without traffic"),
     ServerLimit(
@@ -197,17 +196,17 @@ extension ServerLimits {
       "longest expected wait for a worker; a request that would wait longer gets UNAVAILABLE"),
     ServerLimit(
       "batch-tokens-max", \.engine.batchTokensMax, .tokens, from: 32, to: 1_048_576,
-      "number of tokens in a worker's batch"),
+      "tokens that a worker computes at once"),
     ServerLimit(
       "batch-bytes-max", \.engine.batchBytesMax, .bytes,
-      "bytes of activations, as float32, in a worker's batch"),
+      "activations, as float32, that a worker computes at once"),
     ServerLimit(
       "piece-tokens-min", \.engine.pieceTokensMin, .tokens,
-      "smallest number of tokens in a piece of a split request"),
+      "tokens that are not worth splitting further"),
     ServerLimit(
       "trim-after", \.engine.trimAfter,
       "time without requests after which unused memory is given back to the system"),
-    ServerLimit("stages-max", \.engine.stagesMax, .count, "number of granularities of one request"),
+    ServerLimit("stages-max", \.engine.stagesMax, .count, "granularities of one request"),
     ServerLimit(
       "shed-above", \.engine.shedAbove, from: 0,
       "mean wait above which requests with min_granularity get a smaller granularity"),
@@ -215,18 +214,17 @@ extension ServerLimits {
       "shed-below", \.engine.shedBelow, from: 0,
       "mean wait below which they get a larger granularity again"),
     ServerLimit(
-      "shed-interval", \.engine.shedInterval, from: 0,
-      "shortest time between two such changes of granularity"),
+      "shed-interval", \.engine.shedInterval, from: 0, "shortest time between two such changes"),
     ServerLimit(
       "administration-requests-max", \.engine.administrationRequestsMax, .count,
-      "number of load, unload and resize requests that may wait"),
+      "load, unload and resize requests that may wait"),
     ServerLimit(
       "load-retry-min", \.engine.loadRetryMin,
       "time after which a version that could not be loaded is tried again; it doubles with each failure"
     ),
     ServerLimit(
       "load-retry-max", \.engine.loadRetryMax,
-      "longest time between two such tries; a change of the files causes one at once"),
+      "longest such time; a version is tried again at once when its files change"),
     ServerLimit(
       "retry-after", \.engine.retryAfterMilliseconds,
       "earliest time after which a client that found no room should try again"),
@@ -235,15 +233,15 @@ extension ServerLimits {
       "time after which a client that asked for a model being loaded should try again"),
     ServerLimit(
       "log-burst", \.engine.logBurst, .count,
-      "number of log lines of one kind in a row; further ones come once per log-interval"),
+      "log lines of one kind that are written at once; beyond, one each log-interval"),
     ServerLimit(
-      "log-interval", \.engine.logInterval, "time between two such log lines"),
+      "log-interval", \.engine.logInterval, "time between log lines of one kind after a burst"),
     ServerLimit(
       "overload-quiet", \.overloadQuiet,
-      "time without a refusal or a smaller granularity after which an overload is over"),
+      "time without refusals and cut answers after which an overload is over"),
     ServerLimit(
       "metrics-models-max", \.engine.metricsModelsMax, .count, to: 10_000,
-      "number of models that have metrics of their own; further ones are counted together"),
+      "models with metrics of their own; further models are counted together"),
   ]
 
   /// Pairs of limits whose first must not be above the second.
