@@ -160,7 +160,6 @@ let package = Package(
     tests("Kernels", ["CGranuleKernels", "CKernelVersions", "TestSupport"]),
     tests("BLAS", ["GranuleBLAS", "TestSupport"]),
     tests("Threads", ["GranuleThreads", "CSched"]),
-    tests("Files", ["GranuleFiles", "CJansson"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
       "Dictionary",

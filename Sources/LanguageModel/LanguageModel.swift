@@ -1,4 +1,3 @@
-internal import GranuleBLAS
 public import GranuleDictionary
 public import GranuleTensors
 
