@@ -104,8 +104,6 @@ struct ServeCommand: ParsableCommand {
   }
 
   func run() throws {
-    ProcessSettings.ignoreBrokenPipes()
-    ProcessSettings.raiseOpenFilesLimit()
     LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
     var options = ServerOptions(repository: repository, listen: listen)
     options.adminListen = adminListen
