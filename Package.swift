@@ -30,7 +30,10 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String
 // Dependencies run downwards only: each module names the modules below it, never one beside or above.
 let package = Package(
   name: "granule",
-  products: [.executable(name: "granule", targets: ["GranuleCommand"])],
+  products: [
+    .executable(name: "granule", targets: ["GranuleCommand"]),
+    .executable(name: "granule-bench", targets: ["GranuleBench"]),
+  ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
@@ -94,7 +97,8 @@ let package = Package(
     // The network.
     module("Sources/Wire", ["CGranuleProto", "CProtobufC"]),
     module("Sources/Transport", ["CLibUV", "GranuleThreads"]),
-    module("Sources/Client", ["GranuleWire", "GranuleTransport"]),
+    module(
+      "Sources/Client", ["GranuleWire", "GranuleTransport", "GranuleTensors", "GranuleFiles"]),
     .target(
       name: "GranuleHTTP", dependencies: ["CMicroHTTPD", "GranuleTransport"],
       path: "serve/Protocols/HTTP", swiftSettings: strict),
@@ -148,15 +152,33 @@ let package = Package(
         "GranuleDistillation",
       ], as: "GranuleTraining"),
 
+    // The command line.
+    module(
+      "Sources/Reports",
+      ["GranuleTraining", "GranuleLanguageModel", "GranuleDictionary", "GranuleFiles"]),
+    module(
+      "Sources/CommandLine",
+      [
+        "GranuleClient", "GranuleTransport", "GranuleDictionary", "GranuleFiles", argumentParser,
+      ]),
     .executableTarget(
       name: "GranuleCommand",
       dependencies: [
-        "GranuleServer", "GranuleTraining", "GranuleStep", "GranuleClient", "GranuleInterchange",
-        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
-        "GranuleWire", "GranuleTransport", argumentParser, logging,
+        "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
+        "GranuleClient", "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "GranuleTransport",
+        argumentParser, logging,
       ],
       path: "Sources/granule", swiftSettings: strict),
+    .executableTarget(
+      name: "GranuleBench",
+      dependencies: [
+        "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
+        "GranuleClient", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
+        "GranuleWire", argumentParser,
+      ],
+      path: "Sources/granule-bench", swiftSettings: strict),
 
     // Tests mirror the modules.
     tests("Files", ["GranuleFiles", "CJansson"]),
@@ -221,9 +243,14 @@ let package = Package(
     tests(
       "CommandLine",
       [
-        "GranuleCommand", "GranuleClient", "GranuleTransport", "GranuleRepository",
+        "GranuleCommand", "GranuleBench", "GranuleClient", "GranuleTransport", "GranuleRepository",
         "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "TestSupport",
+        argumentParser,
       ]),
+    tests(
+      "Bench",
+      ["GranuleBench", "GranuleDictionary", "GranuleFiles", "TestSupport", argumentParser]),
+    tests("Reports", ["GranuleReports"]),
     .target(
       name: "TestSupport",
       dependencies: [
