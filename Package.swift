@@ -53,19 +53,11 @@ let package = Package(
     .systemLibrary(name: "CLibZip", pkgConfig: "libzip", providers: [.apt(["libzip-dev"])]),
     // glibc's allocator, beyond what Swift's own module of glibc has.
     .systemLibrary(name: "CMalloc"),
+    // Which cores a thread may run on, likewise.
+    .systemLibrary(name: "CSched"),
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
-    .target(
-      name: "CGranuleKernels", path: "Sources/Foundations/CKernels",
-      cSettings: [
-        // Fused multiply-adds are written out, so that every version gives the same bits; without
-        // errno the compiler vectorises square roots. The thread sanitizer must leave alone what
-        // chooses a version: that runs before the sanitizer has started.
-        .unsafeFlags([
-          "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize=thread", "-Wall", "-Wextra",
-          "-Werror",
-        ])
-      ]),
+    .target(name: "CGranuleKernels", path: "Sources/Foundations/CKernels"),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
       exclude: ["granule.proto", "event.proto", "generate"], sources: ["generated"],
@@ -74,7 +66,7 @@ let package = Package(
     // Foundations: know nothing of dictionaries.
     module("Sources/Foundations/BLAS", ["COpenBLAS"]),
     module("Sources/Foundations/Files", ["CJansson", "CLibCrypto"]),
-    module("Sources/Foundations/Threads", []),
+    module("Sources/Foundations/Threads", ["CSched"]),
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
     // Dictionaries.
@@ -91,7 +83,6 @@ let package = Package(
       "Sources/LanguageModel",
       [
         "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
-        "COpenBLAS",
       ]),
 
     // The network.
@@ -115,8 +106,8 @@ let package = Package(
     module(
       "training/Data",
       [
-        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
-        "CGranuleKernels",
+        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleThreads",
+        "GranuleFiles", "CGranuleKernels",
       ]),
     module("training/Objective", []),
     module(
@@ -130,7 +121,6 @@ let package = Package(
       [
         "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
         "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
-        "COpenBLAS",
       ]),
     module(
       "training/Run",
@@ -159,7 +149,8 @@ let package = Package(
     module(
       "Sources/CommandLine",
       [
-        "GranuleClient", "GranuleTransport", "GranuleDictionary", "GranuleFiles", argumentParser,
+        "GranuleClient", "GranuleTransport", "GranuleDictionary", "GranuleFiles", "GranuleBLAS",
+        argumentParser,
       ]),
     .executableTarget(
       name: "GranuleCommand",
@@ -175,12 +166,15 @@ let package = Package(
       dependencies: [
         "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
         "GranuleClient", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
-        "GranuleWire", argumentParser,
+        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "GranuleWire",
+        argumentParser,
       ],
       path: "Sources/granule-bench", swiftSettings: strict),
 
     // Tests mirror the modules.
+    tests("Kernels", ["CGranuleKernels", "CKernelVersions", "TestSupport"]),
+    tests("BLAS", ["GranuleBLAS", "TestSupport"]),
+    tests("Threads", ["GranuleThreads", "CSched"]),
     tests("Files", ["GranuleFiles", "CJansson"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
@@ -251,10 +245,15 @@ let package = Package(
       "Bench",
       ["GranuleBench", "GranuleDictionary", "GranuleFiles", "TestSupport", argumentParser]),
     tests("Reports", ["GranuleReports"]),
+    // The versions of each kernel, one by one.
+    .target(
+      name: "CKernelVersions", dependencies: ["CGranuleKernels"],
+      path: "Tests/KernelVersions"),
     .target(
       name: "TestSupport",
       dependencies: [
-        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "GranuleLanguageModel", "GranuleBLAS", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles",
       ],
       path: "Tests/TestSupport", swiftSettings: strict),
     // What the fuzzer runs, and the replay of its corpora.

@@ -1,5 +1,6 @@
 package import ArgumentParser
 import Glibc
+import GranuleBLAS
 import GranuleDictionary
 
 extension AsyncParsableCommand {
@@ -8,6 +9,7 @@ extension AsyncParsableCommand {
   /// Everything that changes the process as a whole stands here and in `Interruption`; the libraries
   /// leave that to whoever embeds them.
   package static func start() async {
+    BLAS.configure()
     // A peer that closes its connection must not end the process.
     signal(SIGPIPE, SIG_IGN)
     raiseOpenFileLimit()
