@@ -135,7 +135,6 @@ struct HarvestCommand: AsyncParsableCommand {
 
 extension HookPoint.Site: ExpressibleByArgument {}
 
-
 /// The number format of activations, on the command line.
 enum ActivationType: String, CaseIterable, ExpressibleByArgument {
   case float16, float32
