@@ -1,4 +1,5 @@
 internal import GranuleData
+internal import GranuleDictionary
 internal import GranuleFiles
 internal import GranuleObjective
 
@@ -154,7 +155,9 @@ struct ConfigurationField {
       .integer("core_latents", \.coreLatents),
       .flag("trains_core_encoders", \.trainsCoreEncoders),
       .string("language_model", \.rest.languageModel),
-      .string("hook", \.rest.hook),
+      ConfigurationField(
+        "hook", \.rest.hook, write: { .string($0.name) },
+        read: { $0.string.map { HookPoint($0) } }),
     ]
   }
 }

@@ -67,7 +67,7 @@ extension TrainingSession {
     for name in DictionaryFiles.names { unlink("\(folder)/\(name)") }
     rmdir(folder)
     guard rename(temporary, folder) == 0 else {
-      throw FileError(file: folder, fault: String(cString: strerror(errno)))
+      throw FileError.system(folder)
     }
     try DurableFile.flushFolder(run)
     return dictionary

@@ -28,7 +28,7 @@ public final class Trainer {
   public let damagedCheckpoint: String?
   private let run: String
   /// Held until training ends.
-  private var lock: RunLock?
+  private var lock: FolderLock?
   private let core: StartingCore?
   /// What the run begins or continues with; nil if the source is not ready for a beginning.
   private var start: Checkpoint?
@@ -57,7 +57,7 @@ public final class Trainer {
     self.run = run
     damagedCheckpoint = nil
     try Folder.make(run)
-    lock = try RunLock(run)
+    lock = try FolderLock(run)
     if let core {
       // A copy, so that the run can be resumed if the folder that it came from is gone.
       let copy = "\(run)/\(StartingCore.folderName)"
@@ -77,7 +77,7 @@ public final class Trainer {
     configuration = try TrainingConfiguration(run: run)
     self.source = source
     self.run = run
-    lock = try RunLock(run)
+    lock = try FolderLock(run)
     guard source.files == configuration.activations else {
       throw TrainingError(
         .changed(path: run),
@@ -126,7 +126,7 @@ public final class Trainer {
     var result = configuration
     result.activations = source.files
     if result.languageModel.isEmpty { result.languageModel = source.origin?.languageModel ?? "" }
-    if result.hook.isEmpty { result.hook = source.origin?.hook ?? "" }
+    if result.hook.isUnknown { result.hook = source.origin?.hook ?? "" }
     guard case .batchtopk(let k, var chosen?) = configuration.objective else { return (result, nil) }
     chosen.folder = Folder.absolute(chosen.folder)
     let core = try StartingCore(folder: chosen.folder)

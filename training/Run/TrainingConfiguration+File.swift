@@ -1,5 +1,5 @@
-package import GranuleErrors
 internal import GranuleData
+package import GranuleErrors
 package import GranuleFiles
 internal import GranuleObjective
 internal import GranuleTensors
@@ -121,6 +121,6 @@ extension TrainingConfiguration {
   /// - Throws: `TrainingError` or `FileError`, naming the key that is missing or wrong.
   public init(run: String) throws {
     let path = "\(run)/\(Self.fileName)"
-    try self.init(json: JSONFile.read(path), source: path)
+    try self.init(json: JSONReader(kept: path).value, source: path)
   }
 }

@@ -1,5 +1,6 @@
 public import GranuleErrors
 public import GranuleData
+public import GranuleDictionary
 public import GranuleObjective
 
 /// Everything that decides what a training run makes; saved with the run.
@@ -64,7 +65,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// Provenance, written into the dictionary; "" if unknown.
   public var languageModel = ""
   /// Provenance: where in the language model, "" if unknown.
-  public var hook = ""
+  public var hook: HookPoint = ""
 
   /// Defaults for a dictionary of a size: papers' if they state one, otherwise those of the codebases
   /// that the field uses (learning rate 2·10⁻⁴ / √(N / 2¹⁴); dead after 10 million tokens, in a
