@@ -127,8 +127,8 @@ let package = Package(
     module(
       "training/Step",
       [
-        "GranuleObjective", "GranuleData", "GranuleDictionary", "GranuleTensors",
-        "GranuleStatistics", "GranuleThreads", "CGranuleKernels",
+        "GranuleObjective", "GranuleDictionary", "GranuleTensors", "GranuleStatistics",
+        "GranuleThreads", "CGranuleKernels",
       ]),
     module(
       "training/Evaluation",

@@ -10,11 +10,11 @@ package import GranuleTensors
 /// - of three dimensions, `[sequences, positions, d_model]`: position 0, the attention sink, is
 ///   dropped;
 /// - of two, `[tokens, d_model]`: every row is a token. Where sequences begin a tensor `sequence_starts` says, as harvested files
-///   have it; else blocks of 512 rows stand for sequences where they are split.
+///   have it; else blocks of 512 rows stand for sequences when they are split.
 ///
 /// Files are mapped: they must not be shortened while they are in use.
 public struct ActivationDataset: Sendable {
-  /// Rows that stand for a sequence where a file does not say where sequences end.
+  /// Rows that stand for a sequence if a file does not say where sequences end.
   public static let blockRows = 512
 
   /// Consecutive rows of one file that belong together.
@@ -39,7 +39,7 @@ public struct ActivationDataset: Sendable {
 
   /// Length of an activation.
   public let dModel: Int
-  /// Where all the activations come from, nil where files do not say or say different things.
+  /// Where all the activations come from, nil if files do not say or say different things.
   public let origin: Origin?
   /// The files' paths, sorted.
   public let paths: [String]
@@ -56,7 +56,7 @@ public struct ActivationDataset: Sendable {
   /// Opens files, or all `.npy` and `.safetensors` files in folders; a folder that `granule harvest`
   /// wrote for one layer stands for that layer's.
   ///
-  /// - Throws: `TrainingError` or `FileError` where a path is missing, holds no activations,
+  /// - Throws: `TrainingError` or `FileError` if a path is missing, holds no activations,
   ///   or files differ in d_model.
   public init(paths: [String]) throws {
     // Absolute, so that a run's configuration means the same from any folder.
@@ -155,7 +155,7 @@ public struct ActivationDataset: Sendable {
 
   /// The tokens of some of the sequences only.
   ///
-  /// - Throws: `TrainingError` where the range goes beyond the sequences there are.
+  /// - Throws: `TrainingError` if the range goes beyond the sequences there are.
   public func selecting(sequences range: Range<Int>) throws(TrainingError) -> ActivationDataset {
     guard range.lowerBound >= 0, range.upperBound <= sequences.count, !range.isEmpty else {
       throw TrainingError(
@@ -170,8 +170,8 @@ public struct ActivationDataset: Sendable {
       sequences: Array(sequences[range]))
   }
 
-  /// Sequences at even distances over the dataset, of at most so many tokens in all, the last cut to
-  /// fit; all where there are no more tokens than that.
+  /// Sequences at even distances over the dataset, of at most `limit` tokens in all, the last cut to
+  /// fit; all if there are no more tokens than that.
   ///
   /// - Parameter limit: at least 1.
   package func spread(tokens limit: Int) -> ActivationDataset {

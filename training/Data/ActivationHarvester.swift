@@ -66,9 +66,9 @@ public final class ActivationHarvester {
   private let sequences: [Sequence]
   private var manifest: HarvestManifest
 
-  /// Reads model and text, and takes up an earlier harvest with the same parameters.
+  /// Reads model and text, and resumes an earlier harvest with the same parameters.
   ///
-  /// - Throws: `TrainingError`, `FileError` where a file cannot be read, a parameter is out of
+  /// - Throws: `TrainingError`, `FileError` if a file cannot be read, a parameter is out of
   ///   bounds, or the folder holds another harvest.
   public init(_ configuration: HarvestConfiguration) throws {
     self.configuration = configuration
@@ -154,7 +154,7 @@ public final class ActivationHarvester {
   ///   - onProgress: called after each batch.
   ///   - shouldStop: asked after each batch; what was computed is then written.
   /// - Throws: `FileError` with the system's reason, such as a full disk; shards that were
-  ///   written before are kept, and the next call goes on after them. `TrainingError` where float16
+  ///   written before are kept, and the next call goes on after them. `TrainingError` if float16
   ///   cannot hold a value, or another process harvests into the folder.
   public func harvest(
     onProgress: (Progress) -> Void = { _ in }, shouldStop: () -> Bool = { false }

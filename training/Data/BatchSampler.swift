@@ -1,11 +1,12 @@
 package import GranuleErrors
+internal import GranuleStatistics
 package import GranuleTensors
 
 /// The order in which tokens are trained on: every epoch all of them, shuffled. A function of seed
 /// and step alone, so that a resumed run sees what the uninterrupted one would have.
 ///
-/// Chunks of consecutive tokens are shuffled over all shards, and the tokens of so many chunks as make
-/// a window among themselves. So a batch mixes hundreds of places, and yet shards larger than memory
+/// Chunks of consecutive tokens are shuffled over all shards; a window is a number of chunks, whose
+/// tokens are shuffled among themselves. So a batch mixes hundreds of places, and yet shards larger than memory
 /// are read about once an epoch: what is in use at a time is a window. Data of less than a
 /// window are shuffled token by token.
 package struct BatchSampler {

@@ -58,7 +58,7 @@ public struct HarvestConfiguration: Sendable, Equatable {
 
   /// Text files in the order in which they are read: as named, folders' files sorted by path.
   ///
-  /// - Throws: `TrainingError` or `FileError` where a folder cannot be read or has no text.
+  /// - Throws: `TrainingError` or `FileError` if a folder cannot be read or has no text.
   func textFiles() throws -> [String] { try Self.textFiles(text) }
 
   /// The same of any paths.

@@ -20,8 +20,8 @@ package struct HarvestSource {
 
   /// Finds the manifest beside the layer's folder that activations are in.
   ///
-  /// - Throws: `TrainingError` where there is none, or several harvests or layers are mixed, or it is
-  ///   not of the residual stream; `FileError` where it cannot be read.
+  /// - Throws: `TrainingError` if there is none, or several harvests or layers are mixed, or it is
+  ///   not of the residual stream; `FileError` if it cannot be read.
   package init(of dataset: ActivationDataset) throws {
     let folders = Set(dataset.paths.map(Self.parent))
     guard let folder = folders.first, folders.count == 1 else {
@@ -60,7 +60,7 @@ package struct HarvestSource {
     text = try root.required("text").elements().map { try Fingerprint(text: $0) }
   }
 
-  /// - Throws: `TrainingError` where a model's file is not the one that the activations are of.
+  /// - Throws: `TrainingError` if a model's file is not the one that the activations are of.
   package func check(_ file: GGUFFile, path modelPath: String) throws(TrainingError) {
     let digest = Digest.sha256(file.file)
     guard digest == modelSHA256 else {
@@ -71,8 +71,8 @@ package struct HarvestSource {
     }
   }
 
-  /// - Throws: `TrainingError` where a text, of those that were harvested, has changed since;
-  ///   `FileError` where it cannot be read.
+  /// - Throws: `TrainingError` if a text, of those that were harvested, has changed since;
+  ///   `FileError` if it cannot be read.
   package func checkText() throws {
     for file in text where try Fingerprint(digesting: file.path) != file {
       throw TrainingError(

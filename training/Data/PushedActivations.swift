@@ -1,4 +1,5 @@
 public import GranuleErrors
+internal import GranuleStatistics
 public import GranuleTensors
 internal import GranuleThreads
 

@@ -10,8 +10,8 @@ public enum TextSequences {
   /// - Parameters:
   ///   - paths: text files, or folders, which stand for the `.txt`, `.md` and `.rst` files in them.
   ///   - context: tokens a sequence; a file's last may be shorter, down to 2.
-  ///   - tokens: stop after so many; the last sequence is cut to fit.
-  /// - Throws: `TrainingError` or `FileError` where a file cannot be read, or there is no text.
+  ///   - tokens: number of tokens after which to stop; the last sequence is cut to fit.
+  /// - Throws: `TrainingError` or `FileError` if a file cannot be read, or there is no text.
   public static func read(
     _ paths: [String], tokenizer: Tokenizer, context: Int, tokens limit: Int
   ) throws -> [[Int32]] {

@@ -22,7 +22,7 @@ public enum AttributionAggregation: Sendable, Equatable {
   /// What is taken unless another is asked for.
   public static let standard = AttributionAggregation.quantile(0.99, over: .active)
 
-  /// - Throws: `TrainingError` where the quantile is outside 0 … 1.
+  /// - Throws: `TrainingError` if the quantile is outside 0 … 1.
   func validate() throws(TrainingError) {
     guard case .quantile(let quantile, _) = self, !(0...1).contains(quantile) else { return }
     throw TrainingError.invalid("quantile", quantile, "in 0 … 1")

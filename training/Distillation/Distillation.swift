@@ -70,7 +70,7 @@ public final class Distillation {
 
   /// Begins a distillation in a new folder. All that can be wrong is looked at before.
   ///
-  /// - Throws: `TrainingError`, `FileError` or `LanguageModelError` where the configuration,
+  /// - Throws: `TrainingError`, `FileError` or `LanguageModelError` if the configuration,
   ///   the activations, the language model, the text or a starting core cannot be used or do not
   ///   belong together, or the folder holds a distillation already.
   public init(_ configuration: DistillationConfiguration, folder: String) throws {
@@ -117,8 +117,8 @@ public final class Distillation {
 
   /// Takes up a distillation where it was left.
   ///
-  /// - Throws: as `init(_:folder:)`, or where there is none, another process is at it, its files are
-  ///   damaged, or the activations are not those that it was begun on.
+  /// - Throws: as `init(_:folder:)`, or if there is none, another process is at it, its files are
+  ///   damaged, or the activations differ from those that it began with.
   public init(resuming folder: String) throws {
     configuration = try DistillationConfiguration(folder: folder)
     self.folder = folder
@@ -178,7 +178,7 @@ public final class Distillation {
         .missing(path: path),
         "\(path): \(String(cString: strerror(errno))); name text to attribute on with --text")
     }
-    // Says now, not after a cycle's training, where all the files are empty.
+    // Says now, not after a cycle's training, if all the files are empty.
     try TextSequences.requireAttributableText(
       text, tokenizer: Tokenizer(file), context: source.context)
     return (source, dataset)
@@ -190,7 +190,7 @@ public final class Distillation {
     configuration.text.isEmpty ? source.text.map(\.path) : configuration.text
   }
 
-  /// - Throws: `TrainingError` where the text is not what the distillation was begun on.
+  /// - Throws: `TrainingError` if the text differs from what the distillation began with.
   private func checkText() throws {
     guard let begun = configuration.textFiles,
       let change = Fingerprint.changes(
@@ -240,7 +240,7 @@ public final class Distillation {
 
   // MARK: A cycle
 
-  /// nil where it was told to stop while it trained.
+  /// nil if it was told to stop while it trained.
   private func runCycle(
     _ number: Int, onProgress: (Progress.Phase) -> Void, shouldStop: () -> Bool
   ) throws -> DistillationCycle? {
@@ -248,7 +248,7 @@ public final class Distillation {
     if !Folder.isFolder("\(run)/\(Trainer.dictionaryFolderName)") {
       let isNew = access("\(run)/\(TrainingConfiguration.fileName)", F_OK) != 0
       if isNew {
-        // Every cycle on the same, also where a harvest goes on.
+        // Every cycle on the same, also if a harvest goes on.
         try RunActivations.check(
           ActivationDataset(paths: configuration.training.activations.paths), of: folder)
       }
@@ -311,7 +311,7 @@ public final class Distillation {
     return cycle
   }
 
-  /// - Throws: `TrainingError` where a cycle's run has another core than the cycle before selected.
+  /// - Throws: `TrainingError` if a cycle's run has another core than the cycle before selected.
   private func checkCore(_ training: TrainingConfiguration, of run: String) throws(TrainingError) {
     guard let last = cycles.last, training.coreLatents != last.selected.count else { return }
     let before = "\(Self.cycleFolder(folder, last.number))/\(Self.selectedFolderName)"

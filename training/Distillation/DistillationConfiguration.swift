@@ -46,7 +46,7 @@ public struct DistillationConfiguration: Sendable, Equatable {
     self.model = model
   }
 
-  /// `coreRule`, or the standard one for so many cycles.
+  /// `coreRule`, or the standard rule for this number of cycles.
   public var rule: CoreRule { coreRule ?? .standard(cycles: cycles) }
 
   /// How a cycle trains, counted from 1.

@@ -24,7 +24,7 @@ extension LatentAttribution {
 
   /// Reads what `write` wrote.
   ///
-  /// - Throws: `TrainingError` or `FileError` where it is not of `granularity` latents.
+  /// - Throws: `TrainingError` or `FileError` if it is not of `granularity` latents.
   init(path: String, granularity: Int) throws {
     let file = try SafetensorsFile(FileBytes.read(path))
     func values(_ name: String) throws -> [Double] {

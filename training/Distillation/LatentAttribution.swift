@@ -21,7 +21,7 @@ public struct LatentAttribution: Sendable, Equatable {
   public let tokens: Int
   /// Mean next-token cross-entropy with the reconstructions spliced in, nats a token.
   public let crossEntropy: Double
-  /// How long it took, nil where nobody measured it.
+  /// How long it took, nil if nobody measured it.
   public var seconds: Double?
 
   /// What was measured before.
@@ -36,15 +36,15 @@ public struct LatentAttribution: Sendable, Equatable {
   /// bytes each.
   ///
   /// - Parameters:
-  ///   - granularity: of the dictionary's latents, the first so many are spliced in and attributed.
+  ///   - granularity: number of first latents that are spliced in and attributed.
   ///   - layer: the block before which they are.
   ///   - sequences: tokens, each sequence by itself from position 0 on.
   ///   - endTokens: end-of-text tokens, whose stream is not replaced.
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between passes through the model; true ends with `CancellationError`.
-  /// - Throws: `TrainingError` where dictionary and model do not fit, a token cannot be encoded, or the
+  /// - Throws: `TrainingError` if dictionary and model do not fit, a token cannot be encoded, or the
   ///   loss or its gradient is not finite;
-  ///   `LanguageModelError` where the model cannot take a sequence.
+  ///   `LanguageModelError` if the model cannot take a sequence.
   public init(
     of dictionary: SparseAutoencoder, granularity: Int, in model: LanguageModel, before layer: Int,
     sequences: [[Int32]], endTokens: Set<Int32>,

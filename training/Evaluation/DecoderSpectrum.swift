@@ -9,7 +9,7 @@ public enum DecoderSpectrum {
   /// Eigenvalues of the covariance of W_dec's rows, (1/N) Σ_j (w_j − w̄)(w_j − w̄)ᵀ, descending:
   /// [d_model]. Values below zero by rounding are 0.
   ///
-  /// - Throws: `TrainingError` where the eigenvalues cannot be found.
+  /// - Throws: `TrainingError` if the eigenvalues cannot be found.
   public static func covarianceEigenvalues(
     _ dictionary: SparseAutoencoder
   ) throws(TrainingError) -> [Double] {

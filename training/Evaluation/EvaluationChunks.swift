@@ -24,7 +24,7 @@ struct EvaluationChunks {
   private let dataset: ActivationDataset
   private let workspaces = (0..<Parallel.threads).map { _ in EncodeWorkspace() }
 
-  /// - Throws: `TrainingError` where d_model of both differ.
+  /// - Throws: `TrainingError` if d_model of both differ.
   init(_ dictionary: SparseAutoencoder, _ dataset: ActivationDataset) throws(TrainingError) {
     guard dataset.dModel == dictionary.dModel else {
       throw TrainingError(
@@ -57,7 +57,7 @@ struct EvaluationChunks {
     }
   }
 
-  /// Tokens at even distances over the whole dataset, all of them where there are no more than
+  /// Tokens at even distances over the whole dataset, all of them if there are no more than
   /// `count`.
   func sample(_ count: Int) -> Chunk {
     let (tokens, count) = (dataset.tokens, min(count, dataset.tokens))
@@ -104,7 +104,7 @@ struct EvaluationChunks {
   ///
   /// - Parameters:
   ///   - activations: [tokens, d_model]
-  ///   - k: 0 where the selection rule has none.
+  ///   - k: 0 if the selection rule has none.
   ///   - workspaces: one a core.
   ///   - reconstructions: nil, or receives them in raw scale, shaped like `activations`.
   static func reconstruct(

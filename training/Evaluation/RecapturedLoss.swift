@@ -17,7 +17,7 @@ public struct RecapturedLoss: Sendable {
     public var granularity: Int
     /// How k was chosen.
     public var sparsity: Evaluation.Sparsity
-    /// Largest number of active latents a token; 0 where the selection rule has no k.
+    /// Largest number of active latents a token; 0 if the selection rule has no k.
     public var k: Int
     /// Mean number of active latents of a replaced token.
     public var l0: Double
@@ -53,8 +53,8 @@ public struct RecapturedLoss: Sendable {
   ///   - granularities: ascending; nil takes those the dictionary lists, or its full size.
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between passes through the model; true ends with `CancellationError`.
-  /// - Throws: `TrainingError` where dictionary and model do not fit or a token cannot be encoded;
-  ///   `LanguageModelError` where the model cannot take a sequence.
+  /// - Throws: `TrainingError` if dictionary and model do not fit or a token cannot be encoded;
+  ///   `LanguageModelError` if the model cannot take a sequence.
   public init(
     _ dictionary: SparseAutoencoder, in model: LanguageModel, before layer: Int,
     sequences: [[Int32]], endTokens: Set<Int32>, granularities: [Int]? = nil,

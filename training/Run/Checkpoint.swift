@@ -13,7 +13,7 @@ struct Checkpoint {
   /// Beyond any run, and small enough that its tokens fit 63 bits.
   private static let stepsMax = 1 << 40
   private static let stateName = "state.safetensors"
-  /// SHA-256 of the state: a checkpoint with a bit flipped is not taken up.
+  /// SHA-256 of the state: a checkpoint with a flipped bit is not used.
   private static let digestName = "state.sha256"
 
   /// Steps done.
@@ -99,10 +99,10 @@ struct Checkpoint {
       .filter { (0...stepsMax).contains($0) }.sorted()
   }
 
-  /// Reads the newest checkpoint of a run that can be read, nil where there is none at all.
+  /// Reads the newest checkpoint of a run that can be read, nil if there is none at all.
   ///
-  /// - Parameter onDamaged: told why the newest cannot be read, where an older one can.
-  /// - Throws: `FileError` or `TrainingError` of the newest where none can be read.
+  /// - Parameter onDamaged: told why the newest cannot be read, if an older one can.
+  /// - Throws: `FileError` or `TrainingError` of the newest if none can be read.
   static func latest(
     run: String, latents: Int, dModel: Int, hasThresholds: Bool, onDamaged: (String) -> Void
   ) throws -> Checkpoint? {

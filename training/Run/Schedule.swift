@@ -1,5 +1,5 @@
 internal import Glibc
-internal import GranuleData
+internal import GranuleStatistics
 package import GranuleObjective
 internal import GranuleStep
 

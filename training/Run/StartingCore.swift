@@ -20,8 +20,8 @@ package struct StartingCore {
 
   /// Reads the core of a dictionary folder, of a run's dictionary, or of a distillation.
   ///
-  /// - Throws: `TrainingError` where the dictionary has no core, or what is to make it has not finished;
-  ///   `FileError` where it cannot be read.
+  /// - Throws: `TrainingError` if the dictionary has no core, or what is to make it has not finished;
+  ///   `FileError` if it cannot be read.
   init(folder path: String) throws {
     func has(_ name: String) -> Bool { access("\(path)/\(name)", F_OK) == 0 }
     // A run has a `core`, too, its copy of the one that it began with.
@@ -56,7 +56,7 @@ package struct StartingCore {
     self.folder = folder
   }
 
-  /// - Throws: `TrainingError` where it is not of the same place in the same language model as these
+  /// - Throws: `TrainingError` if it is not of the same place in the same language model as these
   ///   activations, as far as both say where they come from.
   func check(dModel: Int, languageModel: String, hook: HookPoint) throws(TrainingError) {
     guard dictionary.dModel == dModel else {

@@ -32,7 +32,8 @@ extension Trainer {
     public var l0: Double
     /// Mean number of active latents of the core a token of the batch; 0 without one.
     public var coreL0: Double
-    /// Whether the core alone has so many that the others were given a quarter of k.
+    /// Whether the core alone has more than three quarters of k, so that the others were given a
+    /// quarter beyond.
     public var isFloored: Bool
     /// Latents that have not been active for `deadAfterTokens` tokens.
     public var deadLatents: Int

@@ -5,7 +5,7 @@ internal import GranuleTensors
 package struct TrainingTotals {
   /// Steps done.
   package private(set) var steps = 0
-  /// Steps in which the core alone had so many active latents that the others were given a quarter of k.
+  /// Steps in which the core alone had more active latents than three quarters of k.
   package private(set) var flooredSteps = 0
   /// Seconds of training, without those between processes.
   package private(set) var seconds = 0.0

@@ -1,5 +1,5 @@
 internal import CGranuleKernels
-internal import GranuleData
+internal import GranuleStatistics
 package import GranuleDictionary
 package import GranuleTensors
 

@@ -22,7 +22,7 @@ package final class NestedStep {
     /// Σ‖x − x̂_m‖² / Σ‖x − x̄‖² at each granularity.
     package var fvu: [Double] = []
     /// Σ‖e − ê‖² / Σ‖e − ē‖², e the residual at full size and ê its reconstruction by dead latents;
-    /// 0 where none is dead.
+    /// 0 if none is dead.
     package var auxiliary = 0.0
     /// The penalty, before its coefficient.
     package var penalty = 0.0
@@ -34,7 +34,8 @@ package final class NestedStep {
     package var leastKept: Double?
     /// Mean number of active latents of the core a token.
     package var coreL0 = 0.0
-    /// Whether the core alone has so many that the others were given a quarter of k.
+    /// Whether the core alone has more than three quarters of k, so that the others were given a
+    /// quarter beyond.
     package var isFloored = false
   }
 
@@ -79,7 +80,7 @@ package final class NestedStep {
   /// What residuals send back to each block of latents, the auxiliary loss's last:
   /// [blocks + 1, strips, tokens and some more, strip columns]
   private var returnedStrips = FloatStorage(count: 0)
-  /// [tokens, d_model]: of the full size, where the auxiliary loss needs them.
+  /// [tokens, d_model]: of the full size, if the auxiliary loss needs them.
   private var residuals = FloatStorage(count: 0)
   /// [nonzeros], each
   private var values = FloatStorage(count: 0)
@@ -285,7 +286,7 @@ package final class NestedStep {
     }
   }
 
-  /// All positive latents of the core, nil where there is none.
+  /// All positive latents of the core, nil if there is none.
   private func encodeCore(
     _ activations: UnsafeBufferPointer<Float>, tokens: Int, _ objective: StepObjective
   ) throws(EncodingError) -> SparseCodes? {

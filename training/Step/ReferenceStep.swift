@@ -10,7 +10,7 @@ package struct ReferenceStep {
     package var encoderBias: [Double]
     package var decoder: [Double]
     package var decoderBias: [Double]
-    /// Empty where the objective has none.
+    /// Empty if the objective has none.
     package var thresholds: [Double]
 
     var dModel: Int { decoderBias.count }
@@ -83,7 +83,7 @@ package struct ReferenceStep {
     }
     let active = constants?.active ?? selected(pre, weights)
     losses.l0 = Double(active.reduce(0) { $0 + $1.count }) / tokens
-    /// ∂(coefficient · penalty) / ∂(mean L0), where the penalty is of L0.
+    /// ∂(coefficient · penalty) / ∂(mean L0), if the penalty is of L0.
     var perL0 = objective.sparsityCoefficient
     let target = jumpReLU?.targetL0
     if let target { perL0 *= 2 * (losses.l0 / target - 1) / target }
