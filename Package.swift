@@ -75,9 +75,10 @@ let package = Package(
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
     // Dictionaries.
+    module("Sources/Dictionary", ["GranuleTensors", "GranuleFiles", "CGranuleKernels"]),
     module(
-      "Sources/Dictionary",
-      ["GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels"]),
+      "Sources/Encoder",
+      ["GranuleDictionary", "GranuleTensors", "GranuleThreads", "CGranuleKernels"]),
     module(
       "Sources/Interchange",
       ["GranuleDictionary", "GranuleTensors", "GranuleFiles", "CLibZip"]),
@@ -92,7 +93,7 @@ let package = Package(
       ]),
 
     // The network.
-    module("Sources/Wire", ["CGranuleProto", "CProtobufC"]),
+    module("Sources/Wire", ["GranuleTensors", "CGranuleProto", "CProtobufC"]),
     module("Sources/Transport", ["CLibUV", "GranuleThreads"]),
     module("Sources/Client", ["GranuleWire", "GranuleTransport"]),
     .target(
@@ -101,8 +102,9 @@ let package = Package(
     .target(
       name: "GranuleServer",
       dependencies: [
-        "GranuleWire", "GranuleTransport", "GranuleHTTP", "GranuleRepository", "GranuleDictionary",
-        "GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels", "CMalloc", logging,
+        "GranuleWire", "GranuleTransport", "GranuleHTTP", "GranuleRepository", "GranuleEncoder",
+        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
+        "CMalloc", logging,
       ],
       path: "serve", exclude: ["Protocols/HTTP"], swiftSettings: strict),
 
@@ -118,28 +120,29 @@ let package = Package(
     module(
       "training/Step",
       [
-        "GranuleObjective", "GranuleData", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "CGranuleKernels",
+        "GranuleObjective", "GranuleData", "GranuleEncoder", "GranuleTensors", "GranuleThreads",
+        "CGranuleKernels",
       ]),
     module(
       "training/Evaluation",
       [
-        "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
-        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
-        "COpenBLAS",
+        "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleEncoder",
+        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
+        "CGranuleKernels", "COpenBLAS",
       ]),
     module(
       "training/Run",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleStep", "GranuleEvaluation",
-        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "CGranuleProto", "CProtobufC",
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles",
+        "CGranuleProto", "CProtobufC",
       ]),
     module(
       "training/Distillation",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
-        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "CGranuleKernels",
+        "GranuleLanguageModel", "GranuleRepository", "GranuleEncoder", "GranuleDictionary",
+        "GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
       ]),
     module(
       "Sources/Products/GranuleTraining",
@@ -151,25 +154,30 @@ let package = Package(
     .executableTarget(
       name: "GranuleCommand",
       dependencies: [
-        "GranuleServer", "GranuleTraining", "GranuleStep", "GranuleClient", "GranuleInterchange",
-        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "COpenBLAS",
-        "GranuleWire", "GranuleTransport", argumentParser, logging,
+        "GranuleServer", "GranuleTraining", "GranuleStep", "GranuleClient",
+        "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository", "GranuleEncoder",
+        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
+        "CGranuleKernels",
+        "COpenBLAS", "GranuleWire", "GranuleTransport", argumentParser, logging,
       ],
       path: "Sources/granule", swiftSettings: strict),
 
     // Tests mirror the modules.
     tests("Files", ["GranuleFiles", "CJansson"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
+    tests("Dictionary", ["GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"]),
     tests(
-      "Dictionary",
+      "Encoder",
       [
-        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
-        "TestSupport",
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles",
+        "CGranuleKernels", "TestSupport",
       ]),
     tests(
       "Interchange",
-      ["GranuleInterchange", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"],
+      [
+        "GranuleInterchange", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles", "TestSupport",
+      ],
       exclude: ["Fixtures"]),
     tests(
       "Repository",
@@ -186,14 +194,14 @@ let package = Package(
     tests(
       "Step",
       [
-        "GranuleStep", "GranuleObjective", "GranuleDictionary", "GranuleTensors",
+        "GranuleStep", "GranuleObjective", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
         "GranuleThreads", "GranuleFiles", "TestSupport",
       ], exclude: ["Fixtures"]),
     tests(
       "Evaluation",
       [
         "GranuleEvaluation", "GranuleData", "GranuleErrors", "GranuleLanguageModel",
-        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport",
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport",
       ], exclude: ["Fixtures"]),
     tests(
       "Run",
@@ -205,9 +213,8 @@ let package = Package(
       "Distillation",
       [
         "GranuleDistillation", "GranuleRun", "GranuleStep", "GranuleObjective", "GranuleData",
-        "GranuleErrors",
-        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleFiles", "TestSupport",
+        "GranuleErrors", "GranuleLanguageModel", "GranuleRepository", "GranuleEncoder",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport",
       ], exclude: ["Fixtures"]),
     tests("Wire", ["GranuleWire"]),
     tests("Transport", ["GranuleTransport", "GranuleThreads", "TestSupport"]),
@@ -215,28 +222,30 @@ let package = Package(
       "Server",
       [
         "GranuleServer", "GranuleClient", "GranuleWire", "GranuleTransport", "GranuleRepository",
-        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "TestSupport",
-        logging,
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles",
+        "TestSupport", logging,
       ]),
     tests(
       "CommandLine",
       [
         "GranuleCommand", "GranuleClient", "GranuleTransport", "GranuleRepository",
-        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "TestSupport",
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire",
+        "TestSupport",
       ]),
     .target(
       name: "TestSupport",
       dependencies: [
-        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "GranuleLanguageModel", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles",
       ],
       path: "Tests/TestSupport", swiftSettings: strict),
     // What the fuzzer runs, and the replay of its corpora.
     .target(
       name: "FuzzTargets",
       dependencies: [
-        "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary",
-        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleTraining", "GranuleWire",
-        "TestSupport",
+        "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository", "GranuleEncoder",
+        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleTraining",
+        "GranuleWire", "TestSupport",
       ],
       path: "Tests/FuzzTargets", swiftSettings: strict),
     tests("Fuzz", ["FuzzTargets"], exclude: ["Corpora"]),

@@ -13,19 +13,14 @@ struct CodesFile {
     var sha256: String
   }
 
-  /// [tokens + 1]
-  var rowOffsets: [UInt32] = [0]
-  /// [active]
-  var indices: [UInt32] = []
-  /// [active]
-  var values: [Float] = []
-  /// nil where the file does not say.
+  var codes = SparseCodes()
+  /// nil if the file does not say.
   var maker: Maker?
 
   /// No tokens.
   init() {}
 
-  /// Reads a file; the server checks what the arrays hold.
+  /// Reads a file and checks its codes.
   ///
   /// - Throws: `FileError` that names the file and the fault.
   init(path: String) throws {
@@ -33,21 +28,22 @@ struct CodesFile {
     func words(_ name: String) throws -> [UInt32] {
       let tensor = try file.tensor(name)
       guard [.uint32, .int32].contains(tensor.type), tensor.shape.count == 1 else {
-        throw tensor.fault("is no list of 32-bit integers")
+        throw tensor.fault("is not a list of 32-bit integers")
       }
       return try tensor.integers().map {
         guard let word = UInt32(exactly: $0) else { throw tensor.fault("holds \($0)") }
         return word
       }
     }
-    rowOffsets = try words("row_offsets")
-    indices = try words("indices")
     let values = try file.tensor("values")
-    guard values.shape.count == 1 else { throw values.fault("is no list of numbers") }
-    self.values = try values.float32().array
-    guard let last = rowOffsets.last, rowOffsets.first == 0, Int(last) == indices.count,
-      indices.count == self.values.count, zip(rowOffsets, rowOffsets.dropFirst()).allSatisfy(<=)
-    else { throw values.fault("and row_offsets and indices are no compressed sparse rows") }
+    guard values.shape.count == 1 else { throw values.fault("is not a list of numbers") }
+    let (rowOffsets, indices) = (try words("row_offsets"), try words("indices"))
+    let numbers = try values.float32().array
+    do throws(CodesError) {
+      codes = try SparseCodes(rowOffsets: rowOffsets, indices: indices, values: numbers)
+    } catch {
+      throw FileError(file: path, fault: "\(error)")
+    }
     let metadata = file.metadata
     if let model = metadata["model"], let version = metadata["version"].flatMap({ UInt64($0) }),
       let sha256 = metadata["sha256"]
@@ -56,26 +52,18 @@ struct CodesFile {
     }
   }
 
-  /// Adds the rows of a response.
+  /// Adds the tokens of a response.
+  ///
+  /// - Throws: `ServerError` if its codes are not sound, or there are too many for one file.
   mutating func append(_ part: PackedCodes) throws {
-    _ = try part.tokens()
-    try part.checkRows(latents: Int(UInt32.max))
-    let base = UInt32(indices.count)
-    guard part.indices.count / 4 <= Int(UInt32.max - base) else {
+    guard codes.indices.count + part.indices.count / 4 <= Int(UInt32.max) else {
       throw ServerError(.resourceExhausted, "codes: more than 2^32 active latents; encode less")
     }
-    rowOffsets += part.rowOffsets.array(of: UInt32.self).dropFirst().map { base + $0 }
-    indices += part.indices.array(of: UInt32.self)
-    values += part.values.array(of: Float.self)
+    codes.append(try part.sparseCodes())
   }
 
-  /// Some of the rows, as they go over the wire.
-  func packed(rows: Range<Int>) -> PackedCodes {
-    let (start, end) = (Int(rowOffsets[rows.lowerBound]), Int(rowOffsets[rows.upperBound]))
-    return PackedCodes(
-      rowOffsets: rowOffsets[rows.lowerBound...rows.upperBound].map { $0 - UInt32(start) },
-      indices: Array(indices[start..<end]), values: Array(values[start..<end]))
-  }
+  /// The codes of some tokens, as they go over the wire.
+  func packed(tokens: Range<Int>) -> PackedCodes { PackedCodes(joining: [codes.tokens(tokens)]) }
 
   /// Writes the codes.
   ///
@@ -83,14 +71,14 @@ struct CodesFile {
   func write(to path: String) throws {
     let metadata =
       maker.map { ["model": $0.model, "version": String($0.version), "sha256": $0.sha256] } ?? [:]
-    try rowOffsets.withUnsafeBytes { rowOffsets in
-      try indices.withUnsafeBytes { indices in
-        try values.withUnsafeBytes { values in
+    try codes.rowOffsets.withUnsafeBytes { rowOffsets in
+      try codes.indices.withUnsafeBytes { indices in
+        try codes.values.withUnsafeBytes { values in
           try SafetensorsWriter.write(
             [
-              .init("row_offsets", .uint32, [self.rowOffsets.count], rowOffsets),
-              .init("indices", .uint32, [self.indices.count], indices),
-              .init("values", .float32, [self.values.count], values),
+              .init("row_offsets", .uint32, [codes.tokens + 1], rowOffsets),
+              .init("indices", .uint32, [codes.indices.count], indices),
+              .init("values", .float32, [codes.indices.count], values),
             ], metadata: metadata, to: path)
         }
       }

@@ -37,7 +37,7 @@ struct DecodeCommand: AsyncParsableCommand {
     let file = try CodesFile(path: codes)
     try OutputFile.requireWritable(out, "--out")
     let client = try await connection.connect()
-    let tokens = file.rowOffsets.count - 1
+    let tokens = file.codes.tokens
     var (rows, dModel) = ([Float](), 0)
     // 0 takes the version being served; the first answer's then decodes the rest as well.
     var version: UInt64 = 0
@@ -46,7 +46,7 @@ struct DecodeCommand: AsyncParsableCommand {
     for start in stride(from: 0, to: max(tokens, 1), by: batch) {
       let range = start..<min(start + batch, tokens)
       let response = try await client.decode(
-        DecodeRequest(model: model, version: version, codes: file.packed(rows: range)))
+        DecodeRequest(model: model, version: version, codes: file.packed(tokens: range)))
       version = response.version
       dModel = Int(response.reconstruction.shape.last ?? 0)
       rows += response.reconstruction.data.array(of: Float.self)

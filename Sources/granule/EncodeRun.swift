@@ -33,7 +33,7 @@ struct EncodeRun: Sendable {
     var computeSeconds: Double
     var wireSeconds: Double
     /// Mean number of active latents a token.
-    var l0: Double { Double(codes.indices.count) / Double(max(codes.rowOffsets.count - 1, 1)) }
+    var l0: Double { codes.codes.l0 }
   }
 
   private struct Answer: Sendable {

@@ -1,5 +1,5 @@
 import ArgumentParser
-import GranuleDictionary
+import GranuleEncoder
 import GranuleServer
 
 /// The command line: one subcommand a file.

@@ -1,4 +1,5 @@
 import GranuleDictionary
+import GranuleEncoder
 import GranuleTensors
 import GranuleWire
 

@@ -1,4 +1,4 @@
-import GranuleDictionary
+import GranuleEncoder
 import GranuleFiles
 import GranuleTensors
 import GranuleWire
@@ -13,6 +13,9 @@ struct ComputeBatch {
   let pressure: Int
   /// How many threads may share the work, the caller's included.
   let threads: Int
+
+  /// The most tokens of a piece that threads share: more are worth a pass of their own.
+  private static let sharedTokensMax = 64
 
   /// Computes every piece with the calling thread's workspace, and gives each stage that is complete
   /// to `answered`.
@@ -43,16 +46,17 @@ struct ComputeBatch {
     }
     guard let version = rows.first?.piece.item.version else { return }
     let activations = workspace.float32(zip(rows, types).map { ($0.bytes, $1) })
-    let codes = workspace.encoders.encode(
-      version.dictionary,
-      zip(rows, activations).map { row, activations in
-        var input = EncodeInput(
-          activations: activations, tokens: row.piece.tokens.count,
-          granularity: row.stage.granularity, k: row.stage.k == 0 ? nil : row.stage.k)
-        input.progress = row.piece.item.encodeProgress
-        input.firstToken = row.piece.tokens.lowerBound
-        return input
-      }, threads: threads)
+    let inputs = zip(rows, activations).map { row, activations in
+      var input = EncodeInput(
+        activations: activations, granularity: row.stage.granularity,
+        k: row.stage.k == 0 ? nil : row.stage.k)
+      input.progress = row.piece.item.encodeProgress
+      input.firstToken = row.piece.tokens.lowerBound
+      return input
+    }
+    let isShared = rows.count == 1 && rows[0].piece.tokens.count <= Self.sharedTokensMax
+    let codes = version.encoder.encode(
+      inputs, in: workspace.encoding, threads: isShared ? threads : 1)
     for (place, (piece, stage, _)) in rows.enumerated() {
       switch codes[place] {
       case .success(let codes):
@@ -84,11 +88,11 @@ extension EncodeRequest {
 
 /// A compute thread's own memory.
 final class Workspace {
-  let encoders: EncoderPool
+  let encoding: EncodeWorkspace
   private var converted = FloatStorage(count: 0)
 
   /// Memory of a thread that up to `threads` may help.
-  init(threads: Int) { encoders = EncoderPool(threads: threads) }
+  init(threads: Int) { encoding = EncodeWorkspace(threads: threads) }
 
   /// Each request's rows as float32, valid until the next call: the rows themselves where they are
   /// that already.

@@ -1,4 +1,6 @@
 import GranuleDictionary
+import GranuleEncoder
+import GranuleTensors
 import GranuleWire
 import Synchronization
 
@@ -179,7 +181,7 @@ final class ComputeJob: Sendable {
       let errors = squaredErrors.bytes.bindMemory(to: Float.self).baseAddress
     else { return }
     let dModel = version.dictionary.dModel
-    version.dictionary.nestedDecode(
+    version.encoder.nestedDecode(
       codes, activations: activations, granularities: [stage.granularity],
       squaredErrors: errors + tokens.lowerBound,
       reconstructions: reconstruction?.bytes.bindMemory(to: Float.self).baseAddress.map {
@@ -201,27 +203,24 @@ final class ComputeJob: Sendable {
 
   /// Turns some tokens' codes of a decode request back into activations.
   func decode(_ request: DecodeRequest, _ tokens: Range<Int>) throws(ServerError) {
+    let codes: SparseCodes
     do throws(ServerError) {
-      try request.codes.checkRows(latents: version.latents, rows: tokens)
+      codes = try request.codes.sparseCodes(tokens: tokens, latents: version.latents)
     } catch {
       throw ServerError(error.code, "decode.\(error.message)")
     }
     guard let output = reconstruction?.bytes.bindMemory(to: Float.self).baseAddress else { return }
-    do {
-      let rows = request.codes.rows(tokens)
-      let codes = try SparseCodes(
-        rowOffsets: rows.rowOffsets, indices: rows.indices, values: rows.values)
-      try version.dictionary.decode(
+    do throws(DecodingError) {
+      try version.encoder.decode(
         codes, into: output + tokens.lowerBound * version.dictionary.dModel)
-    } catch DecodingError.latent(let latent, let token, let latents) {
+    } catch {
+      guard case .latent(let latent, let token, let latents) = error else {
+        throw ServerError(.failedPrecondition, "decode: \(error)")
+      }
       throw ServerError(
         .failedPrecondition,
         "decode.codes.indices: token \(tokens.lowerBound + token) names latent \(latent), of which \(latents) are resident; have the model resized"
       )
-    } catch let error as DecodingError {
-      throw ServerError(.failedPrecondition, "decode: \(error)")
-    } catch {
-      throw ServerError(.invalidArgument, "decode: \(error)")
     }
   }
 

@@ -418,7 +418,7 @@ final class ResidentModels: Sendable {
     monitor.change { $0.models[name]?.loading = number }
     defer { monitor.change { $0.models[name]?.loading = nil } }
     do {
-      let version = ResidentVersion(
+      let version = try ResidentVersion(
         version: number, try repository.load(name, version: number, latents: latents))
       try version.warm()
       return version
@@ -505,8 +505,8 @@ final class ResidentModels: Sendable {
     do {
       let fresh =
         wanted < version.dictionary.latents
-        ? ResidentVersion(truncating: version, to: wanted)
-        : ResidentVersion(
+        ? try ResidentVersion(truncating: version, to: wanted)
+        : try ResidentVersion(
           version: version.version,
           try repository.load(name, version: version.version, latents: wanted))
       try fresh.warm()

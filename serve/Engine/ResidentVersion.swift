@@ -1,4 +1,5 @@
 import GranuleDictionary
+import GranuleEncoder
 import GranuleRepository
 import GranuleWire
 
@@ -6,37 +7,39 @@ import GranuleWire
 /// the last of them.
 final class ResidentVersion: Sendable {
   let version: UInt64
-  let dictionary: SparseAutoencoder
+  let encoder: SparseEncoder
   let sha256: String
   /// Latents in its files, of which `dictionary.latents` are in memory.
   let latents: Int
 
-  init(version: UInt64, _ published: PublishedDictionary) {
+  /// Prepares a dictionary that was read, on this thread alone, so that requests are computed
+  /// meanwhile.
+  ///
+  /// - Throws: `EncodingError` if there is not enough memory.
+  init(version: UInt64, _ published: PublishedDictionary) throws(EncodingError) {
     self.version = version
-    dictionary = published.dictionary
+    encoder = try SparseEncoder(published.dictionary, threads: 1)
     sha256 = published.sha256
     latents = published.latents
   }
 
   /// The same version with fewer latents, in memory of its own.
-  init(truncating other: ResidentVersion, to latents: Int) {
+  ///
+  /// - Throws: `EncodingError` if there is not enough memory.
+  init(truncating other: ResidentVersion, to latents: Int) throws(EncodingError) {
     version = other.version
-    dictionary = other.dictionary.truncated(to: latents)
+    encoder = try SparseEncoder(other.dictionary.truncated(to: latents), threads: 1)
     sha256 = other.sha256
     self.latents = other.latents
   }
 
-  /// Runs one token through, so that the first request finds everything in place; on this thread
-  /// alone, so that requests are computed meanwhile.
+  var dictionary: SparseAutoencoder { encoder.dictionary }
+
+  /// Runs one token through, so that the first request finds everything in place.
   ///
-  /// - Throws: an error where the dictionary cannot encode even zeros.
-  func warm() throws {
-    dictionary.prepareEncoder(onAllCores: false)
-    let zeros = [Float](repeating: 0, count: dictionary.dModel)
-    _ = try zeros.withUnsafeBufferPointer {
-      try dictionary.encode(
-        $0, tokens: 1, granularity: dictionary.latents, k: nil, workspace: EncodeWorkspace())
-    }
+  /// - Throws: `EncodingError` if the dictionary cannot encode even zeros.
+  func warm() throws(EncodingError) {
+    _ = try encoder.encode([Float](repeating: 0, count: dictionary.dModel), in: EncodeWorkspace())
   }
 
   /// What to tell of it.
@@ -45,7 +48,7 @@ final class ResidentVersion: Sendable {
     status.dModel = UInt32(dictionary.dModel)
     status.latents = UInt32(latents)
     status.residentLatents = UInt32(dictionary.latents)
-    status.residentBytes = UInt64(dictionary.residentBytes.total)
+    status.residentBytes = UInt64(encoder.residentBytes.total)
     status.selectionRule = dictionary.selectionRule.name
     status.granularities = dictionary.granularities.map {
       CalibratedGranularity(

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import GranuleDictionary
+import GranuleEncoder
 import GranuleFiles
 import GranuleTensors
 import GranuleThreads
@@ -100,9 +101,9 @@ struct BenchEncodeCommand: AsyncParsableCommand {
       throw CommandError(
         "--granularities: \(last) is more than the dictionary's \(dictionary.latents) latents")
     }
-    dictionary.prepareEncoder()
     let benchmark = EncodeBenchmark(
-      dictionary: dictionary, activations: activations, threads: threads, repetitions: repetitions)
+      encoder: try SparseEncoder(dictionary), activations: activations, threads: threads,
+      repetitions: repetitions)
     var bar = ProgressBar(isQuiet: json)
     var rows: [EncodeBenchmark.Row] = []
     let count = batch.values.count * granularities.count
