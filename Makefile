@@ -21,7 +21,7 @@ help:
 	@echo "make check-python"
 	@echo "             check the lint, the types and the arithmetic of the Python code"
 	@echo "make build   build .build/release/granule"
-	@echo "make lint    check the format of the sources, and the scripts"
+	@echo "make lint    check the format of the sources, the warnings of the C files, and the scripts"
 	@echo "make clean   remove what was built"
 
 dependencies:
@@ -58,6 +58,8 @@ check-python:
 
 lint: dependencies
 	swift format lint --strict --recursive Package.swift Sources serve training Tests
+	clang -fsyntax-only -Wall -Wextra -Werror -I Sources/Foundations/CKernels/include \
+	  Sources/Foundations/CKernels/*.c Tests/ThreadSanitizer/*.c
 	@for script in scripts/* proto/generate .ci/run; do bash -n $$script || exit 1; done
 
 clean:

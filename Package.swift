@@ -50,19 +50,11 @@ let package = Package(
     .systemLibrary(name: "CLibZip", pkgConfig: "libzip", providers: [.apt(["libzip-dev"])]),
     // glibc's allocator, beyond what Swift's own module of glibc has.
     .systemLibrary(name: "CMalloc"),
+    // Which cores a thread may run on, likewise.
+    .systemLibrary(name: "CSched"),
 
     // C: the hot loops, and what protoc-c makes of the wire contract.
-    .target(
-      name: "CGranuleKernels", path: "Sources/Foundations/CKernels",
-      cSettings: [
-        // Fused multiply-adds are written out, so that every version gives the same bits; without
-        // errno the compiler vectorises square roots. The thread sanitizer must leave alone what
-        // chooses a version: that runs before the sanitizer has started.
-        .unsafeFlags([
-          "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize=thread", "-Wall", "-Wextra",
-          "-Werror",
-        ])
-      ]),
+    .target(name: "CGranuleKernels", path: "Sources/Foundations/CKernels"),
     .target(
       name: "CGranuleProto", dependencies: ["CProtobufC"], path: "proto",
       exclude: ["granule.proto", "event.proto", "generate"], sources: ["generated"],
@@ -71,7 +63,7 @@ let package = Package(
     // Foundations: know nothing of dictionaries.
     module("Sources/Foundations/BLAS", ["COpenBLAS"]),
     module("Sources/Foundations/Files", ["CJansson", "CLibCrypto"]),
-    module("Sources/Foundations/Threads", []),
+    module("Sources/Foundations/Threads", ["CSched"]),
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
     // Dictionaries.
@@ -89,7 +81,6 @@ let package = Package(
       "Sources/LanguageModel",
       [
         "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
-        "COpenBLAS",
       ]),
 
     // The network.
@@ -113,8 +104,8 @@ let package = Package(
     module(
       "training/Data",
       [
-        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
-        "CGranuleKernels",
+        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleThreads",
+        "GranuleFiles", "CGranuleKernels",
       ]),
     module("training/Objective", []),
     module(
@@ -128,7 +119,7 @@ let package = Package(
       [
         "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleEncoder",
         "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
-        "CGranuleKernels", "COpenBLAS",
+        "CGranuleKernels",
       ]),
     module(
       "training/Run",
@@ -154,15 +145,17 @@ let package = Package(
     .executableTarget(
       name: "GranuleCommand",
       dependencies: [
-        "GranuleServer", "GranuleTraining", "GranuleStep", "GranuleClient",
-        "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository", "GranuleEncoder",
-        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
-        "CGranuleKernels",
-        "COpenBLAS", "GranuleWire", "GranuleTransport", argumentParser, logging,
+        "GranuleServer", "GranuleTraining", "GranuleStep", "GranuleClient", "GranuleInterchange",
+        "GranuleLanguageModel", "GranuleRepository", "GranuleEncoder", "GranuleDictionary",
+        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
+        "GranuleWire", "GranuleTransport", argumentParser, logging,
       ],
       path: "Sources/granule", swiftSettings: strict),
 
     // Tests mirror the modules.
+    tests("Kernels", ["CGranuleKernels", "CKernelVersions", "TestSupport"]),
+    tests("BLAS", ["GranuleBLAS", "TestSupport"]),
+    tests("Threads", ["GranuleThreads", "CSched"]),
     tests("Files", ["GranuleFiles", "CJansson"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests("Dictionary", ["GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"]),
@@ -232,11 +225,15 @@ let package = Package(
         "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire",
         "TestSupport",
       ]),
+    // The versions of each kernel, one by one.
+    .target(
+      name: "CKernelVersions", dependencies: ["CGranuleKernels"],
+      path: "Tests/KernelVersions"),
     .target(
       name: "TestSupport",
       dependencies: [
-        "GranuleLanguageModel", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
-        "GranuleFiles",
+        "GranuleLanguageModel", "GranuleBLAS", "GranuleEncoder", "GranuleDictionary",
+        "GranuleTensors", "GranuleFiles",
       ],
       path: "Tests/TestSupport", swiftSettings: strict),
     // What the fuzzer runs, and the replay of its corpora.

@@ -59,7 +59,7 @@ final class QuantizedEncoder: @unchecked Sendable {
   ///
   /// - Parameters:
   ///   - thresholds: max(θ, 0), [latents], if the rule is `threshold`.
-  ///   - threads: 1 quantises on the calling thread alone, more on all cores.
+  ///   - threads: number of threads that share the work.
   init?(
     _ weights: EncodingWeights, _ input: InputTransform, thresholds: UnsafePointer<Float>?,
     cpu: EncoderCPU, threads: Int
@@ -100,8 +100,8 @@ final class QuantizedEncoder: @unchecked Sendable {
 
     rawNorms = FloatStorage(count: padded)
     biasesAboveThresholds = thresholds == nil ? nil : FloatStorage(count: padded)
-    let block = threads == 1 ? panels : max(1, min(16, panels / Parallel.threads))
-    Parallel.forBlocks(panels, size: block) { _, range in
+    let parallel = Parallel(threads: threads)
+    parallel.forBlocks(panels, size: max(1, min(16, panels / parallel.threads))) { _, range in
       pack(panels: range, weights: weights)
     }
     finishPacking(thresholds: thresholds)

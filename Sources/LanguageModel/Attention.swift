@@ -1,5 +1,6 @@
 internal import CGranuleKernels
 internal import Glibc
+internal import GranuleBLAS
 internal import GranuleTensors
 internal import GranuleThreads
 
@@ -119,7 +120,7 @@ struct Attention {
       // The output is divided by it below: shorter than the scores.
       scratch.query.pointer[stackedRow * headDimension] = Float(1 / sum)
     }
-    MatrixProduct.multiply(
+    BLAS.multiply(
       .init(scratch.scores.pointer, stride: keys),
       .init(rows.value.pointer + keyStart, stride: keyStride), rows: stacked,
       columns: headDimension, inner: keys, into: scratch.output.pointer, stride: headDimension)
@@ -142,7 +143,7 @@ struct Attention {
       let scaled = scratch.query.pointer + stackedRow * headDimension
       for i in 0..<headDimension { scaled[i] = query[i] * scale }
     }
-    MatrixProduct.multiply(
+    BLAS.multiply(
       .init(scratch.query.pointer, stride: headDimension),
       .init(rows.key.pointer + keyStart, stride: keyStride, transposed: true), rows: stacked,
       columns: keys, inner: headDimension, into: scratch.scores.pointer, stride: keys)
@@ -193,7 +194,7 @@ struct Attention {
     _ rows: Rows, _ block: QueryBlock, keyValueHead: Int, outputGradient: FloatStorage,
     into gradients: Gradients, _ scratch: Scratch
   ) {
-    typealias Factor = MatrixProduct.Factor
+    typealias Factor = BLAS.Factor<Float>
     let (stacked, keys) = (group * block.positions.count, block.positions.upperBound)
     let keyStart = block.start * keyStride + keyValueHead * headDimension
     let probabilities = scratch.scores.pointer
@@ -208,11 +209,11 @@ struct Attention {
         count: headDimension)
     }
     let output = Factor(scratch.output.pointer, stride: headDimension)
-    MatrixProduct.multiply(
+    BLAS.multiply(
       Factor(probabilities, stride: keys, transposed: true), output, rows: keys,
       columns: headDimension, inner: stacked, into: gradients.value.pointer + keyStart,
       stride: keyStride, accumulating: true)
-    MatrixProduct.multiply(
+    BLAS.multiply(
       output, Factor(rows.value.pointer + keyStart, stride: keyStride, transposed: true),
       rows: stacked, columns: keys, inner: headDimension, into: scratch.scoreGradient.pointer,
       stride: keys)
@@ -225,12 +226,12 @@ struct Attention {
         probabilities + stackedRow * keys, scratch.scoreGradient.pointer + stackedRow * keys, keys,
         mean)
     }
-    MatrixProduct.multiply(
+    BLAS.multiply(
       Factor(scratch.scoreGradient.pointer, stride: keys, transposed: true),
       Factor(scratch.query.pointer, stride: headDimension), rows: keys, columns: headDimension,
       inner: stacked, into: gradients.key.pointer + keyStart, stride: keyStride,
       accumulating: true)
-    MatrixProduct.multiply(
+    BLAS.multiply(
       Factor(scratch.scoreGradient.pointer, stride: keys),
       Factor(rows.key.pointer + keyStart, stride: keyStride), rows: stacked,
       columns: headDimension, inner: keys, into: scratch.queryGradient.pointer,

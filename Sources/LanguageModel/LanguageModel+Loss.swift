@@ -1,5 +1,6 @@
 internal import CGranuleKernels
 internal import Glibc
+internal import GranuleBLAS
 public import GranuleTensors
 internal import GranuleThreads
 
@@ -83,7 +84,7 @@ extension LanguageModel {
         for start in stride(from: 0, to: vocabulary, by: Self.tileColumns) {
           let columns = min(Self.tileColumns, vocabulary - start)
           let tile = scale == nil ? logits : logits + start
-          MatrixProduct.multiply(
+          BLAS.multiply(
             .init(normed.pointer, stride: d),
             .init(weights.output.pointer + start * d, stride: d, transposed: true), rows: count,
             columns: columns, inner: d, into: tile, stride: width)

@@ -1,4 +1,3 @@
-internal import GranuleBLAS
 public import GranuleTensors
 
 /// A Llama-family language model that runs on all cores in float32.
@@ -37,10 +36,7 @@ public final class LanguageModel: Sendable {
   }
 
   /// A model that shares `weights`.
-  public init(_ weights: LlamaWeights) {
-    self.weights = weights
-    _ = SingleThreadedBLAS.use
-  }
+  public init(_ weights: LlamaWeights) { self.weights = weights }
 
   /// The residual stream before a layer: [rows, d_model].
   ///

@@ -1,4 +1,5 @@
 import ArgumentParser
+import GranuleBLAS
 import GranuleEncoder
 import GranuleServer
 
@@ -19,6 +20,11 @@ struct Granule: AsyncParsableCommand {
       LoadCommand.self, UnloadCommand.self, ResizeCommand.self, BenchCommand.self,
     ]
   )
+
+  static func main() async {
+    BLAS.configure()
+    await main(nil)
+  }
 
   func validate() throws {
     if let complaint = EncoderCPU.complaint { throw ValidationError(complaint) }

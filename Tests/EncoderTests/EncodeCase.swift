@@ -208,11 +208,3 @@ struct EncodeCase: CustomStringConvertible, Sendable {
     return thresholds
   }
 }
-
-extension SeededGenerator {
-  /// ±10^e, e uniform in a range.
-  mutating func magnitude(_ exponents: ClosedRange<Float>) -> Float {
-    let exponent = Float.random(in: exponents, using: &self)
-    return (Bool.random(using: &self) ? 1 : -1) * powf(10, exponent)
-  }
-}

@@ -1,3 +1,4 @@
+internal import Glibc
 public import GranuleDictionary
 public import GranuleEncoder
 public import GranuleTensors
@@ -16,6 +17,12 @@ public struct SeededGenerator: RandomNumberGenerator {
     mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
     mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
     return mixed ^ (mixed >> 31)
+  }
+
+  /// ±10^e, e uniform in a range.
+  public mutating func magnitude(_ exponents: ClosedRange<Float>) -> Float {
+    let exponent = Float.random(in: exponents, using: &self)
+    return (Bool.random(using: &self) ? 1 : -1) * powf(10, exponent)
   }
 
   /// Roughly normal: the sum of twelve uniform numbers, less six.

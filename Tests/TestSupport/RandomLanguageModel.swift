@@ -1,3 +1,4 @@
+internal import GranuleBLAS
 public import GranuleLanguageModel
 internal import GranuleTensors
 
@@ -7,6 +8,7 @@ extension LlamaWeights {
     blocks: Int, dModel: Int, feedForward: Int, heads: Int, keyValueHeads: Int, headDimension: Int,
     vocabulary: Int, seed: UInt64
   ) -> LlamaWeights {
+    BLAS.configure()
     var generator = SeededGenerator(seed: seed)
     func matrix(_ outputs: Int, _ inputs: Int) -> FloatStorage {
       FloatStorage(generator.normals(outputs * inputs, scale: 1 / Float(inputs).squareRoot()))

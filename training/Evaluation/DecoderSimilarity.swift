@@ -1,5 +1,4 @@
 internal import GranuleBLAS
-internal import COpenBLAS
 public import GranuleDictionary
 internal import GranuleLanguageModel
 internal import GranuleTensors
@@ -66,7 +65,6 @@ public struct DecoderSimilarity: Sendable {
     _ dictionary: SparseAutoencoder, granularities: [Int],
     onProgress: (Double) -> Void = { _ in }, shouldStop: () -> Bool = { false }
   ) throws {
-    SingleThreadedBLAS.use
     let (latents, dModel) = (dictionary.latents, dictionary.dModel)
     precondition(zip([0] + granularities, granularities).allSatisfy { $0 < $1 })
     precondition(granularities.last ?? 0 <= latents)
@@ -116,11 +114,11 @@ public struct DecoderSimilarity: Sendable {
     for (block, range) in ranges.enumerated() where range.lowerBound < tile.upperBound {
       for start in stride(from: range.lowerBound, to: range.upperBound, by: tileColumns) {
         let columns = start..<min(start + tileColumns, range.upperBound)
-        cblas_sgemm(
-          CblasRowMajor, CblasNoTrans, CblasTrans, blasint(tile.count), blasint(columns.count),
-          blasint(dModel), 1, rows.pointer + tile.lowerBound * dModel, blasint(dModel),
-          rows.pointer + columns.lowerBound * dModel, blasint(dModel), 0, products.pointer,
-          blasint(tileColumns))
+        BLAS.multiply(
+          .init(rows.pointer + tile.lowerBound * dModel, stride: dModel),
+          .init(rows.pointer + columns.lowerBound * dModel, stride: dModel, transposed: true),
+          rows: tile.count, columns: columns.count, inner: dModel, into: products.pointer,
+          stride: tileColumns)
         // Of a tile across blocks, the latents of those before this one do not count.
         for latent in max(tile.lowerBound, range.lowerBound)..<tile.upperBound {
           let row = products.pointer + (latent - tile.lowerBound) * tileColumns

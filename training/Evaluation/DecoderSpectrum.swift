@@ -1,4 +1,3 @@
-internal import COpenBLAS
 internal import GranuleBLAS
 public import GranuleDictionary
 public import GranuleErrors
@@ -14,7 +13,6 @@ public enum DecoderSpectrum {
   public static func covarianceEigenvalues(
     _ dictionary: SparseAutoencoder
   ) throws(TrainingError) -> [Double] {
-    SingleThreadedBLAS.use
     let (latents, dModel) = (dictionary.latents, dictionary.dModel)
     let weights = dictionary.decoderWeights.pointer
     var mean = [Double](repeating: 0, count: dModel)
@@ -33,43 +31,15 @@ public enum DecoderSpectrum {
           piece[row * dModel + i] = Double(weights[(start + row) * dModel + i]) - mean[i]
         }
       }
-      cblas_dsyrk(
-        CblasRowMajor, CblasUpper, CblasTrans, blasint(dModel), blasint(count),
-        1 / Double(latents), piece, blasint(dModel), 1, &covariance, blasint(dModel))
+      BLAS.addOuterProducts(
+        of: piece, count: count, columns: dModel, scale: 1 / Double(latents), to: &covariance)
     }
-    return try eigenvalues(&covariance, size: dModel).reversed().map { max($0, 0) }
-  }
-
-  /// Eigenvalues of a symmetric matrix, ascending.
-  ///
-  /// - Parameter matrix: [size, size], the upper triangle in rows; overwritten.
-  private static func eigenvalues(
-    _ matrix: inout [Double], size: Int
-  ) throws(TrainingError) -> [Double] {
-    var (order, failure) = (Int32(size), Int32(0))
-    var result = [Double](repeating: 0, count: size)
-    // Fortran reads columns where we wrote rows: the upper triangle becomes the lower.
-    let (values, lower) = (CChar(UInt8(ascii: "N")), CChar(UInt8(ascii: "L")))
-    var workSize: Int32 = -1
-    var work = [0.0]
-    // The first call only asks how much room the second needs.
-    for _ in 0..<2 {
-      withUnsafePointer(to: values) { values in
-        withUnsafePointer(to: lower) { lower in
-          dsyev_(
-            values, lower, &order, &matrix, &order, &result, &work, &workSize, &failure, 1, 1)
-        }
-      }
-      if workSize < 0 {
-        workSize = Int32(work[0])
-        work = [Double](repeating: 0, count: Int(workSize))
-      }
-    }
-    guard failure == 0 else {
+    do throws(LAPACKError) {
+      return try BLAS.symmetricEigenvalues(&covariance, size: dModel).reversed().map { max($0, 0) }
+    } catch {
       throw TrainingError(
-        "the eigenvalues of the decoder's covariance cannot be found (LAPACK dsyev: \(failure)): "
+        "the eigenvalues of the decoder's covariance cannot be found (\(error)): "
           + "does the decoder hold values as large as float32 takes?")
     }
-    return result
   }
 }

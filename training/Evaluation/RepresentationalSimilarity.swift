@@ -1,5 +1,4 @@
 internal import GranuleBLAS
-internal import COpenBLAS
 internal import GranuleLanguageModel
 internal import GranuleTensors
 internal import GranuleThreads
@@ -95,13 +94,11 @@ private struct Points {
     let columns = count - rows.lowerBound
     withUnsafeTemporaryAllocation(of: Double.self, capacity: rows.count * columns) { products in
       guard let output = products.baseAddress else { return }
-      SingleThreadedBLAS.use
       values.withUnsafeBufferPointer { values in
         let start = values.baseAddress! + rows.lowerBound * dModel
-        cblas_dgemm(
-          CblasRowMajor, CblasNoTrans, CblasTrans, blasint(rows.count), blasint(columns),
-          blasint(dModel), 1, start, blasint(dModel), start, blasint(dModel), 0, output,
-          blasint(columns))
+        BLAS.multiply(
+          .init(start, stride: dModel), .init(start, stride: dModel, transposed: true),
+          rows: rows.count, columns: columns, inner: dModel, into: output, stride: columns)
       }
       for row in 0..<rows.count {
         for column in 0..<columns {

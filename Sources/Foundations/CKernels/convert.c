@@ -4,8 +4,8 @@
 typedef _Float16 half16x __attribute__((vector_size(32)));
 
 // x86-64-v3 and v4 convert 8 and 16 at a time, elsewhere the compiler's runtime does.
-GK_VERSIONS
-void gk_float32_from_float16(const void *from, float *to, size_t count) {
+GK_KERNEL(
+    void, gk_float32_from_float16, (const void *from, float *to, size_t count), (from, to, count)) {
   const char *bytes = from;
   for (size_t i = 0; i < count; i += 16) {
     size_t left = count - i < 16 ? count - i : 16;
@@ -18,8 +18,9 @@ void gk_float32_from_float16(const void *from, float *to, size_t count) {
   }
 }
 
-GK_VERSIONS
-void gk_float32_from_bfloat16(const void *from, float *to, size_t count) {
+GK_KERNEL(
+    void, gk_float32_from_bfloat16,
+    (const void *from, float *to, size_t count), (from, to, count)) {
   const char *bytes = from;
   for (size_t i = 0; i < count; i++) {
     uint16_t high;
@@ -29,8 +30,9 @@ void gk_float32_from_bfloat16(const void *from, float *to, size_t count) {
   }
 }
 
-GK_VERSIONS
-size_t gk_float16_from_float32(const float *from, void *to, size_t count) {
+GK_KERNEL(
+    size_t, gk_float16_from_float32,
+    (const float *from, void *to, size_t count), (from, to, count)) {
   char *bytes = to;
   int beyond = 0;
   for (size_t i = 0; i < count; i += 16) {

@@ -1,7 +1,7 @@
 #include "CGranuleKernels.h"
 #include "vector.h"
 
-static inline __attribute__((always_inline)) void emit(
+GK_INLINE void emit(
     const float *sum, size_t d_model, const float *activation, float scale, float shift,
     float *squared_error, float *reconstruction) {
   float16x scales = splat16(scale), shifts = splat16(shift), errors = {0};
@@ -31,7 +31,7 @@ static inline __attribute__((always_inline)) void emit(
 // Several rows at once: the sum is loaded and stored once for all, and memory serves them together,
 // and the next ones before they are needed: rows lie too far apart for the processor to foresee them.
 // left: indices from here on.
-static inline __attribute__((always_inline)) void add_rows(
+GK_INLINE void add_rows(
     const float *decoder, size_t d_model, const uint32_t *indices, const float *values,
     const size_t count, size_t left, float *sum) {
   const float *rows[4], *later[4];
@@ -54,19 +54,23 @@ static inline __attribute__((always_inline)) void add_rows(
     for (size_t r = 0; r < count; r++) sum[i] = __builtin_fmaf(values[r], rows[r][i], sum[i]);
 }
 
-GK_VERSIONS
-void gk_nested_decode(
-    const float *decoder, const float *bias, size_t d_model, const uint32_t *indices,
-    const float *values, size_t active, const uint32_t *granularities, size_t prefixes,
-    const float *activation, float scale, float shift, float *sum, float *squared_errors,
-    float *reconstructions, size_t reconstruction_stride) {
+GK_KERNEL(
+    void, gk_nested_decode,
+    (const float *decoder, const float *bias, size_t d_model, const uint32_t *indices,
+     const float *values, size_t active, const uint32_t *granularities, size_t prefixes,
+     const float *activation, float scale, float shift, float *sum, float *squared_errors,
+     float *reconstructions, size_t reconstruction_stride),
+    (decoder, bias, d_model, indices, values, active, granularities, prefixes, activation, scale,
+     shift, sum, squared_errors, reconstructions, reconstruction_stride)) {
   memcpy(sum, bias, d_model * sizeof(float));
   size_t next = 0;
   for (size_t m = 0; m < prefixes; m++) {
     size_t end = next;
     while (end < active && indices[end] < granularities[m]) end++;
-    for (; next + 4 <= end; next += 4) add_rows(decoder, d_model, indices + next, values + next, 4, active - next, sum);
-    for (; next < end; next++) add_rows(decoder, d_model, indices + next, values + next, 1, active - next, sum);
+    for (; next + 4 <= end; next += 4)
+      add_rows(decoder, d_model, indices + next, values + next, 4, active - next, sum);
+    for (; next < end; next++)
+      add_rows(decoder, d_model, indices + next, values + next, 1, active - next, sum);
     emit(sum, d_model, activation, scale, shift, squared_errors ? squared_errors + m : NULL,
          reconstructions ? reconstructions + m * reconstruction_stride : NULL);
   }

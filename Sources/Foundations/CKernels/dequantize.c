@@ -3,7 +3,7 @@
 #include "CGranuleKernels.h"
 #include "vector.h"
 
-static inline __attribute__((always_inline)) float half_at(const uint8_t *bytes) {
+GK_INLINE float half_at(const uint8_t *bytes) {
   _Float16 half;
   memcpy(&half, bytes, 2);
   return (float)half;
@@ -11,8 +11,8 @@ static inline __attribute__((always_inline)) float half_at(const uint8_t *bytes)
 
 // Q4_0, 32 elements: half d; 16 bytes, byte j holds element j below and element j + 16 above.
 // Element = d (q - 8).
-GK_VERSIONS
-void gk_float32_from_q4_0(const void *from, float *to, size_t blocks) {
+GK_KERNEL(
+    void, gk_float32_from_q4_0, (const void *from, float *to, size_t blocks), (from, to, blocks)) {
   const uint8_t *block = from;
   for (size_t b = 0; b < blocks; b++, block += 18, to += 32) {
     float d = half_at(block);
@@ -31,8 +31,8 @@ float gk_q4_0_element(const void *from, size_t index) {
 }
 
 // Q4_1, 32 elements: half d, half m; 16 bytes as in Q4_0. Element = d q + m.
-GK_VERSIONS
-void gk_float32_from_q4_1(const void *from, float *to, size_t blocks) {
+GK_KERNEL(
+    void, gk_float32_from_q4_1, (const void *from, float *to, size_t blocks), (from, to, blocks)) {
   const uint8_t *block = from;
   for (size_t b = 0; b < blocks; b++, block += 20, to += 32) {
     float d = half_at(block), m = half_at(block + 2);
@@ -51,8 +51,8 @@ float gk_q4_1_element(const void *from, size_t index) {
 }
 
 // Q8_0, 32 elements: half d; 32 signed bytes. Element = d q.
-GK_VERSIONS
-void gk_float32_from_q8_0(const void *from, float *to, size_t blocks) {
+GK_KERNEL(
+    void, gk_float32_from_q8_0, (const void *from, float *to, size_t blocks), (from, to, blocks)) {
   const uint8_t *block = from;
   for (size_t b = 0; b < blocks; b++, block += 34, to += 32) {
     float d = half_at(block);
@@ -68,7 +68,7 @@ float gk_q8_0_element(const void *from, size_t index) {
 // Q4_K, 256 elements in 8 groups of 32: half d, half d_min; 12 bytes with a scale and a minimum of 6
 // bits for each group; 128 bytes, of which every 32 hold a group below and the next one above.
 // Element = d scale q - d_min minimum.
-static inline __attribute__((always_inline)) void q4_k_group(
+GK_INLINE void q4_k_group(
     const uint8_t *packed, size_t group, int *scale, int *minimum) {
   if (group < 4) {
     *scale = packed[group] & 63;
@@ -80,8 +80,8 @@ static inline __attribute__((always_inline)) void q4_k_group(
   }
 }
 
-GK_VERSIONS
-void gk_float32_from_q4_k(const void *from, float *to, size_t blocks) {
+GK_KERNEL(
+    void, gk_float32_from_q4_k, (const void *from, float *to, size_t blocks), (from, to, blocks)) {
   const uint8_t *block = from;
   for (size_t b = 0; b < blocks; b++, block += 144) {
     float d = half_at(block), d_min = half_at(block + 2);
@@ -114,8 +114,8 @@ float gk_q4_k_element(const void *from, size_t index) {
 // signed scales, half d. Each half of 128 elements is four runs of 32: runs 0 and 1 are the lower
 // nibbles of 64 low bytes, runs 2 and 3 the upper; run r's high bits are bits 2r of 32 high bytes.
 // Element = d scale (q - 32).
-GK_VERSIONS
-void gk_float32_from_q6_k(const void *from, float *to, size_t blocks) {
+GK_KERNEL(
+    void, gk_float32_from_q6_k, (const void *from, float *to, size_t blocks), (from, to, blocks)) {
   const uint8_t *block = from;
   for (size_t b = 0; b < blocks; b++, block += 210) {
     float d = half_at(block + 208);

@@ -1,21 +1,8 @@
 #include "CGranuleKernels.h"
 #include "vector.h"
 
-// Four vectors of 16 hide the latency of the fused multiply-add, and bound the rounding error by
-// (count / 64 + 7) · 2⁻²⁴ · ‖a‖‖b‖ instead of count · 2⁻²⁴ · ‖a‖‖b‖.
-GK_VERSIONS
-float gk_dot(const float *a, const float *b, size_t count) {
-  float16x sums[4] = {{0}, {0}, {0}, {0}};
-  size_t i = 0;
-  for (; i + 64 <= count; i += 64)
-    for (int v = 0; v < 4; v++)
-      sums[v] = fma16(load16(a + i + 16 * v), load16(b + i + 16 * v), sums[v]);
-  for (int v = 0; i < count; v++) {
-    size_t left = count - i < 16 ? count - i : 16;
-    sums[v] = fma16(load16_partial(a + i, left), load16_partial(b + i, left), sums[v]);
-    i += left;
-  }
-  return sum16((sums[0] + sums[1]) + (sums[2] + sums[3]));
+GK_KERNEL(float, gk_dot, (const float *a, const float *b, size_t count), (a, b, count)) {
+  return inner_product(a, b, count);
 }
 
 float gk_dot_reference(const float *a, const float *b, size_t count) {
@@ -29,8 +16,8 @@ float gk_dot_reference(const float *a, const float *b, size_t count) {
   return quarter[0];
 }
 
-GK_VERSIONS
-float gk_squared_distance(const float *a, const float *b, size_t count) {
+GK_KERNEL(
+    float, gk_squared_distance, (const float *a, const float *b, size_t count), (a, b, count)) {
   float16x sums[4] = {{0}, {0}, {0}, {0}};
   size_t i = 0;
   for (; i + 64 <= count; i += 64)

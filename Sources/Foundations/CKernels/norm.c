@@ -3,15 +3,16 @@
 #include "CGranuleKernels.h"
 #include "vector.h"
 
-static inline __attribute__((always_inline)) float inverse_root(
+GK_INLINE float inverse_root(
     float squares, size_t count, float epsilon) {
-  return 1 / __builtin_sqrtf(squares / (float)count + epsilon);
+  return 1 / __builtin_elementwise_sqrt(squares / (float)count + epsilon);
 }
 
-GK_VERSIONS
-void gk_rms_norm(
-    const float *input, const float *weight, float epsilon, size_t count, float *output) {
-  float inverse = inverse_root(gk_dot(input, input, count), count, epsilon);
+GK_KERNEL(
+    void, gk_rms_norm,
+    (const float *input, const float *weight, float epsilon, size_t count, float *output),
+    (input, weight, epsilon, count, output)) {
+  float inverse = inverse_root(inner_product(input, input, count), count, epsilon);
   size_t i = 0;
   for (; i + 16 <= count; i += 16)
     store16(output + i, load16(input + i) * splat16(inverse) * load16(weight + i));
@@ -26,11 +27,12 @@ void gk_rms_norm_reference(
   for (size_t i = 0; i < count; i++) output[i] = (float)(input[i] * inverse * weight[i]);
 }
 
-GK_VERSIONS
-void gk_rms_norm_gradient(
-    const float *input, const float *weight, float epsilon, size_t count, const float *gradient,
-    float *input_gradient) {
-  float inverse = inverse_root(gk_dot(input, input, count), count, epsilon);
+GK_KERNEL(
+    void, gk_rms_norm_gradient,
+    (const float *input, const float *weight, float epsilon, size_t count, const float *gradient,
+     float *input_gradient),
+    (input, weight, epsilon, count, gradient, input_gradient)) {
+  float inverse = inverse_root(inner_product(input, input, count), count, epsilon);
   float16x sums = {0};
   for (size_t i = 0; i < count; i += 16) {
     size_t left = count - i < 16 ? count - i : 16;

@@ -124,7 +124,7 @@ GK_INLINE void gk_quantize_inline(
   int32_t largest_bits = __builtin_reduce_max(largest);
   float maximum, squared_norm = sum16(squares);
   memcpy(&maximum, &largest_bits, sizeof maximum);
-  result->norm = __builtin_sqrtf(squared_norm);
+  result->norm = __builtin_elementwise_sqrt(squared_norm);
   // Also false for NaN. Of small rows the squares lose bits, and then vanish: their norms would say
   // too little.
   result->usable = squared_norm > 1e-24f && squared_norm < 1e38f;
@@ -150,7 +150,7 @@ GK_INLINE void gk_quantize_inline(
     byte16x bytes = __builtin_convertvector(integers, byte16x);
     memcpy(quantized + 16 * v, &bytes, 16);
   }
-  result->residual_norm = __builtin_sqrtf(sum16(residuals));
+  result->residual_norm = __builtin_elementwise_sqrt(sum16(residuals));
   result->sum = __builtin_reduce_add(sums);
 }
 

@@ -1,6 +1,5 @@
 // [latents, d_model] · [tokens, d_model]ᵀ → pre-activations in the one order of summation that all
 // encoders share: 16 partial sums, sum l of the dimensions l modulo 16, added pairwise; then the bias
-#include <immintrin.h>
 
 #include "cpu.h"
 #include "vector.h"
@@ -76,22 +75,7 @@
   }
 
 // Appends those of up to four latents that reach a token's threshold and are above their floors. Without
-// a branch: where many are kept, none could foresee which.
-GK_AVX512 static inline void append_avx512(
-    gk_screened_token *token, const float *scores, const float *biases, const float *floors,
-    size_t first, size_t latents) {
-  __mmask8 kept = (__mmask8)((1u << latents) - 1);
-  __m128 values = _mm_add_ps(_mm_loadu_ps(scores), _mm_loadu_ps(biases));
-  __m128i indices = _mm_add_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32((int)first));
-  if (floors)
-    kept = _mm_mask_cmp_ps_mask(kept, values, _mm_maskz_loadu_ps(kept, floors), _CMP_GT_OQ);
-  kept = _mm_mask_cmp_ps_mask(kept, values, _mm_set1_ps(token->threshold), _CMP_GE_OQ);
-  _mm_storeu_ps(token->bounds + token->count, _mm_maskz_compress_ps(kept, values));
-  _mm_storeu_si128(
-      (__m128i *)(token->latents + token->count), _mm_maskz_compress_epi32(kept, indices));
-  token->count += (uint32_t)__builtin_popcount(kept);
-}
-
+// a branch: if many are kept, no CPU could foresee which.
 #define APPEND(VERSION, TARGET)                                                               \
   TARGET static inline void append_##VERSION(                                                 \
       gk_screened_token *token, const float *scores, const float *biases,                \
@@ -103,9 +87,6 @@ GK_AVX512 static inline void append_avx512(
       token->count += value >= token->threshold && (!floors || value > floors[l]);            \
     }                                                                                         \
   }
-APPEND(avx2, GK_AVX2)
-APPEND(portable, )
-
 // Four latents' rows stay in the fastest cache while the tokens pass by.
 #define SCORE_PANEL(VERSION, TARGET, LATENTS, TOKENS)                                         \
   TARGET static void dots_tile_##VERSION DOTS(LATENTS, TOKENS)                                \
@@ -137,16 +118,36 @@ APPEND(portable, )
     }                                                                                         \
   }
 
-RESCORE(avx512, GK_AVX512)
-RESCORE(avx2, GK_AVX2)
+APPEND(portable, )
 RESCORE(portable, )
-SCORE_PANEL(avx512, GK_AVX512, 4, 6)
-SCORE_PANEL(avx2, GK_AVX2, 2, 3)
 SCORE_PANEL(portable, , 1, 1)
+
+#if defined(__x86_64__)
+GK_AVX512 static inline void append_avx512(
+    gk_screened_token *token, const float *scores, const float *biases, const float *floors,
+    size_t first, size_t latents) {
+  __mmask8 kept = (__mmask8)((1u << latents) - 1);
+  __m128 values = _mm_add_ps(_mm_loadu_ps(scores), _mm_loadu_ps(biases));
+  __m128i indices = _mm_add_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32((int)first));
+  if (floors)
+    kept = _mm_mask_cmp_ps_mask(kept, values, _mm_maskz_loadu_ps(kept, floors), _CMP_GT_OQ);
+  kept = _mm_mask_cmp_ps_mask(kept, values, _mm_set1_ps(token->threshold), _CMP_GE_OQ);
+  _mm_storeu_ps(token->bounds + token->count, _mm_maskz_compress_ps(kept, values));
+  _mm_storeu_si128(
+      (__m128i *)(token->latents + token->count), _mm_maskz_compress_epi32(kept, indices));
+  token->count += (uint32_t)__builtin_popcount(kept);
+}
+
+APPEND(avx2, GK_AVX2)
+RESCORE(avx2, GK_AVX2)
+SCORE_PANEL(avx2, GK_AVX2, 2, 3)
+RESCORE(avx512, GK_AVX512)
+SCORE_PANEL(avx512, GK_AVX512, 4, 6)
+#endif
 
 static void (*const rescore_versions[])(
     const float *, const float *, const float *, size_t, const gk_pair *, size_t, float *) = {
-    rescore_portable, rescore_avx2, rescore_avx512};
+    GK_LIST(rescore)};
 
 void gk_rescore(
     gk_cpu cpu, const float *weights, const float *biases, const float *inputs,
@@ -156,7 +157,7 @@ void gk_rescore(
 
 static void (*const score_panel_versions[])(
     const float *, const float *, const float *, size_t, size_t, const float *, size_t,
-    gk_screened_token *, size_t) = {score_panel_portable, score_panel_avx2, score_panel_avx512};
+    gk_screened_token *, size_t) = {GK_LIST(score_panel)};
 
 void gk_score_panel(
     gk_cpu cpu, const float *weights, const float *biases, const float *floors, size_t first,
@@ -166,9 +167,10 @@ void gk_score_panel(
       weights, biases, floors, first, end, inputs, d_model, tokens, count);
 }
 
-GK_VERSIONS
-float gk_pre_activation_reference(
-    const float *row, const float *input, size_t d_model, float bias) {
+GK_KERNEL(
+    float, gk_pre_activation_reference,
+    (const float *row, const float *input, size_t d_model, float bias),
+    (row, input, d_model, bias)) {
   float sums[16] = {0};
   for (size_t i = 0; i < d_model; i++) sums[i % 16] = __builtin_fmaf(row[i], input[i], sums[i % 16]);
   for (int half = 8; half >= 1; half /= 2)

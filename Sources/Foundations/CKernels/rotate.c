@@ -4,10 +4,11 @@
 #define swap_pairs(vector)                                                                     \
   __builtin_shufflevector((vector), (vector), 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
 
-GK_VERSIONS
-void gk_rotate_pairs(
-    float *heads, size_t head_count, size_t head_dimension, const float *cosines,
-    const float *sines, float direction) {
+GK_KERNEL(
+    void, gk_rotate_pairs,
+    (float *heads, size_t head_count, size_t head_dimension, const float *cosines,
+     const float *sines, float direction),
+    (heads, head_count, head_dimension, cosines, sines, direction)) {
   for (size_t head = 0; head < head_count; head++) {
     float *values = heads + head * head_dimension;
     for (size_t i = 0; i < head_dimension; i += 16) {

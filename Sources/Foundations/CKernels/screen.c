@@ -1,15 +1,47 @@
 // [64 latents of a panel, d_padded] · [tokens, d_padded]ᵀ in 8 bits → the latents that may be active
-#include <immintrin.h>
 
 #include "cpu.h"
 
 // The layout of a panel, four vectors of 16 latents, is written out below.
 _Static_assert(gk_panel_latents == 4 * 16, "a panel is four vectors of 16 latents");
 
+// What follows the products on CPUs without an instruction that compresses vectors. Fuses as AVX-512
+// does.
+GK_INLINE void gather(
+    const gk_screen *screen, size_t first, const int32_t *sums, size_t count,
+    gk_screened_token *token) {
+  for (size_t l = 0; l < count; l++) {
+    size_t j = first + l;
+    float bound = __builtin_fmaf(screen->residual_norms[j], token->norm, screen->biases[j]);
+    bound = __builtin_fmaf(screen->norms[j], token->residual_norm, bound);
+    bound = __builtin_fmaf(screen->scales[j] * token->scale, (float)sums[l], bound);
+    token->bounds[token->count] = bound;
+    token->latents[token->count] = (uint32_t)j;
+    token->count += !(bound < token->threshold);
+  }
+}
+
+static void screen_panel_portable(
+    const gk_screen *screen, size_t panel, const int8_t *inputs,
+    gk_screened_token *tokens, size_t count) {
+  size_t d = screen->d_padded;
+  for (size_t t = 0; t < count; t++, inputs += d) {
+    const uint8_t *weights = screen->weights + panel * 64 * d;
+    int32_t sums[64];
+    for (int l = 0; l < 64; l++) sums[l] = -screen->offset * tokens[t].sum;
+    for (size_t i = 0; i < d; i += 4, weights += 256)
+      for (int l = 0; l < 64; l++)
+        sums[l] += weights[4 * l] * inputs[i] + weights[4 * l + 1] * inputs[i + 1] +
+                   weights[4 * l + 2] * inputs[i + 2] + weights[4 * l + 3] * inputs[i + 3];
+    gather(screen, panel * 64, sums, 64, tokens + t);
+  }
+}
+
+#if defined(__x86_64__)
 // 64 latents × 6 tokens stay in 24 registers: each pass over four dimensions takes 10 loads and 24
 // multiplications, so that the multipliers never wait.
 #define SCREEN_TILE_AVX512(TILE)                                                                \
-  GK_AVX512 static inline __attribute__((always_inline)) void screen_tile_avx512_##TILE(   \
+  GK_AVX512 GK_INLINE void screen_tile_avx512_##TILE(   \
       const gk_screen *screen, size_t panel, const int8_t *inputs,                         \
       gk_screened_token *tokens, size_t tile) {                                            \
     size_t d = screen->d_padded;                                                                \
@@ -80,21 +112,6 @@ GK_AVX512 static void screen_panel_avx512(
   }
 }
 
-// What follows the products, where no instruction compresses vectors. Fuses as AVX-512 does.
-GK_INLINE void gather(
-    const gk_screen *screen, size_t first, const int32_t *sums, size_t count,
-    gk_screened_token *token) {
-  for (size_t l = 0; l < count; l++) {
-    size_t j = first + l;
-    float bound = __builtin_fmaf(screen->residual_norms[j], token->norm, screen->biases[j]);
-    bound = __builtin_fmaf(screen->norms[j], token->residual_norm, bound);
-    bound = __builtin_fmaf(screen->scales[j] * token->scale, (float)sums[l], bound);
-    token->bounds[token->count] = bound;
-    token->latents[token->count] = (uint32_t)j;
-    token->count += !(bound < token->threshold);
-  }
-}
-
 // AVX2 multiplies unsigned by signed bytes into 16 bits that saturate: weights of 7 bits never do.
 // 16 latents × 4 tokens stay in 8 registers.
 #define SCREEN_TILE_AVX2(TILE)                                                                   \
@@ -141,26 +158,11 @@ static void screen_panel_avx2(
   for (; count > 0; count--, tokens++, inputs += d)
     screen_tile_avx2_1(screen, panel, inputs, tokens);
 }
-
-static void screen_panel_portable(
-    const gk_screen *screen, size_t panel, const int8_t *inputs,
-    gk_screened_token *tokens, size_t count) {
-  size_t d = screen->d_padded;
-  for (size_t t = 0; t < count; t++, inputs += d) {
-    const uint8_t *weights = screen->weights + panel * 64 * d;
-    int32_t sums[64];
-    for (int l = 0; l < 64; l++) sums[l] = -screen->offset * tokens[t].sum;
-    for (size_t i = 0; i < d; i += 4, weights += 256)
-      for (int l = 0; l < 64; l++)
-        sums[l] += weights[4 * l] * inputs[i] + weights[4 * l + 1] * inputs[i + 1] +
-                   weights[4 * l + 2] * inputs[i + 2] + weights[4 * l + 3] * inputs[i + 3];
-    gather(screen, panel * 64, sums, 64, tokens + t);
-  }
-}
+#endif
 
 static void (*const screen_panel_versions[])(
     const gk_screen *, size_t, const int8_t *, gk_screened_token *, size_t) = {
-    screen_panel_portable, screen_panel_avx2, screen_panel_avx512};
+    GK_LIST(screen_panel)};
 
 void gk_screen_panel(
     gk_cpu cpu, const gk_screen *screen, size_t panel, const int8_t *inputs,

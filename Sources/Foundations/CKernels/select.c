@@ -1,5 +1,4 @@
 // The largest of some values, and the latents that keep up with them
-#include <immintrin.h>
 
 #include "cpu.h"
 #include "vector.h"
@@ -9,8 +8,9 @@ typedef int32_t int16x __attribute__((vector_size(64)));
 // Positive floats order as their bits do, and all that is not positive has lesser ones: so the k-th
 // largest is found by halving the range of bits, each time counting who is above. Once exactly k are
 // above, the least of them is it.
-GK_VERSIONS
-float gk_kth_largest_positive(const float *values, size_t count, size_t k) {
+GK_KERNEL(
+    float, gk_kth_largest_positive,
+    (const float *values, size_t count, size_t k), (values, count, k)) {
   if (count < k) return 0;
   int32_t low = 1, high = 0;  // at least k reach low; fewer than k reach beyond high
   int16x largest = {0}, least_bits = {0};
@@ -89,6 +89,33 @@ size_t gk_keep_above(
   return kept;
 }
 
+static uint32_t drop_below_portable(
+    float *bounds, uint32_t *latents, uint32_t count, float threshold) {
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    float bound = bounds[i];
+    bounds[kept] = bound;
+    latents[kept] = latents[i];
+    kept += !(bound < threshold);
+  }
+  return kept;
+}
+
+// estimates[i] = bounds[i] less the error that it allows for; returns the mean of those errors.
+static float estimate_portable(
+    const gk_screened_token *token, const gk_screen *screen, float *estimates) {
+  float errors = 0;
+  for (uint32_t i = 0; i < token->count; i++) {
+    uint32_t j = token->latents[i];
+    float error = __builtin_fmaf(
+        screen->residual_norms[j], token->norm, screen->norms[j] * token->residual_norm);
+    estimates[i] = token->bounds[i] - error;
+    errors += error;
+  }
+  return errors / (float)token->count;
+}
+
+#if defined(__x86_64__)
 GK_AVX512 static uint32_t drop_below_avx512(
     float *bounds, uint32_t *latents, uint32_t count, float threshold) {
   uint32_t kept = 0;
@@ -104,31 +131,6 @@ GK_AVX512 static uint32_t drop_below_avx512(
     kept += (uint32_t)__builtin_popcount(lanes);
   }
   return kept;
-}
-
-static uint32_t drop_below(float *bounds, uint32_t *latents, uint32_t count, float threshold) {
-  uint32_t kept = 0;
-  for (uint32_t i = 0; i < count; i++) {
-    float bound = bounds[i];
-    bounds[kept] = bound;
-    latents[kept] = latents[i];
-    kept += !(bound < threshold);
-  }
-  return kept;
-}
-
-// estimates[i] = bounds[i] less the error that it allows for; returns the mean of those errors.
-static float estimate(
-    const gk_screened_token *token, const gk_screen *screen, float *estimates) {
-  float errors = 0;
-  for (uint32_t i = 0; i < token->count; i++) {
-    uint32_t j = token->latents[i];
-    float error = __builtin_fmaf(
-        screen->residual_norms[j], token->norm, screen->norms[j] * token->residual_norm);
-    estimates[i] = token->bounds[i] - error;
-    errors += error;
-  }
-  return errors / (float)token->count;
 }
 
 GK_AVX512 static float estimate_avx512(
@@ -148,6 +150,10 @@ GK_AVX512 static float estimate_avx512(
   }
   return _mm512_reduce_add_ps(errors) / (float)token->count;
 }
+#define for_cpu(cpu, name) ((cpu) == gk_cpu_avx512 ? name##_avx512 : name##_portable)
+#else
+#define for_cpu(cpu, name) ((void)(cpu), name##_portable)
+#endif
 
 void gk_raise_threshold(
     gk_cpu cpu, gk_screened_token *token, size_t k, const gk_screen *screen,
@@ -155,8 +161,7 @@ void gk_raise_threshold(
   if (token->count < k) return;
   float threshold;
   if (screen) {
-    float error = cpu == gk_cpu_avx512 ? estimate_avx512(token, screen, scratch)
-                                            : estimate(token, screen, scratch);
+    float error = for_cpu(cpu, estimate)(token, screen, scratch);
     float kth = gk_kth_largest_positive(scratch, token->count, k);
     // Latents of which nothing is known have infinite bounds, and errors that are no number.
     if (!(kth < __builtin_inff()) || !(error >= 0)) return;
@@ -165,7 +170,5 @@ void gk_raise_threshold(
   if (!(threshold > token->threshold)) return;
   token->threshold = threshold;
   token->count =
-      cpu == gk_cpu_avx512
-          ? drop_below_avx512(token->bounds, token->latents, token->count, threshold)
-          : drop_below(token->bounds, token->latents, token->count, threshold);
+      for_cpu(cpu, drop_below)(token->bounds, token->latents, token->count, threshold);
 }

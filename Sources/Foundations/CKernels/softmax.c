@@ -3,8 +3,7 @@
 #include "CGranuleKernels.h"
 #include "exponential.h"
 
-GK_VERSIONS
-float gk_maximum(const float *values, size_t count) {
+GK_KERNEL(float, gk_maximum, (const float *values, size_t count), (values, count)) {
   float16x largest = splat16(-INFINITY);
   size_t i = 0;
   for (; i + 16 <= count; i += 16) {
@@ -18,8 +17,9 @@ float gk_maximum(const float *values, size_t count) {
   return maximum;
 }
 
-GK_VERSIONS
-double gk_exponentials(float *values, size_t count, float shift, float scale) {
+GK_KERNEL(
+    double, gk_exponentials,
+    (float *values, size_t count, float shift, float scale), (values, count, shift, scale)) {
   double total = 0;
   // Sums of 32 floats a lane, then in double precision: long rows lose nothing.
   for (size_t start = 0; start < count; start += 512) {
@@ -52,16 +52,16 @@ double gk_exponentials_reference(float *values, size_t count, float shift, float
   return total;
 }
 
-GK_VERSIONS
-void gk_softmax_gradient(
-    const float *probabilities, float *gradients, size_t count, float mean) {
+GK_KERNEL(
+    void, gk_softmax_gradient,
+    (const float *probabilities, float *gradients, size_t count, float mean),
+    (probabilities, gradients, count, mean)) {
   size_t i = 0;
   for (; i + 16 <= count; i += 16)
     store16(gradients + i, load16(probabilities + i) * (load16(gradients + i) - splat16(mean)));
   for (; i < count; i++) gradients[i] = probabilities[i] * (gradients[i] - mean);
 }
 
-GK_VERSIONS
-void gk_scale(float *values, size_t count, float factor) {
+GK_KERNEL(void, gk_scale, (float *values, size_t count, float factor), (values, count, factor)) {
   for (size_t i = 0; i < count; i++) values[i] *= factor;
 }

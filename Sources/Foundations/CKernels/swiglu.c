@@ -3,8 +3,9 @@
 #include "CGranuleKernels.h"
 #include "exponential.h"
 
-GK_VERSIONS
-void gk_swiglu(const float *gate, const float *up, float *output, size_t count) {
+GK_KERNEL(
+    void, gk_swiglu,
+    (const float *gate, const float *up, float *output, size_t count), (gate, up, output, count)) {
   for (size_t i = 0; i < count; i += 16) {
     size_t left = count - i < 16 ? count - i : 16;
     float16x g = left == 16 ? load16(gate + i) : load16_partial(gate + i, left);
@@ -14,8 +15,9 @@ void gk_swiglu(const float *gate, const float *up, float *output, size_t count) 
   }
 }
 
-GK_VERSIONS
-void gk_swiglu_gradient(float *gate, float *up, const float *gradient, size_t count) {
+GK_KERNEL(
+    void, gk_swiglu_gradient,
+    (float *gate, float *up, const float *gradient, size_t count), (gate, up, gradient, count)) {
   for (size_t i = 0; i < count; i += 16) {
     size_t left = count - i < 16 ? count - i : 16;
     float16x g = left == 16 ? load16(gate + i) : load16_partial(gate + i, left);

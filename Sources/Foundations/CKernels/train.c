@@ -1,9 +1,10 @@
 #include "CGranuleKernels.h"
 #include "vector.h"
 
-GK_VERSIONS
-void gk_suffix_residuals(
-    float *rows, size_t prefixes, size_t d_model, const float *activation, const float *weights) {
+GK_KERNEL(
+    void, gk_suffix_residuals,
+    (float *rows, size_t prefixes, size_t d_model, const float *activation, const float *weights),
+    (rows, prefixes, d_model, activation, weights)) {
   for (size_t m = prefixes; m-- > 0;) {
     float *row = rows + m * d_model;
     const float *next = m + 1 < prefixes ? row + d_model : NULL;
@@ -14,10 +15,11 @@ void gk_suffix_residuals(
 }
 
 // The sum of a latent's row stays in the first cache while token rows stream past.
-GK_VERSIONS
-void gk_weighted_rows_sum(
-    const float *rows, size_t d_model, const uint32_t *row_indices, const float *weights,
-    size_t count, float *sum) {
+GK_KERNEL(
+    void, gk_weighted_rows_sum,
+    (const float *rows, size_t d_model, const uint32_t *row_indices, const float *weights,
+     size_t count, float *sum),
+    (rows, d_model, row_indices, weights, count, sum)) {
   memset(sum, 0, d_model * sizeof(float));
   for (size_t entry = 0; entry < count; entry++) {
     const float *row = rows + (size_t)row_indices[entry] * d_model;
@@ -29,26 +31,11 @@ void gk_weighted_rows_sum(
   }
 }
 
-// The same order of summation as gk_dot, without a call for each latent.
-static inline __attribute__((always_inline)) float inner_product(
-    const float *a, const float *b, size_t count) {
-  float16x sums[4] = {{0}, {0}, {0}, {0}};
-  size_t i = 0;
-  for (; i + 64 <= count; i += 64)
-    for (int v = 0; v < 4; v++)
-      sums[v] = fma16(load16(a + i + 16 * v), load16(b + i + 16 * v), sums[v]);
-  for (int v = 0; i < count; v++) {
-    size_t left = count - i < 16 ? count - i : 16;
-    sums[v] = fma16(load16_partial(a + i, left), load16_partial(b + i, left), sums[v]);
-    i += left;
-  }
-  return sum16((sums[0] + sums[1]) + (sums[2] + sums[3]));
-}
-
-GK_VERSIONS
-void gk_latent_products(
-    const float *decoder, size_t d_model, const uint32_t *indices, size_t active,
-    const uint32_t *blocks, const float *rows, float *products) {
+GK_KERNEL(
+    void, gk_latent_products,
+    (const float *decoder, size_t d_model, const uint32_t *indices, size_t active,
+     const uint32_t *blocks, const float *rows, float *products),
+    (decoder, d_model, indices, active, blocks, rows, products)) {
   for (size_t i = 0; i < active; i++) {
     size_t latent = indices[i];
     products[i] =
@@ -56,8 +43,10 @@ void gk_latent_products(
   }
 }
 
-GK_VERSIONS
-void gk_cut_row(const float *row, size_t d_model, float *strips, size_t stride) {
+GK_KERNEL(
+    void, gk_cut_row,
+    (const float *row, size_t d_model, float *strips, size_t stride),
+    (row, d_model, strips, stride)) {
   size_t i = 0;
   // Past the caches: a strip is read again when all others have been written.
   for (; i + gk_strip_columns <= d_model; i += gk_strip_columns, strips += stride) {
@@ -69,12 +58,12 @@ void gk_cut_row(const float *row, size_t d_model, float *strips, size_t stride) 
     memcpy(strips, row + i, (d_model - i) * sizeof(float));
   }
   // Others must see what was stored past the caches.
-  __builtin_ia32_sfence();
+  GK_STORE_FENCE();
 }
 
 // The four sums of a latent stay in registers while rows of the strip, which is in the second-level
 // cache, pass by.
-static inline __attribute__((always_inline)) void add_entries(
+GK_INLINE void add_entries(
     const gk_entry *entries, size_t count, const float *inputs, const float *returned,
     float16x sums[4]) {
   for (size_t i = 0; i < count; i++) {
@@ -87,7 +76,7 @@ static inline __attribute__((always_inline)) void add_entries(
   }
 }
 
-static inline __attribute__((always_inline)) void store_strip(
+GK_INLINE void store_strip(
     float *row, size_t columns, const float16x sums[2]) {
   if (columns == gk_strip_columns && (uintptr_t)row % 64 == 0) {
     // Past the caches, which need not read what is overwritten whole.
@@ -101,9 +90,10 @@ static inline __attribute__((always_inline)) void store_strip(
   memcpy(row, both, columns * sizeof(float));
 }
 
-GK_VERSIONS
-void gk_strip_gradients(
-    const gk_gradients *problem, size_t strip, size_t first, size_t end) {
+GK_KERNEL(
+    void, gk_strip_gradients,
+    (const gk_gradients *problem, size_t strip, size_t first, size_t end),
+    (problem, strip, first, end)) {
   size_t d_model = problem->d_model;
   size_t strips = (d_model + gk_strip_columns - 1) / gk_strip_columns;
   size_t offset = strip * gk_strip_columns, slab = problem->slab_stride;
@@ -133,11 +123,11 @@ void gk_strip_gradients(
     problem->squared_norms[strip * problem->latents + latent] = sum16(squares);
   }
   // Others must see what was stored past the caches.
-  __builtin_ia32_sfence();
+  GK_STORE_FENCE();
 }
 
-GK_VERSIONS
-void gk_strip_sum(const float *strip, size_t tokens, float *sum) {
+GK_KERNEL(
+    void, gk_strip_sum, (const float *strip, size_t tokens, float *sum), (strip, tokens, sum)) {
   float16x sums[2] = {{0}, {0}};
   for (size_t token = 0; token < tokens; token++) {
     sums[0] += load16(strip + token * gk_strip_columns);
@@ -147,10 +137,11 @@ void gk_strip_sum(const float *strip, size_t tokens, float *sum) {
   store16(sum + 16, sums[1]);
 }
 
-GK_VERSIONS
-void gk_column_moments(
-    const float *rows, size_t count, size_t columns, const float *shift, double *sums,
-    double *squares) {
+GK_KERNEL(
+    void, gk_column_moments,
+    (const float *rows, size_t count, size_t columns, const float *shift, double *sums,
+     double *squares),
+    (rows, count, columns, shift, sums, squares)) {
   for (size_t row = 0; row < count; row++)
     for (size_t i = 0; i < columns; i++) {
       double value = rows[row * columns + i] - shift[i];
@@ -159,24 +150,23 @@ void gk_column_moments(
     }
 }
 
-static inline __attribute__((always_inline)) void normalize(float *row, size_t count) {
+GK_INLINE void normalize(float *row, size_t count) {
   float squared_norm = inner_product(row, row, count);
   if (squared_norm == 0) return;
-  float factor = 1 / __builtin_sqrtf(squared_norm);
+  float factor = 1 / __builtin_elementwise_sqrt(squared_norm);
   for (size_t i = 0; i < count; i++) row[i] *= factor;
 }
 
-GK_VERSIONS
-void gk_normalize(float *row, size_t count) { normalize(row, count); }
+GK_KERNEL(void, gk_normalize, (float *row, size_t count), (row, count)) { normalize(row, count); }
 
 // parallel: what is subtracted from the gradient, times the parameters; has_gradients: else zeros.
-static inline __attribute__((always_inline)) void adam(
+GK_INLINE void adam(
     float *restrict parameters, float *restrict first_moments, float *restrict second_moments,
     const float *restrict gradients, const int has_gradients, const int is_row, float parallel,
     size_t count, const gk_adam_step *step) {
   float beta1 = step->beta1, beta2 = step->beta2, scale = step->gradient_scale;
   float step_size = step->learning_rate / step->bias_correction1, epsilon = step->epsilon;
-  float root_correction = 1 / __builtin_sqrtf(step->bias_correction2);
+  float root_correction = 1 / __builtin_elementwise_sqrt(step->bias_correction2);
   float shrink = 1 - step->learning_rate * step->weight_decay;
   for (size_t i = 0; i < count; i++) {
     float gradient = has_gradients ? gradients[i] : 0;
@@ -187,25 +177,27 @@ static inline __attribute__((always_inline)) void adam(
     float second = __builtin_fmaf(beta2, second_moments[i] - squared, squared);
     first_moments[i] = first;
     second_moments[i] = second;
-    float denominator = __builtin_fmaf(__builtin_sqrtf(second), root_correction, epsilon);
+    float denominator = __builtin_fmaf(__builtin_elementwise_sqrt(second), root_correction, epsilon);
     parameters[i] = __builtin_fmaf(-step_size, first / denominator, parameters[i] * shrink);
   }
 }
 
-GK_VERSIONS
-void gk_adam(
-    float *parameters, float *first_moments, float *second_moments, const float *gradients,
-    size_t count, const gk_adam_step *step) {
+GK_KERNEL(
+    void, gk_adam,
+    (float *parameters, float *first_moments, float *second_moments, const float *gradients,
+     size_t count, const gk_adam_step *step),
+    (parameters, first_moments, second_moments, gradients, count, step)) {
   if (gradients)
     adam(parameters, first_moments, second_moments, gradients, 1, 0, 0, count, step);
   else
     adam(parameters, first_moments, second_moments, NULL, 0, 0, 0, count, step);
 }
 
-GK_VERSIONS
-void gk_adam_unit_row(
-    float *row, float *first_moments, float *second_moments, const float *gradients, float parallel,
-    size_t count, const gk_adam_step *step) {
+GK_KERNEL(
+    void, gk_adam_unit_row,
+    (float *row, float *first_moments, float *second_moments, const float *gradients,
+     float parallel, size_t count, const gk_adam_step *step),
+    (row, first_moments, second_moments, gradients, parallel, count, step)) {
   if (gradients)
     adam(row, first_moments, second_moments, gradients, 1, 1, parallel, count, step);
   else

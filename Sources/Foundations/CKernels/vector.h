@@ -1,12 +1,8 @@
-// Vectors of 16 floats that the compiler lowers to one, two or four registers, and the versions of
-// a function to compile. Internal to CKernels.
+// Vectors of 16 floats that the compiler lowers to one, two or four registers. Internal to CKernels.
 #pragma once
 #include <string.h>
 
-// Without the width the compiler splits vectors of 64 bytes where it thinks those slow.
-#define GK_VERSIONS                                                           \
-  __attribute__((                                                                  \
-      target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), min_vector_width(512)))
+#include "cpu.h"
 
 typedef float float16x __attribute__((vector_size(64)));
 typedef float float8x __attribute__((vector_size(32)));
@@ -81,3 +77,20 @@ typedef float float2x __attribute__((vector_size(8)));
     __builtin_shufflevector(pairs, pairs, 0, 2, 4, 6) +                                    \
         __builtin_shufflevector(pairs, pairs, 1, 3, 5, 7);                                 \
   })
+
+// The inner product of gk_dot. Four vectors of 16 hide the latency of the fused multiply-add, and bound
+// the rounding error by (count / 64 + 7) · 2⁻²⁴ · ‖a‖‖b‖ instead of count · 2⁻²⁴ · ‖a‖‖b‖.
+GK_INLINE float inner_product(
+    const float *a, const float *b, size_t count) {
+  float16x sums[4] = {{0}, {0}, {0}, {0}};
+  size_t i = 0;
+  for (; i + 64 <= count; i += 64)
+    for (int v = 0; v < 4; v++)
+      sums[v] = fma16(load16(a + i + 16 * v), load16(b + i + 16 * v), sums[v]);
+  for (int v = 0; i < count; v++) {
+    size_t left = count - i < 16 ? count - i : 16;
+    sums[v] = fma16(load16_partial(a + i, left), load16_partial(b + i, left), sums[v]);
+    i += left;
+  }
+  return sum16((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}

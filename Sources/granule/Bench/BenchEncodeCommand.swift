@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import GranuleBLAS
 import GranuleDictionary
 import GranuleEncoder
 import GranuleFiles
@@ -171,7 +172,7 @@ struct BenchEncodeCommand: AsyncParsableCommand {
     let source = self.dictionary ?? "random, \(data.rawValue) activations"
     print(
       "d_model \(dictionary.dModel), \(dictionary.latents.grouped) latents, k \(k) (\(source)); "
-        + "\(threads) threads, OpenBLAS for \(DenseEncodeBaseline.coreName)\n")
+        + "\(threads) threads, OpenBLAS for \(BLAS.coreName)\n")
     var table = TextTable(
       "batch", "granularity", "k", "ms", "µs/token", "sgemm ms", "ratio", "survivors/token",
       "fallbacks", "ties", "differ")

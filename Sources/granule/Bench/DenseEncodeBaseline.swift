@@ -1,6 +1,5 @@
-import GranuleBLAS
 import CGranuleKernels
-import COpenBLAS
+import GranuleBLAS
 import GranuleDictionary
 import GranuleLanguageModel
 import GranuleTensors
@@ -69,14 +68,9 @@ final class DenseEncodeBaseline {
         groupMaxima: FloatStorage(count: granularity / Self.groupValues),
         values: FloatStorage(count: granularity), latents: .allocate(capacity: granularity))
     }
-    // Its own threads go on spinning after a call, and would slow whoever is measured next.
-    _ = SingleThreadedBLAS.use
   }
 
   deinit { for scratch in scratch { scratch.latents.deallocate() } }
-
-  /// For which CPU OpenBLAS chose its kernels.
-  static var coreName: String { String(cString: openblas_get_corename()) }
 
   /// Encodes activations: [tokens, d_model].
   func encode(_ activations: UnsafePointer<Float>, tokens: Int) -> Codes {
@@ -132,14 +126,12 @@ final class DenseEncodeBaseline {
       let weights = dictionary.encoderWeights.pointer + latents.lowerBound * dModel
       let scores = scores.pointer + rows.lowerBound * granularity + latents.lowerBound
       if rows.count == 1 {
-        cblas_sgemv(
-          CblasRowMajor, CblasNoTrans, blasint(latents.count), blasint(dModel), 1, weights,
-          blasint(dModel), inputs, 1, 1, scores, 1)
+        BLAS.addProduct(of: weights, inputs, rows: latents.count, columns: dModel, to: scores)
       } else {
-        cblas_sgemm(
-          CblasRowMajor, CblasNoTrans, CblasTrans, blasint(rows.count), blasint(latents.count),
-          blasint(dModel), 1, inputs, blasint(dModel), weights, blasint(dModel), 1, scores,
-          blasint(granularity))
+        BLAS.multiply(
+          .init(inputs, stride: dModel), .init(weights, stride: dModel, transposed: true),
+          rows: rows.count, columns: latents.count, inner: dModel, into: scores,
+          stride: granularity, accumulating: true)
       }
     }
   }

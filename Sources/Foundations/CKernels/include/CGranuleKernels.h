@@ -5,6 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// No symbol of the kernels is visible outside the program or library that they are linked into.
+#pragma GCC visibility push(hidden)
+
 // ---- cpu.c
 
 /// For which CPU a kernel of the encoder runs: any; AVX2 with FMA; AVX-512 with VNNI. Ascending.
@@ -348,3 +351,5 @@ void gk_rms_norm_gradient(
 void gk_rotate_pairs(
     float *heads, size_t head_count, size_t head_dimension, const float *cosines,
     const float *sines, float direction);
+
+#pragma GCC visibility pop

@@ -129,7 +129,7 @@ struct SelectTests {
     }
   }
 
-  @Test("thresholds of scored latents rise to the k-th largest", arguments: ScreenTests.cpus)
+  @Test("thresholds of scored latents rise to the k-th largest", arguments: supportedCPUs)
   func raiseScored(cpu: gk_cpu) {
     var generator = SeededGenerator(seed: 84)
     for (count, k) in Self.sizes(&generator) {
@@ -144,7 +144,7 @@ struct SelectTests {
     }
   }
 
-  @Test("thresholds of screened latents rise to a guess", arguments: ScreenTests.cpus)
+  @Test("thresholds of screened latents rise to a guess", arguments: supportedCPUs)
   func raiseScreened(cpu: gk_cpu) {
     var generator = SeededGenerator(seed: 85)
     for (count, k) in Self.sizes(&generator) where count > 0 {
@@ -171,7 +171,7 @@ struct SelectTests {
     }
   }
 
-  @Test("latents without a bound stop thresholds from rising to them", arguments: ScreenTests.cpus)
+  @Test("latents without a bound stop thresholds from rising to them", arguments: supportedCPUs)
   func raiseUnbounded(cpu: gk_cpu) {
     let values: [Float] = [.infinity, 1, .infinity, 3, 2]
     let errors = [Float](repeating: 0, count: 5)

@@ -50,7 +50,7 @@ struct RescoreTests {
     }
   }
 
-  @Test("of pairs, in any order and however many share a latent", arguments: ScreenTests.cpus)
+  @Test("of pairs, in any order and however many share a latent", arguments: supportedCPUs)
   func pairs(cpu: gk_cpu) {
     var generator = SeededGenerator(seed: 72)
     for dModel in Self.sizes {
@@ -79,7 +79,7 @@ struct RescoreTests {
     }
   }
 
-  @Test("of a panel, kept from the threshold on and above the floor", arguments: ScreenTests.cpus)
+  @Test("of a panel, kept from the threshold on and above the floor", arguments: supportedCPUs)
   func panel(cpu: gk_cpu) {
     var generator = SeededGenerator(seed: 73)
     for dModel in Self.sizes {

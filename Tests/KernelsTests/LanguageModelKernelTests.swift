@@ -10,7 +10,7 @@ import Testing
 private let lengths = [1, 2, 8, 15, 16, 17, 31, 64, 100, 511, 512, 513, 1536, 2049]
 
 @Suite("The language model's kernels")
-struct KernelTests {
+struct LanguageModelKernelTests {
   @Test("e^x is within a relative 3e-7 wherever float32 can hold it, and 0 below")
   func exponential() {
     var worst = 0.0
