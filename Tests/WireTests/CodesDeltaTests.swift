@@ -62,8 +62,8 @@ private func bytes(_ codes: PackedCodes) -> [[UInt8]] {
       (none, removal([0, 0, 7], [1]), "removed.row_offsets: go from 0 to 7"),
       (none, removal([1, 1, 1], [1]), "removed.row_offsets: go from 1 to 1"),
       (none, removal([0, 2, 2], [5, 1]), "removed.indices: token 0 has 1 after 5"),
-      (none, removal([0, 1], [1]), "other numbers of tokens"),
-      (packed([[2: 1]]), removal([0, 0, 0], []), "other numbers of tokens"),
+      (none, removal([0, 1], [1]), "number of tokens"),
+      (packed([[2: 1]]), removal([0, 0, 0], []), "number of tokens"),
       (
         PackedCodes(rowOffsets: [0, 2, 2], indices: [4, 3], values: [1, 1]),
         removal([0, 0, 0], []), "they must ascend"

@@ -1,10 +1,10 @@
 import GranuleDictionary
 import GranuleEncoder
 import GranuleRepository
-import GranuleWire
+import GranuleCalls
 
-/// One version of a model in memory. Whoever computes with it holds it; its memory is freed with
-/// the last of them.
+/// One version of a model in memory. Each call that computes with it holds it; its memory is freed
+/// with the last reference.
 final class ResidentVersion: Sendable {
   let version: UInt64
   let encoder: SparseEncoder
@@ -12,37 +12,42 @@ final class ResidentVersion: Sendable {
   /// Latents in its files, of which `dictionary.latents` are in memory.
   let latents: Int
 
-  /// Prepares a dictionary that was read, on this thread alone, so that requests are computed
-  /// meanwhile.
+  /// Prepares a dictionary on this thread alone, so that calls are computed meanwhile.
   ///
   /// - Throws: `EncodingError` if there is not enough memory.
-  init(version: UInt64, _ published: PublishedDictionary) throws(EncodingError) {
+  init(
+    version: UInt64, _ dictionary: SparseAutoencoder, sha256: String, latents: Int
+  ) throws(EncodingError) {
     self.version = version
-    encoder = try SparseEncoder(published.dictionary, threads: 1)
-    sha256 = published.sha256
-    latents = published.latents
+    encoder = try SparseEncoder(dictionary, threads: 1)
+    self.sha256 = sha256
+    self.latents = latents
+  }
+
+  convenience init(
+    version: UInt64, _ published: PublishedDictionary
+  ) throws(EncodingError) {
+    try self.init(
+      version: version, published.dictionary, sha256: published.sha256, latents: published.latents)
   }
 
   /// The same version with fewer latents, in memory of its own.
-  ///
-  /// - Throws: `EncodingError` if there is not enough memory.
-  init(truncating other: ResidentVersion, to latents: Int) throws(EncodingError) {
-    version = other.version
-    encoder = try SparseEncoder(other.dictionary.truncated(to: latents), threads: 1)
-    sha256 = other.sha256
-    self.latents = other.latents
+  convenience init(truncating other: ResidentVersion, to latents: Int) throws(EncodingError) {
+    try self.init(
+      version: other.version, other.dictionary.truncated(to: latents), sha256: other.sha256,
+      latents: other.latents)
   }
 
   var dictionary: SparseAutoencoder { encoder.dictionary }
 
-  /// Runs one token through, so that the first request finds everything in place.
+  /// Encodes one token, so that the first call finds everything in place.
   ///
   /// - Throws: `EncodingError` if the dictionary cannot encode even zeros.
   func warm() throws(EncodingError) {
     _ = try encoder.encode([Float](repeating: 0, count: dictionary.dModel), in: EncodeWorkspace())
   }
 
-  /// What to tell of it.
+  /// What to report of it.
   func status(_ state: ModelState) -> ModelVersionStatus {
     var status = ModelVersionStatus(version: version, state: state)
     status.dModel = UInt32(dictionary.dModel)
@@ -55,7 +60,7 @@ final class ResidentVersion: Sendable {
         latents: UInt32($0.latents), k: UInt32($0.k), l0: $0.l0 ?? 0, fvu: $0.fvu ?? 0)
     }
     status.languageModel = dictionary.provenance.languageModel
-    status.hook = dictionary.provenance.hook
+    status.hook = dictionary.provenance.hook.name
     status.sha256 = sha256
     return status
   }
