@@ -73,7 +73,7 @@ public struct EncodeRun: Sendable {
     public var wireSeconds: Double
     /// Mean number of active latents per token.
     public var l0: Double {
-      Double(codes.indices.count) / Double(max(codes.rowOffsets.count - 1, 1))
+      codes.codes.l0
     }
   }
 

@@ -81,7 +81,7 @@ struct TrainCommand: AsyncParsableCommand {
     case .interrupted(let step):
       throw CommandError.interrupted(interruption(of: trainer, at: step))
     case .finished(let dictionary):
-      report(trainer, dictionary, seconds: Date().timeIntervalSince(start))
+      report(trainer, source, dictionary, seconds: Date().timeIntervalSince(start))
     }
   }
 
@@ -96,7 +96,8 @@ struct TrainCommand: AsyncParsableCommand {
       + "  granule train --resume --out \(out)"
   }
 
-  private func report(_ trainer: Trainer, _ dictionary: SparseAutoencoder, seconds: Double) {
+  private func report(
+    _ trainer: Trainer, _ source: FileActivations, _ dictionary: SparseAutoencoder, seconds: Double) {
     if let warning = Self.warning(flooredSteps: trainer.flooredSteps, of: trainer.configuration) {
       printError(warning)
     }
@@ -109,7 +110,7 @@ struct TrainCommand: AsyncParsableCommand {
         ]))
       return
     }
-    let on = trainer.source.heldOut == nil ? "the training activations" : "held-out activations"
+    let on = source.heldOut == nil ? "the training activations" : "held-out activations"
     print(
       "Trained in \(seconds.duration). Measured on \(on):\n\n" + dictionary.granularityTable.text)
     if let fvu = dictionary.granularities.last?.fvu, fvu >= 1 {

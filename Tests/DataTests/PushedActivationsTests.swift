@@ -38,7 +38,7 @@ struct PushedActivationsTests {
     let all = batches.flatMap(\.self)
     #expect(all[..<40].sorted() == Array(0..<40) && all[..<40] != ArraySlice(0..<40))
     #expect(all[40..<70].sorted() == Array(40..<70) && all[70...].allSatisfy { $0 >= 40 })
-    #expect(source.training?.tokens == 30 && source.heldOut == nil)
+    #expect(try source.training?.tokens == 30 && source.heldOut == nil)
     let error = #expect(throws: TrainingError.self) { try source.push(rows(70..<71)) }
     #expect(error?.kind == .streamClosed)
   }
@@ -64,7 +64,7 @@ struct PushedActivationsTests {
     try source.push(rows(0..<20_480))
     source.end()
     let trained = try drain(source.batches(order(batchTokens: 512))).flatMap(\.self)
-    let heldOut = try #require(source.heldOut)
+    let heldOut = try #require(try source.heldOut)
     let numbers = Set((0..<heldOut.tokens).map { token -> Int in
       var row: [Float] = [0, 0]
       heldOut.copyToken(token, into: &row)

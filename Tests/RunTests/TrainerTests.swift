@@ -88,7 +88,7 @@ struct TrainerTests {
     configuration.tokens = 20_000
     configuration.learningRate = 1e-2
     let trainer = try Trainer(configuration, run: run("a"))
-    #expect(trainer.source.training?.tokens == 200 && trainer.source.heldOut?.tokens == 40)
+    #expect(try trainer.source.training?.tokens == 200 && trainer.source.heldOut?.tokens == 40)
     var first: Double?
     var last = 0.0
     let outcome = try trainer.train(onProgress: {

@@ -109,9 +109,17 @@ public struct ActivationDataset: Sendable {
   /// Rows in memory: [rows, d_model]; at least one.
   ///
   /// - Parameter name: stands for a path in messages.
-  init(rows: [Float], dModel: Int, name: String) {
+  /// - Throws: `TrainingError` if there is no memory for a copy.
+  init(rows: [Float], dModel: Int, name: String) throws(TrainingError) {
     let count = rows.count / dModel
-    let file = rows.withUnsafeBytes { FileBytes.copy($0, named: name) }
+    let copy = rows.withUnsafeBytes { bytes in
+      Result { () throws(FileError) in try FileBytes.copy(bytes, named: name) }
+    }
+    guard case .success(let file) = copy else {
+      throw TrainingError(
+        .tooLittleMemory(needed: 4 * rows.count, available: 0),
+        "\(count) \(name) take \(4 * rows.count >> 20) MiB, for which there is no memory: keep fewer")
+    }
     let tensor = Tensor(
       name: "", type: .float32, shape: [count, dModel], file: file, byteRange: 0..<4 * rows.count)
     self.init(

@@ -12,9 +12,9 @@ public protocol ActivationSource: AnyObject, Sendable {
   /// Whether `statistics` answers at once. Otherwise it waits for a producer.
   var isReady: Bool { get }
   /// The activations that training takes its batches from, nil if they are not kept.
-  var training: ActivationDataset? { get }
+  var training: ActivationDataset? { get throws(TrainingError) }
   /// The activations kept from training so far, nil if there are none.
-  var heldOut: ActivationDataset? { get }
+  var heldOut: ActivationDataset? { get throws(TrainingError) }
 
   /// Number of rows of d_model float32 that the source keeps in memory for a run.
   func rowsInMemory(batchTokens: Int) -> Int

@@ -196,11 +196,18 @@ public final class PushedActivations: ActivationSource {
   /// Pushed rows come from no file.
   public var files: ActivationFiles { ActivationFiles() }
   /// The window that was taken last; earlier rows are not kept.
-  public var training: ActivationDataset? { state.read(\.last).map { dataset($0) } }
+  public var training: ActivationDataset? {
+    get throws(TrainingError) {
+      guard let last = state.read(\.last) else { return nil }
+      return try dataset(last)
+    }
+  }
   /// The rows held out so far.
   public var heldOut: ActivationDataset? {
-    let window = state.read(\.heldOut)
-    return window.numbers.isEmpty ? nil : dataset(window)
+    get throws(TrainingError) {
+      let window = state.read(\.heldOut)
+      return window.numbers.isEmpty ? nil : try dataset(window)
+    }
   }
   /// Whether the first window is full, or all rows are there.
   public var isReady: Bool { state.read { $0.statistics != nil || $0.first != nil || $0.hasEnded || $0.abortion != nil } }
@@ -262,8 +269,8 @@ public final class PushedActivations: ActivationSource {
   /// Pushed rows leave nothing to compare.
   public func check(run: String) {}
 
-  private func dataset(_ window: Window) -> ActivationDataset {
-    ActivationDataset(rows: window.values, dModel: dModel, name: "pushed activations")
+  private func dataset(_ window: Window) throws(TrainingError) -> ActivationDataset {
+    try ActivationDataset(rows: window.values, dModel: dModel, name: "pushed activations")
   }
 }
 

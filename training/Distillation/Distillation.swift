@@ -1,4 +1,4 @@
-internal impo.alreadyExists(path: folder), rt Glibc
+internal import Glibc
 internal import GranuleData
 public import GranuleDictionary
 internal import GranuleErrors
@@ -53,7 +53,7 @@ public final class Distillation {
 
   /// The folder within a distillation that holds the final core.
   public static let coreFolderName = StartingCore.distillationCoreName
-  private static let selectedFolderName = "selected-core"
+  static let selectedFolderName = "selected-core"
   private static let attributionFileName = "attribution.safetensors"
 
   /// What is distilled.
@@ -64,7 +64,7 @@ public final class Distillation {
   public var layer: Int { source.layer }
   /// The language model's name.
   public var languageModel: String { source.modelName }
-  private let folder: String
+  let folder: String
   private let source: HarvestSource
   private var lock: FolderLock?
 
@@ -145,7 +145,7 @@ public final class Distillation {
     if cycles.count < configuration.cycles { try checkText() }
   }
 
-  private static func cycleFolder(_ folder: String, _ number: Int) -> String {
+  static func cycleFolder(_ folder: String, _ number: Int) -> String {
     "\(folder)/cycle-\(number)"
   }
 
@@ -363,136 +363,5 @@ public final class Distillation {
         id: id, latent: latent, attribution: attribution.scores[latent],
         frequency: attribution.frequencies[latent])
     }
-  }
-
-  // MARK: Cores
-
-  /// Writes the core that the rule makes of what the cycles selected.
-  private func finalCore() throws -> SparseAutoencoder {
-    let path = "\(folder)/\(Self.coreFolderName)"
-    if Folder.isFolder(path) { return try SparseAutoencoder(folder: path) }
-    let history = cycles.map(\.selected)
-    let ids = configuration.rule.features(history)
-    guard let last = cycles.last, !ids.isEmpty else {
-      throw TrainingError(
-        .unusable(input: folder),
-        "no feature was selected as often as \(configuration.rule.text) asks for: each cycle's own "
-          + "selection is in \(folder)/cycle-N/\(Self.selectedFolderName)")
-    }
-    // Each as the newest dictionary has it: that of the cycle after the last which selected it, whose
-    // core it was in, or the last cycle's.
-    let latents = ids.map { id -> (cycle: Int, latent: Int) in
-      guard let index = history.lastIndex(where: { $0.contains { $0.id == id } }),
-        let place = history[index].firstIndex(where: { $0.id == id })
-      else { preconditionFailure("the rule chooses among what was selected") }
-      return index == history.count - 1
-        ? (index + 1, history[index][place].latent) : (index + 2, place)
-    }
-    let newest = try Self.dictionary(folder, last.number)
-    var core = try Self.core(
-      of: latents, like: newest, found: Self.distilled(ids, history),
-      open: { [folder] in $0 == last.number ? newest : try Self.dictionary(folder, $0) })
-    let activations = try FileActivations(run: Self.cycleFolder(folder, last.number))
-    core = try Evaluation.calibrated(
-      core, granularities: [core.latents],
-      on: (activations.heldOut ?? activations.trained).spread(tokens: configuration.training.validationTokens))
-    try core.write(newFolder: path)
-    return core
-  }
-
-  private static func dictionary(_ folder: String, _ number: Int) throws -> SparseAutoencoder {
-    try SparseAutoencoder(
-      folder: "\(cycleFolder(folder, number))/\(Trainer.dictionaryFolderName)")
-  }
-
-  private static func distilled(
-    _ ids: [Int], _ history: [[DistillationCycle.Feature]]
-  ) -> DistilledCore {
-    var selections: [Int: Int] = [:]
-    var newest: [Int: DistillationCycle.Feature] = [:]
-    for feature in history.joined() {
-      selections[feature.id, default: 0] += 1
-      newest[feature.id] = feature
-    }
-    return DistilledCore(
-      attributions: ids.map { Float(newest[$0]?.attribution ?? 0) },
-      frequencies: ids.map { Float(newest[$0]?.frequency ?? 0) },
-      selections: ids.map { selections[$0] ?? 0 }, cycles: history.count)
-  }
-
-  /// A dictionary of single latents, each as its cycle's dictionary has it, the rest as `like` has.
-  ///
-  /// - Parameter open: reads a cycle's dictionary; asked for one after the other, since all at once
-  ///   may be more than memory holds.
-  private static func core(
-    of latents: [(cycle: Int, latent: Int)], like: SparseAutoencoder, found: DistilledCore,
-    open: (Int) throws -> SparseAutoencoder
-  ) throws -> SparseAutoencoder {
-    let dModel = like.dModel
-    let (encoder, decoder) = (
-      FloatStorage(count: latents.count * dModel), FloatStorage(count: latents.count * dModel)
-    )
-    var biases = [Float](repeating: 0, count: latents.count)
-    var thresholds = biases
-    for cycle in Set(latents.map(\.cycle)).sorted() {
-      let dictionary = try open(cycle)
-      guard case .threshold(let all) = dictionary.selectionRule, dictionary.dModel == dModel,
-        latents.allSatisfy({ $0.cycle != cycle || $0.latent < dictionary.latents })
-      else {
-        throw TrainingError.damaged(
-          "cycle \(cycle)", "its dictionary is not the one that the cycle trained")
-      }
-      for (row, (_, latent)) in latents.enumerated() where latents[row].cycle == cycle {
-        (encoder.pointer + row * dModel)
-          .update(from: dictionary.encoderWeights.pointer + latent * dModel, count: dModel)
-        (decoder.pointer + row * dModel)
-          .update(from: dictionary.decoderWeights.pointer + latent * dModel, count: dModel)
-        biases[row] = dictionary.encoderBias.pointer[latent]
-        thresholds[row] = all[latent]
-      }
-    }
-    var parts = like.parts
-    parts.encoderWeights = encoder
-    parts.decoderWeights = decoder
-    parts.encoderBias = FloatStorage(biases)
-    parts.selectionRule = .threshold(thresholds)
-    parts.granularities = [Granularity(latents: latents.count, k: 0)]
-    parts.latentOrder = nil
-    parts.core = found
-    return SparseAutoencoder(parts)
-  }
-}
-
-/// How much of all cycles is done, and how long the rest takes.
-private struct WorkClock {
-  /// Tokens trained in the time of one attributed, roughly: only the time left depends on it.
-  private static let tokensPerAttributed = 40.0
-
-  private let trainingTokens: Double
-  private let attributionTokens: Double
-  private let total: Double
-  private let start = ContinuousClock.now
-  /// What was done before this process took over; known with the first progress.
-  private var atStart: Double?
-
-  init(_ configuration: DistillationConfiguration, cyclesDone: Int) {
-    trainingTokens = Double(configuration.training.tokens)
-    attributionTokens = Self.tokensPerAttributed * Double(configuration.attributionTokens)
-    total = Double(configuration.cycles) * (trainingTokens + attributionTokens)
-  }
-
-  mutating func advance(
-    cycle: Int, _ phase: Distillation.Progress.Phase
-  ) -> (fraction: Double, secondsLeft: Double) {
-    var done = Double(cycle - 1) * (trainingTokens + attributionTokens)
-    switch phase {
-    case .training(let progress): done += min(Double(progress.tokens), trainingTokens)
-    case .attribution(let share): done += trainingTokens + share * attributionTokens
-    }
-    let before = atStart ?? done
-    atStart = before
-    let seconds = (ContinuousClock.now - start) / .seconds(1)
-    let rate = (done - before) / max(seconds, 1e-9)
-    return (done / total, (total - done) / rate)
   }
 }

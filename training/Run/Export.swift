@@ -53,7 +53,7 @@ extension TrainingSession {
   ) throws -> SparseAutoencoder {
     onProgress(.calibration(0))
     var dictionary = rawDictionary(state)
-    if let measured = source.heldOut ?? source.training {
+    if let measured = try source.heldOut ?? source.training {
       dictionary = try Evaluation.calibrated(
         dictionary, granularities: configuration.listedGranularities,
         on: measured.spread(tokens: configuration.validationTokens),

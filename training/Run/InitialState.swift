@@ -1,10 +1,11 @@
 internal import Glibc
 internal import GranuleData
-internal import GranuleDictionary
+internal import GranuleEncoder
 internal import GranuleErrors
 internal import GranuleObjective
 internal import GranuleStep
 internal import GranuleTensors
+internal import GranuleThreads
 
 // What a run begins with.
 extension TrainingConfiguration {
@@ -84,11 +85,11 @@ extension Checkpoint {
     let tokens = sample.count / weights.dModel
     for i in 0..<sample.count { sample.pointer[i] *= Float(statistics.scale) }
     do throws(EncodingError) {
-      return try EncoderPool().encodeBatchTopK(
-        SparseAutoencoder(weights.parts(.topk(k: max(Int(l0), 1)))),
-        UnsafeBufferPointer(start: sample.pointer, count: sample.count), tokens: tokens,
-        granularity: weights.latents, k: max(Int(l0), 1),
-        count: max(Int(l0 * Double(tokens)), 1)
+      let encoder = LiveEncoder(weights.lent)
+      return try encoder.lend(.topk, history: ScreeningHistory()).encodeBatchTopK(
+        UnsafeBufferPointer(start: sample.pointer, count: sample.count),
+        granularity: weights.latents, k: max(Int(l0), 1), count: max(Int(l0 * Double(tokens)), 1),
+        in: EncodeWorkspace(threads: Parallel.threads)
       ).threshold
     } catch {
       throw TrainingError(

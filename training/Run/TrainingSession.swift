@@ -1,5 +1,6 @@
 internal import GranuleData
 internal import GranuleDictionary
+internal import GranuleEncoder
 internal import GranuleErrors
 internal import GranuleEvaluation
 internal import GranuleObjective
@@ -196,7 +197,7 @@ final class TrainingSession {
   private func validate(
     onProgress: (Trainer.Progress.Activity) -> Void, shouldStop: () -> Bool
   ) throws {
-    guard let heldOut = source.heldOut else { return }
+    guard let heldOut = try source.heldOut else { return }
     onProgress(.validation(0))
     let evaluation = try Evaluation(
       rawDictionary(state), on: heldOut.spread(tokens: configuration.validationTokens),
