@@ -10,8 +10,6 @@ public struct TrainingError: Error, CustomStringConvertible, Sendable {
     case missing(path: String)
     /// A run or a distillation that has not finished cannot be used yet.
     case unfinished(path: String)
-    /// Another process works in the folder.
-    case busy(folder: String)
     /// A file of a run, a harvest or a distillation does not hold what was written.
     case damaged(file: String)
     /// Something differs from what a run, a harvest or a distillation began with.

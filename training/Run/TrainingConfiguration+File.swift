@@ -48,10 +48,11 @@ extension TrainingConfiguration {
     let kind =
       try json["objective"] == nil
       ? .topk : required("objective") { $0.string.flatMap(TrainingObjective.Kind.init) }
+    let latents = try required("latents", \.integer)
     var keys = ConfigurationKeys(
       Self.defaults(
-        kind, k: kind.hasK ? try required("k", \.integer) : 0,
-        latents: try required("latents", \.integer), tokens: try required("tokens", \.integer),
+        kind, k: kind.hasK ? try required("k", \.integer) : 0, latents: latents,
+        tokens: try required("tokens", \.integer),
         batchTokens: try json["batch_tokens"] == nil ? 2048 : required("batch_tokens", \.integer)))
     if json["activations"] == nil {
       throw TrainingError.damaged(source, "activations is missing")
