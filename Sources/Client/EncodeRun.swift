@@ -1,3 +1,4 @@
+import GranuleTensors
 import GranuleWire
 
 /// Rows of activations that a program sends to a server in batches.
