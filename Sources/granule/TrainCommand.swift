@@ -97,7 +97,8 @@ struct TrainCommand: AsyncParsableCommand {
   }
 
   private func report(
-    _ trainer: Trainer, _ source: FileActivations, _ dictionary: SparseAutoencoder, seconds: Double) {
+    _ trainer: Trainer, _ source: FileActivations, _ dictionary: SparseAutoencoder, seconds: Double
+  ) {
     if let warning = Self.warning(flooredSteps: trainer.flooredSteps, of: trainer.configuration) {
       printError(warning)
     }

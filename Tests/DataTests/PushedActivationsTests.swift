@@ -1,6 +1,7 @@
 import Dispatch
 import GranuleData
 import GranuleErrors
+import GranuleTensors
 import TestSupport
 import Testing
 
@@ -64,12 +65,14 @@ struct PushedActivationsTests {
     try source.push(rows(0..<20_480))
     source.end()
     let trained = try drain(source.batches(order(batchTokens: 512))).flatMap(\.self)
-    let heldOut = try #require(try source.heldOut)
-    let numbers = Set((0..<heldOut.tokens).map { token -> Int in
-      var row: [Float] = [0, 0]
-      heldOut.copyToken(token, into: &row)
-      return Int(row[0])
-    })
+    let rowsHeldOut = try source.heldOut
+    let heldOut = try #require(rowsHeldOut)
+    let numbers = Set(
+      (0..<heldOut.tokens).map { token -> Int in
+        var row: [Float] = [0, 0]
+        heldOut.copyToken(token, into: &row)
+        return Int(row[0])
+      })
     #expect(numbers.count == 2_000 && numbers.isDisjoint(with: trained))
     #expect(Set(trained).union(numbers) == Set(0..<20_480))
     #expect(Set(numbers.map { $0 / 512 }).count == 4)

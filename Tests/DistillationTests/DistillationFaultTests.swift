@@ -55,8 +55,14 @@ extension DistillationTests {
     for (fault, change) in [
       ("9999 sequences are to be held out", { $0.training.activations.heldOutSequences = 9999 }),
       ("row 0: the activation is not finite", { $0.training.activations.paths = spoilt }),
-      ("the core has 60 latents, latents is 60: it must be larger", { $0.training.objective = .batchtopk(k: 6, core: .init(folder: wide)) }),
-      ("the core's language model is renamed, the activations' is", { $0.training.objective = .batchtopk(k: 6, core: .init(folder: renamed)) }),
+      (
+        "the core has 60 latents, latents is 60: it must be larger",
+        { $0.training.objective = .batchtopk(k: 6, core: .init(folder: wide)) }
+      ),
+      (
+        "the core's language model is renamed, the activations' is",
+        { $0.training.objective = .batchtopk(k: 6, core: .init(folder: renamed)) }
+      ),
     ] as [(String, (inout DistillationConfiguration) -> Void)] {
       var configuration = configuration()
       change(&configuration)
@@ -224,7 +230,10 @@ extension DistillationTests {
       ("\"cycle\": 2", "\"cycle\": 3", "does not follow from the cycle before: cycle 3"),
       ("\"candidates\": \(candidates)", "\"candidates\": 1000000000", "1000000000 candidates"),
       ("\"core_latents\": \(core)", "\"core_latents\": \(core - 1)", "a core of \(core - 1)"),
-      ("\"feature\": \(feature),", "\"feature\": \(Int.max),", "feature is \(Int.max), it must be in 0"),
+      (
+        "\"feature\": \(feature),", "\"feature\": \(Int.max),",
+        "feature is \(Int.max), it must be in 0"
+      ),
       ("\"feature\": \(feature),", "\"feature\": -1,", "feature is -1, it must be in 0"),
       ("\"cross_entropy\"", "\"other\"", "cross_entropy is missing"),
     ] {

@@ -258,12 +258,18 @@ struct DistillationTests {
         "other.gguf: is not the language model of the activations, tiny: its sha256 is",
         { $0.model = path("other.gguf") }
       ),
-      ("the core has d_model 9, the activations have 8", { $0.training.objective = .batchtopk(k: 6, core: .init(folder: path("wide"))) }),
+      (
+        "the core has d_model 9, the activations have 8",
+        { $0.training.objective = .batchtopk(k: 6, core: .init(folder: path("wide"))) }
+      ),
       (
         "the core's hook is blocks.0.hook_resid_pre, the activations' is blocks.1.hook_resid_pre",
         { $0.training.objective = .batchtopk(k: 6, core: .init(folder: path("elsewhere"))) }
       ),
-      ("is not a layer-L folder of granule harvest", { $0.training.activations.paths = [path("x.npy")] }),
+      (
+        "is not a layer-L folder of granule harvest",
+        { $0.training.activations.paths = [path("x.npy")] }
+      ),
       (
         "only the residual stream can be attributed",
         { $0.training.activations.paths = [path("mlp/layer-1")] }
@@ -272,7 +278,10 @@ struct DistillationTests {
         "the harvest was not of layer 0, which",
         { $0.training.activations.paths = [path("moved/layer-0")] }
       ),
-      ("the objective is topk: distillation needs batchtopk", { $0.training.objective = .topk(k: 6) }),
+      (
+        "the objective is topk: distillation needs batchtopk",
+        { $0.training.objective = .topk(k: 6) }
+      ),
       ("sampled granularities", { $0.training.prefixLosses = .drawn(count: 3) }),
       ("cycles is 0", { $0.cycles = 0 }),
       ("core rule is votes:4, it must be of at most 3 cycles", { $0.coreRule = .votes(4) }),

@@ -53,7 +53,8 @@ struct PushedRunTests {
   @Test("learns while a program pushes, and stops taking rows when it is done")
   func learns() throws {
     let source = try PushedActivations(
-      dModel: 16, windowRows: 4096, origin: .init(languageModel: "toy", hook: "blocks.1.hook_mlp_out"))
+      dModel: 16, windowRows: 4096,
+      origin: .init(languageModel: "toy", hook: "blocks.1.hook_mlp_out"))
     let trainer = try Trainer(configuration(), source: source, run: run("a"))
     produce(source)
     guard case .finished(let dictionary) = try trainer.train() else {
@@ -67,7 +68,8 @@ struct PushedRunTests {
     #expect(try TrainingConfiguration(run: run("a")).activations == ActivationFiles())
   }
 
-  @Test("ends with the stream if that is shorter, by each objective",
+  @Test(
+    "ends with the stream if that is shorter, by each objective",
     arguments: [
       TrainingObjective.topk(k: 5), .batchtopk(k: 5), .jumprelu(.init(.target(l0: 5))),
       .relu(.init()),

@@ -114,7 +114,8 @@ struct TrainerTests {
     let read = try SparseAutoencoder(folder: "\(run("a"))/dictionary")
     #expect(read.granularities == dictionary.granularities)
     #expect(read.provenance.languageModel == "toy" && read.provenance.tokens == 20_000)
-    let evaluation = try Evaluation(read, on: #require(trainer.source.heldOut))
+    let heldOut = try trainer.source.heldOut
+    let evaluation = try Evaluation(read, on: #require(heldOut))
     for (row, granularity) in zip(
       evaluation.rows.filter({ $0.sparsity == .asTrained }), read.granularities)
     {
@@ -165,7 +166,8 @@ struct TrainerTests {
     #expect(try weights(run("part")) == weights(run("whole")))
   }
 
-  @Test("learns by each objective, as sparsely as asked", arguments: TrainingObjective.Kind.allCases)
+  @Test(
+    "learns by each objective, as sparsely as asked", arguments: TrainingObjective.Kind.allCases)
   func objectives(objective: TrainingObjective.Kind) throws {
     var configuration = configuration(objective)
     configuration.tokens = 30_000
@@ -319,9 +321,11 @@ struct TrainerTests {
     for (change, naming) in [
       ({ $0.objective = .topk(k: 49) }, "k is 49"), ({ $0.tokens = .max }, "tokens is"),
       ({ $0.granularities = [6, 20] }, "ends at latents"),
-      ({ $0.granularities = [20, 6, 48] }, "ascends"), ({ $0.activations.heldOutSequences = 12 }, "held out"),
+      ({ $0.granularities = [20, 6, 48] }, "ascends"),
+      ({ $0.activations.heldOutSequences = 12 }, "held out"),
       ({ $0.learningRate = .nan }, "learning rate"), ({ $0.batchTokens = 0 }, "batch"),
-      ({ $0.activations.sequences = 3..<40 }, "sequences 3 to 39"), ({ $0.activations.paths = [] }, "no activations"),
+      ({ $0.activations.sequences = 3..<40 }, "sequences 3 to 39"),
+      ({ $0.activations.paths = [] }, "no activations"),
       ({ $0.activations.paths = ["/nowhere.npy"] }, "/nowhere.npy"),
     ] as [((inout TrainingConfiguration) -> Void, String)] {
       var configuration = self.configuration()

@@ -99,7 +99,9 @@ public struct ActivationDataset: Sendable {
       }
     }
     guard let dModel = tensors.first?.shape.last, !sequences.isEmpty else {
-      throw TrainingError(.missing(path: paths.joined(separator: ", ")), "\(paths.joined(separator: ", ")): no activations found")
+      throw TrainingError(
+        .missing(path: paths.joined(separator: ", ")),
+        "\(paths.joined(separator: ", ")): no activations found")
     }
     let origin = origins.allSatisfy { $0 == origins[0] } ? origins[0] : nil
     self.init(
@@ -118,7 +120,8 @@ public struct ActivationDataset: Sendable {
     guard case .success(let file) = copy else {
       throw TrainingError(
         .tooLittleMemory(needed: 4 * rows.count, available: 0),
-        "\(count) \(name) take \(4 * rows.count >> 20) MiB, for which there is no memory: keep fewer")
+        "\(count) \(name) take \(4 * rows.count >> 20) MiB, for which there is no memory: keep fewer"
+      )
     }
     let tensor = Tensor(
       name: "", type: .float32, shape: [count, dModel], file: file, byteRange: 0..<4 * rows.count)
@@ -339,7 +342,8 @@ public struct ActivationDataset: Sendable {
       if layers.count == 1 { return try files("\(path)/\(layers[0])") }
       let which =
         layers.isEmpty ? "" : "; it has layers, name one of \(layers.joined(separator: ", "))"
-      throw TrainingError(.missing(path: path), "\(path): the folder has no .npy and no .safetensors file\(which)")
+      throw TrainingError(
+        .missing(path: path), "\(path): the folder has no .npy and no .safetensors file\(which)")
     }
     return names.map { "\(path)/\($0)" }
   }

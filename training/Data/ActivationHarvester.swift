@@ -260,7 +260,9 @@ public final class ActivationHarvester {
         access("\(configuration.out)/\(HarvestManifest.fileName)", F_OK) != 0,
         let stray = try Folder.entries(of: folder).first(where: { !$0.hasPrefix(".") })
       {
-        throw TrainingError(.alreadyExists(path: folder), "\(folder): holds \(stray), but there is no manifest of a harvest")
+        throw TrainingError(
+          .alreadyExists(path: folder),
+          "\(folder): holds \(stray), but there is no manifest of a harvest")
       }
     }
   }

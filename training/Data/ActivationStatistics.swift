@@ -52,7 +52,9 @@ public struct ActivationStatistics: Sendable, Equatable {
         squares += value * value
       }
       guard squares.isFinite else {
-        throw TrainingError(.unusable(input: dataset.describe(token: token)), "\(dataset.describe(token: token)): the activation is not finite")
+        throw TrainingError(
+          .unusable(input: dataset.describe(token: token)),
+          "\(dataset.describe(token: token)): the activation is not finite")
       }
       moments.add(row.pointer, rows: 1)
       norms += squares.squareRoot()

@@ -67,7 +67,8 @@ public struct HarvestConfiguration: Sendable, Equatable {
       guard Folder.isFolder(path) else { return [path] }
       let files = try textFiles(in: path, depth: 0)
       guard !files.isEmpty else {
-        throw TrainingError(.missing(path: path), "\(path): there is no .txt, .md or .rst file in the folder")
+        throw TrainingError(
+          .missing(path: path), "\(path): there is no .txt, .md or .rst file in the folder")
       }
       return files
     }
@@ -81,7 +82,8 @@ public struct HarvestConfiguration: Sendable, Equatable {
       let path = "\(folder)/\(name)"
       if Folder.isFolder(path) {
         guard depth < folderDepthMax else {
-          throw TrainingError(.unusable(input: path), "\(path): folders are nested more than \(folderDepthMax) deep")
+          throw TrainingError(
+            .unusable(input: path), "\(path): folders are nested more than \(folderDepthMax) deep")
         }
         return try textFiles(in: path, depth: depth + 1)
       }

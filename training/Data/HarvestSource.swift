@@ -43,7 +43,9 @@ package struct HarvestSource {
     let hook = try root.required("hook").string()
     let layers = try root.required("layers").elements().map { try $0.integer() }
     guard layers.contains(layer) else {
-      throw TrainingError(.damaged(file: path), "\(path): the harvest was not of layer \(layer), which \(folder) claims")
+      throw TrainingError(
+        .damaged(file: path),
+        "\(path): the harvest was not of layer \(layer), which \(folder) claims")
     }
     let stated = HookPoint.block(layer, .residual)
     guard hook == HookPoint.Site.residual.rawValue, dataset.origin?.hook ?? stated == stated

@@ -127,7 +127,9 @@ public final class PushedActivations: ActivationSource {
   @discardableResult
   public func push(_ values: [Float]) throws(TrainingError) -> Answer {
     let result = values.withUnsafeBufferPointer { buffer -> Result<Answer, TrainingError> in
-      do throws(TrainingError) { return .success(try push(buffer)) } catch { return .failure(error) }
+      do throws(TrainingError) { return .success(try push(buffer)) } catch {
+        return .failure(error)
+      }
     }
     return try result.get()
   }
@@ -153,7 +155,9 @@ public final class PushedActivations: ActivationSource {
           TrainingError(.streamClosed, "rows were pushed after the stream was ended or aborted"))
       }
       let room = self.windowRows - state.filling.numbers.count
-      if state.waiting != nil, room < (mayWait ? 1 : rows) { return mayWait ? nil : .success(.full) }
+      if state.waiting != nil, room < (mayWait ? 1 : rows) {
+        return mayWait ? nil : .success(.full)
+      }
       taken = self.fill(&state, values, rows: start..<rows)
       return .success(taken == rows ? .taken : nil)
     }
@@ -210,7 +214,9 @@ public final class PushedActivations: ActivationSource {
     }
   }
   /// Whether the first window is full, or all rows are there.
-  public var isReady: Bool { state.read { $0.statistics != nil || $0.first != nil || $0.hasEnded || $0.abortion != nil } }
+  public var isReady: Bool {
+    state.read { $0.statistics != nil || $0.first != nil || $0.hasEnded || $0.abortion != nil }
+  }
 
   /// Three windows, the rows held out and a batch.
   public func rowsInMemory(batchTokens: Int) -> Int { 3 * windowRows + heldOutRows + batchTokens }

@@ -33,7 +33,9 @@ public enum TextSequences {
       }
     }
     guard !sequences.isEmpty else {
-      throw TrainingError(.unusable(input: "text"), "\(paths.joined(separator: ", ")): there is no text of two tokens")
+      throw TrainingError(
+        .unusable(input: "text"), "\(paths.joined(separator: ", ")): there is no text of two tokens"
+      )
     }
     return sequences
   }

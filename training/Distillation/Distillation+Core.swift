@@ -36,7 +36,8 @@ extension Distillation {
     let activations = try FileActivations(run: Self.cycleFolder(folder, last.number))
     core = try Evaluation.calibrated(
       core, granularities: [core.latents],
-      on: (activations.heldOut ?? activations.trained).spread(tokens: configuration.training.validationTokens))
+      on: (activations.heldOut ?? activations.trained).spread(
+        tokens: configuration.training.validationTokens))
     try core.write(newFolder: path)
     return core
   }

@@ -5,6 +5,7 @@ internal import GranuleErrors
 internal import GranuleEvaluation
 internal import GranuleFiles
 internal import GranuleLanguageModel
+internal import GranuleObjective
 internal import GranuleRepository
 public import GranuleRun
 internal import GranuleTensors
@@ -136,8 +137,8 @@ public final class Distillation {
         cycle.candidates <= configuration.training.latents
       else {
         throw TrainingError(
-        .damaged(file: "\(path)/\(DistillationCycle.fileName)"),
-        "\(path)/\(DistillationCycle.fileName): does not follow from the cycle before: cycle "
+          .damaged(file: "\(path)/\(DistillationCycle.fileName)"),
+          "\(path)/\(DistillationCycle.fileName): does not follow from the cycle before: cycle "
             + "\(cycle.number), a core of \(cycle.coreLatents), \(cycle.candidates) candidates")
       }
       cycles.append(cycle)
@@ -198,8 +199,8 @@ public final class Distillation {
       ).first
     else { return }
     throw TrainingError(
-        .changed(path: folder),
-        "\(folder): the text to attribute on differs from the text that it began with: \(change). Restore "
+      .changed(path: folder),
+      "\(folder): the text to attribute on differs from the text that it began with: \(change). Restore "
         + "it, or begin another distillation")
   }
 
@@ -316,8 +317,8 @@ public final class Distillation {
     guard let last = cycles.last, training.coreLatents != last.selected.count else { return }
     let before = "\(Self.cycleFolder(folder, last.number))/\(Self.selectedFolderName)"
     throw TrainingError(
-        .changed(path: run),
-        "\(run): has a core of \(training.coreLatents) latents, cycle \(last.number) selected "
+      .changed(path: run),
+      "\(run): has a core of \(training.coreLatents) latents, cycle \(last.number) selected "
         + "\(last.selected.count): to have it made anew, remove it, and \(before) with the cycle.json "
         + "beside it")
   }

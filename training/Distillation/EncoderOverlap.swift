@@ -46,8 +46,10 @@ public struct EncoderOverlap: Sendable {
     of first: SparseAutoencoder, count: Int, from pool: SparseAutoencoder, seed: UInt64
   ) throws(TrainingError) -> EncoderOverlap {
     guard count <= pool.latents else {
-      throw TrainingError(.invalid(
-          field: "count", value: "\(count)", limit: "at most \(pool.latents)"), "\(count) latents are to be drawn, there are only \(pool.latents)")
+      throw TrainingError(
+        .invalid(
+          field: "count", value: "\(count)", limit: "at most \(pool.latents)"),
+        "\(count) latents are to be drawn, there are only \(pool.latents)")
     }
     var generator = generator(seed)
     var left = Array(0..<pool.latents)

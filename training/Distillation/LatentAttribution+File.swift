@@ -42,7 +42,9 @@ extension LatentAttribution {
     }
     guard let tokens = file.metadata["tokens"].flatMap({ Int($0) }), tokens > 0,
       let bits = file.metadata["cross_entropy_bits"].flatMap({ UInt64($0) })
-    else { throw TrainingError.damaged(path, "the metadata has no tokens or no cross_entropy_bits") }
+    else {
+      throw TrainingError.damaged(path, "the metadata has no tokens or no cross_entropy_bits")
+    }
     self.init(
       scores: try values("score"), frequencies: try values("frequency"), tokens: tokens,
       crossEntropy: Double(bitPattern: bits))

@@ -68,7 +68,8 @@ public struct LatentAttribution: Sendable, Equatable {
       }
     }
     guard tokens > 0, predicted > 0 else {
-      throw TrainingError(.unusable(input: "text"), "the text has no token whose activation may be replaced")
+      throw TrainingError(
+        .unusable(input: "text"), "the text has no token whose activation may be replaced")
     }
     scores = attributions.map { aggregation.score($0, tokens: tokens) }
     frequencies = attributions.map { Double($0.count) / Double(tokens) }
@@ -115,7 +116,7 @@ public struct LatentAttribution: Sendable, Equatable {
     let workspace = EncodeWorkspace(threads: Parallel.threads)
     let encoder: SparseEncoder
     do throws(EncodingError) { encoder = try SparseEncoder(dictionary) } catch {
-      throw TrainingError("\(error)")
+      throw TrainingError(.unusable(input: "dictionary"), "\(error)")
     }
     let batches = try SpliceBatches.of(sequences, for: shape)
     for (number, batch) in batches.enumerated() {
@@ -129,7 +130,9 @@ public struct LatentAttribution: Sendable, Equatable {
           EncodeInput(activations: chunk.values, granularity: dictionary.latents), in: workspace
         ).prefix(granularity: granularity)
       } catch {
-        throw TrainingError(.unusable(input: "block \(layer)"), "an activation before block \(layer) cannot be encoded: \(error)")
+        throw TrainingError(
+          .unusable(input: "block \(layer)"),
+          "an activation before block \(layer) cannot be encoded: \(error)")
       }
       let reconstructions = FloatStorage(count: chunk.count)
       var errors = [Float](repeating: 0, count: rows.count)
@@ -145,8 +148,8 @@ public struct LatentAttribution: Sendable, Equatable {
         scale: Float(loss.crossEntropies.count))
       guard loss.sum.isFinite, attributions.allSatisfy(\.isFinite) else {
         throw TrainingError(
-        .unusable(input: "dictionary"),
-        "\(shape.name): with the reconstruction spliced in before block \(layer) the next-token "
+          .unusable(input: "dictionary"),
+          "\(shape.name): with the reconstruction spliced in before block \(layer) the next-token "
             + "loss or its gradient is not finite: nothing can be attributed")
       }
       body(Batch(codes: codes, attributions: attributions, loss: loss))

@@ -1,5 +1,6 @@
 internal import Glibc
 internal import GranuleData
+internal import GranuleDictionary
 internal import GranuleEncoder
 internal import GranuleErrors
 internal import GranuleObjective

@@ -60,7 +60,8 @@ final class MetricsLog {
   /// - Throws: `FileError` with the system's reason, such as a full disk.
   func append(_ record: MetricsRecord) throws(FileError) {
     let time = Self.now
-    guard fputs(StrictJSON.text(record.json(time: time)) + "\n", file) >= 0, fflush(file) == 0 else {
+    guard fputs(StrictJSON.text(record.json(time: time)) + "\n", file) >= 0, fflush(file) == 0
+    else {
       throw FileError(file: path, fault: String(cString: strerror(errno)))
     }
     try events.append(record, seconds: time)

@@ -38,7 +38,8 @@ package struct StartingCore {
     if has(TrainingConfiguration.fileName), isNeither {
       throw TrainingError(
         .unfinished(path: path),
-        "\(path): is a run that has not finished: resume it with granule train --resume --out \(path)")
+        "\(path): is a run that has not finished: resume it with granule train --resume --out \(path)"
+      )
     }
     let folder = isInner ? "\(path)/\(inner)" : path
     let whole = try SparseAutoencoder(folder: folder)

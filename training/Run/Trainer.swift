@@ -127,7 +127,9 @@ public final class Trainer {
     result.activations = source.files
     if result.languageModel.isEmpty { result.languageModel = source.origin?.languageModel ?? "" }
     if result.hook.isUnknown { result.hook = source.origin?.hook ?? "" }
-    guard case .batchtopk(let k, var chosen?) = configuration.objective else { return (result, nil) }
+    guard case .batchtopk(let k, var chosen?) = configuration.objective else {
+      return (result, nil)
+    }
     chosen.folder = Folder.absolute(chosen.folder)
     let core = try StartingCore(folder: chosen.folder)
     try core.check(

@@ -157,7 +157,8 @@ extension TrainingConfiguration {
       activations.heldOutSequences ?? 0, "in 0 … 2^40")
     try TrainingError.require(
       checkpointEverySteps >= 1, "checkpoint interval", checkpointEverySteps, "at least 1 step")
-    try TrainingError.require(deadAfterTokens >= 1, "dead after", deadAfterTokens, "at least 1 token")
+    try TrainingError.require(
+      deadAfterTokens >= 1, "dead after", deadAfterTokens, "at least 1 token")
   }
 
   private func validateGranularities() throws(TrainingError) {
