@@ -169,7 +169,10 @@ let package = Package(
       ["GranuleRepository", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"]),
     tests(
       "LanguageModel",
-      ["GranuleLanguageModel", "GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
+      [
+        "GranuleLanguageModel", "GranuleTensors", "GranuleThreads", "GranuleFiles",
+        "CGranuleKernels", "TestSupport",
+      ]),
     tests(
       "Data",
       [
