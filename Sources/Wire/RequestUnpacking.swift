@@ -31,7 +31,7 @@ public struct ReceivedRequest: Sendable {
     }
   }
 
-  /// Bytes and strings take as much as in the frame, packed numbers at most four times that (a
+  /// Bytes and strings take their size in the frame, packed numbers at most four times that (a
   /// byte becomes a `uint32`); the rest is for structures, and for numbers that a client does not
   /// pack. A frame of nothing but tiny fields would take a hundred times its length.
   private static func memoryBytesMax(payloadBytes: Int) -> Int { 4 * payloadBytes + (64 << 10) }

@@ -12,7 +12,7 @@ public struct ServerStatus: Sendable, Equatable {
   public var queuedTokens: UInt64
   /// Seconds since the server started.
   public var uptimeSeconds: Double
-  /// By how many granularities requests with a least granularity are cut, because of load.
+  /// Granularities by which requests with a least granularity are cut because of load.
   public var pressure: UInt32
   /// Requests computed, in whole or in part; this and what follows count since the server started.
   public var computedRequests: UInt64

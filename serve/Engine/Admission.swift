@@ -195,8 +195,8 @@ struct Admission {
 
   // MARK: Room
 
-  /// Reserves room for a call, in the queue and in memory. A principal may hold as much as it leaves
-  /// free: one that floods takes half, and several leave the share of one more, so that none keeps the
+  /// Reserves room for a call, in the queue and in memory. A principal may hold at most what it
+  /// leaves free: one that floods takes half, and several leave the share of one more, so that none keeps the
   /// others out.
   ///
   /// - Parameters:
@@ -220,7 +220,7 @@ struct Admission {
     else {
       throw ServerError(
         .unavailable,
-        "the queue holds \(queue.tokens) tokens, \(queue.ownTokens) of them from this connection; the limit is \(limits.queueTokensMax), and a connection may hold as much as it leaves free; try again later",
+        "the queue holds \(queue.tokens) tokens, \(queue.ownTokens) of them from this connection; the limit is \(limits.queueTokensMax), and a connection may hold at most what it leaves free; try again later",
         retryAfterMilliseconds: retryAfter)
     }
     // What has been admitted may not have been allocated yet.
@@ -235,7 +235,7 @@ struct Admission {
     if let held = account.admit(plan.bytes, limit: limits.admittedBytesMax) {
       throw ServerError(
         .unavailable,
-        "requests in flight take \(held.all) bytes, \(held.own) of them for this connection; the limit is \(limits.admittedBytesMax), and a connection may hold as much as it leaves free; try again later",
+        "requests in flight take \(held.all) bytes, \(held.own) of them for this connection; the limit is \(limits.admittedBytesMax), and a connection may hold at most what it leaves free; try again later",
         retryAfterMilliseconds: retryAfter)
     }
   }

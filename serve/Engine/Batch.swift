@@ -6,7 +6,7 @@ import GranuleTensors
 /// granularity, and decodings.
 struct Batch {
   let pieces: [Job.Piece]
-  /// By how many granularities to cut a call that allows it.
+  /// Granularities by which to cut a call that allows it.
   let pressure: Int
   /// How many threads may share the work, the caller's included.
   let threads: Int

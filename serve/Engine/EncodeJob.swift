@@ -112,24 +112,24 @@ final class EncodeJob: Job {
   func take(
     _ codes: SparseCodes, of rows: EncodeRows, _ activations: UnsafeBufferPointer<Float>
   ) {
-    let stage = state.withLock { state in
+    let (number, squaredErrors, reconstruction) = state.withLock { state in
       if !request.omitCodes { state.pieces[rows.piece.index] = codes }
-      return state
+      return (state.number, state.squaredErrors, state.reconstruction)
     }
     let tokens = rows.piece.tokens
     guard !tokens.isEmpty,
-      let errors = stage.squaredErrors.bytes.bindMemory(to: Float.self).baseAddress
+      let errors = squaredErrors.bytes.bindMemory(to: Float.self).baseAddress
     else { return }
     let dictionary = call.version.dictionary
     let dModel = dictionary.dModel
     call.version.encoder.nestedDecode(
       codes, activations: activations, granularities: [rows.step.granularity],
       squaredErrors: errors + tokens.lowerBound,
-      reconstructions: stage.reconstruction?.bytes.bindMemory(to: Float.self).baseAddress.map {
+      reconstructions: reconstruction?.bytes.bindMemory(to: Float.self).baseAddress.map {
         $0 + tokens.lowerBound * dModel
       })
     // The variance is the same at every step.
-    guard stage.number == 0 else { return }
+    guard number == 0 else { return }
     let blocks = variances.bytes.bindMemory(to: Double.self)
     for start in stride(from: tokens.lowerBound, to: tokens.upperBound, by: Self.blockTokens) {
       let end = min(start + Self.blockTokens, tokens.upperBound)

@@ -9,7 +9,7 @@ import Synchronization
 /// The way of a call: it is checked against its model and the room there is (`Admission`, `Ledger`),
 /// waits for its turn (`Scheduler`), is computed in pieces (`Workers`, `Job`), and each stage goes to
 /// the caller's `ReplySink` (`Delivery`). Nothing here knows a protocol: servers and embedded callers
-/// enter by the same door.
+/// enter by the same door. Call `stop` before letting go of an engine, because its threads hold it.
 public final class Engine: Sendable {
   /// What a call came to when it was submitted.
   public enum Submission: Sendable {

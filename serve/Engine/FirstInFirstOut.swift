@@ -1,6 +1,6 @@
 /// A queue whose both ends cost constant time, on average.
 struct FirstInFirstOut<Element> {
-  /// nil where an element has left: what it held must not live on in the queue.
+  /// The elements; nil in the places of those that have left, so that what they held can be freed.
   private var elements: [Element?] = []
   private var head = 0
 

@@ -27,7 +27,7 @@ protocol Job: AnyObject, Sendable {
 
   /// Computes a piece, or gives the rows of it that are encoded together with those of other jobs.
   ///
-  /// - Parameter pressure: by how many granularities to cut a call that allows it.
+  /// - Parameter pressure: granularities by which to cut a call that allows it.
   /// - Throws: why the piece cannot be computed.
   func begin(_ piece: Piece, pressure: Int) throws(ServerError) -> EncodeRows?
 

@@ -69,8 +69,8 @@ public final class Ledger: Sendable {
     }
   }
 
-  /// Reserves room for a call, unless others leave too little: a principal may hold as much as it
-  /// leaves free, so that one that floods takes half, and several leave the share of one more.
+  /// Reserves room for a call, unless others leave too little: a principal may hold at most what
+  /// it leaves free, so that one that floods takes half, and several leave the share of one more.
   ///
   /// - Returns: nil if the room is reserved, or what all and the principal hold.
   fileprivate func admit(_ bytes: Int, limit: Int, _ principal: UInt64) -> (all: Int, own: Int)? {

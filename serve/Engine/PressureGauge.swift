@@ -1,4 +1,5 @@
-/// Derives from how long calls wait by how much to cut them; a state machine that is told the time.
+/// Decides from the waits of calls how far to cut those that allow it; a state machine that is told the
+/// time.
 ///
 /// How it works:
 /// 1. waits are averaged over intervals of at least `interval`;

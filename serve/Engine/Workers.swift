@@ -7,7 +7,7 @@ final class Workers: Sendable {
   struct Statistics: Sendable {
     var waitingRequests = 0
     var waitingTokens = 0
-    /// By how many granularities calls that allow it are cut.
+    /// Granularities by which calls that allow it are cut.
     var pressure = 0
     /// How long all that waits is expected to take.
     var expectedWait = Duration.zero

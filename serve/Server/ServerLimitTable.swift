@@ -149,7 +149,7 @@ extension ServerLimits {
       "what one connection may hold of receive-bytes-max before it can be ended"),
     ServerLimit(
       "admitted-bytes-max", \.engine.admittedBytesMax, .bytes,
-      "requests in flight and their largest possible responses; one connection may use as much as it leaves free; a request that does not fit gets UNAVAILABLE"
+      "requests in flight and their largest possible responses; one connection may hold at most what it leaves free; a request that does not fit gets UNAVAILABLE"
     ),
     ServerLimit("connections-max", \.connectionsMax, .count, "connections at once"),
     ServerLimit(
@@ -189,7 +189,7 @@ extension ServerLimits {
     ServerLimit("finish", \.finish, "time that a refused peer may take to read the error"),
     ServerLimit(
       "queue-tokens-max", \.engine.queueTokensMax, .tokens,
-      "tokens that may wait for a worker; one connection may queue as many as it leaves free; a request that does not fit gets UNAVAILABLE"
+      "tokens that may wait for a worker; one connection may queue at most what it leaves free; a request that does not fit gets UNAVAILABLE"
     ),
     ServerLimit(
       "queue-wait-max", \.engine.queueWaitMax,

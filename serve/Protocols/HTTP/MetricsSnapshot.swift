@@ -92,7 +92,7 @@ package struct MetricsSnapshot: Sendable {
       "granule_expected_wait_seconds", "Expected wait of a request that arrives now.",
       engine.expectedWait / .seconds(1))
     gauge(
-      "granule_shed_level", "By how many granularities requests that allow it are cut.",
+      "granule_shed_level", "Granularities by which requests that allow it are cut at present.",
       Double(status.pressure))
     gauge(
       "granule_admitted_bytes", "Memory reserved for requests in flight and their responses.",
