@@ -165,7 +165,8 @@ let package = Package(
     module(
       "Sources/CommandLine",
       [
-        "GranuleBLAS", "GranuleClient", "GranuleTransport", "GranuleDictionary", "GranuleFiles",
+        "GranuleBLAS", "GranuleClient", "GranuleTransport", "GranuleThreads", "GranuleDictionary",
+        "GranuleFiles",
         argumentParser,
       ]),
     .executableTarget(
