@@ -4,6 +4,7 @@ import GranuleCommandLine
 import GranuleFiles
 import GranuleReports
 import GranuleTraining
+import GranuleWire
 
 struct EncodeCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
