@@ -170,7 +170,8 @@ let package = Package(
     module(
       "Sources/CommandLine",
       [
-        "GranuleBLAS", "GranuleClient", "GranuleTransport", "GranuleEncoder", "GranuleFiles",
+        "GranuleBLAS", "GranuleClient", "GranuleTransport", "GranuleThreads", "GranuleEncoder",
+        "GranuleFiles",
         argumentParser,
       ]),
     .executableTarget(

@@ -83,6 +83,24 @@ public struct EncodeRun: Sendable {
     var seconds: Double
   }
 
+  /// The same run with smaller requests if the largest possible response would not fit a frame: with a
+  /// rule without k a token may have every latent active.
+  ///
+  /// - Parameter granularity: the largest that is asked for; nil for the largest that is resident.
+  /// - Throws: `ServerError` or `ClientError` if the server does not say what it serves.
+  public func fittingFrames(granularity: Int?) async throws -> EncodeRun {
+    let models = try await client.listModels(timeout: .seconds(10))
+    guard let status = models.first(where: { $0.name == model }),
+      let version = status.versions.first(where: { $0.version == status.servingVersion }),
+      version.selectionRule != "topk"
+    else { return self }
+    let latents = granularity ?? Int(version.residentLatents)
+    let room = FrameDecoder.frameBytesMaxDefault - (1 << 20)
+    return EncodeRun(
+      client: client, model: model, rows: rows, k: k,
+      batch: max(1, min(batch, room / (8 * (latents + 2)))), inFlight: inFlight)
+  }
+
   /// Encodes every row, `repetitions` times over, after a first batch that only warms up caches.
   ///
   /// - Parameters:

@@ -1,4 +1,6 @@
 import Glibc
+import GranuleThreads
+import GranuleTransport
 import Synchronization
 
 /// Ctrl-C and SIGTERM, for work that ends at a point of its own choosing.
@@ -36,5 +38,30 @@ package enum Interruption {
       if error is CancellationError || isRequested { throw CommandError.interrupted(nil) }
       throw error
     }
+  }
+
+  /// Calls `stop`, on a thread of its own, at the first SIGTERM or SIGINT; the second ends the process
+  /// at once, as a shell reports a process that the signal ended.
+  ///
+  /// - Throws: `EventLoopError` if the signals cannot be watched.
+  package static func onSignal(_ stop: @escaping @Sendable () -> Void) throws {
+    let signals = try LoopThread(name: "signals")
+    let watched = Handover<Result<Void, EventLoopError>>()
+    signals.remote.post { loop in
+      var isStopping = false
+      do throws(EventLoopError) {
+        for signal in [SIGTERM, SIGINT] {
+          _ = try SignalWatcher(loop: loop, signal: signal) {
+            if isStopping { _exit(128 + signal) }
+            isStopping = true
+            stop()
+          }
+        }
+        watched.give(.success(()))
+      } catch {
+        watched.give(.failure(error))
+      }
+    }
+    try watched.take().get()
   }
 }

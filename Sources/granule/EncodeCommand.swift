@@ -91,12 +91,13 @@ struct EncodeCommand: AsyncParsableCommand {
     if let out { try OutputFile.requireWritable(out, "--out") }
     if let plot { try OutputFile.requireWritable(plot, "--plot") }
     let client = try await connection.connect()
-    let run = EncodeRun(
+    let run = try await EncodeRun(
       client: client, model: request.model,
       rows: ActivationRows(
         count: dataset.tokens, dModel: dataset.dModel, copy: { dataset.copyTokens($0, into: $1) },
         describe: { dataset.describe(token: $0) }),
-      k: k ?? 0, batch: try await fittingBatch(client), inFlight: inFlight)
+      k: k ?? 0, batch: request.batch, inFlight: inFlight
+    ).fittingFrames(granularity: granularities?.values.last)
     if isRefining { return try await refine(run, client) }
     let wanted = granularities?.values ?? [0]
     let bar = ProgressBar(isQuiet: result.json)
@@ -165,18 +166,5 @@ struct EncodeCommand: AsyncParsableCommand {
     }
     let dataset = try ActivationDataset(paths: activations)
     return try sequences.map { try dataset.selecting(sequences: $0.range) } ?? dataset
-  }
-
-  /// The batch, made smaller if the largest possible response would not fit a frame: without a k a
-  /// token may have every latent active.
-  private func fittingBatch(_ client: Client) async throws -> Int {
-    let models = try await client.listModels(timeout: .seconds(10))
-    guard let status = models.first(where: { $0.name == request.model }),
-      let version = status.versions.first(where: { $0.version == status.servingVersion }),
-      version.selectionRule != "topk"
-    else { return request.batch }
-    let latents = granularities?.values.last ?? Int(version.residentLatents)
-    let room = FrameDecoder.frameBytesMaxDefault - (1 << 20)
-    return max(1, min(request.batch, room / (8 * (latents + 2))))
   }
 }

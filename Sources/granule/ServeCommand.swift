@@ -2,7 +2,6 @@ import ArgumentParser
 import Glibc
 import GranuleCommandLine
 import GranuleServer
-import GranuleThreads
 import GranuleTransport
 import Logging
 
@@ -118,7 +117,7 @@ struct ServeCommand: ParsableCommand {
     options.logger = Logger(label: "granule")
     options.logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
     let server = try Server.start(options)
-    try stopOnSignal(server)
+    try Interruption.onSignal { server.beginStop() }
     print(
       "granule: serving \(repository) on \(server.address) (admin \(server.adminAddress))"
         + (server.httpAddress.map { ", metrics at http://\($0)/metrics" } ?? ""))
@@ -129,28 +128,5 @@ struct ServeCommand: ParsableCommand {
     fflush(nil)
     // exit(3) would run destructors, and the loader may still be at work.
     _exit(0)
-  }
-
-  /// SIGTERM and SIGINT stop the server; a second signal ends the process at once.
-  private func stopOnSignal(_ server: RunningServer) throws {
-    let signals = try LoopThread(name: "signals")
-    let watched = Handover<Result<Void, EventLoopError>>()
-    signals.remote.post { loop in
-      var isStopping = false
-      do throws(EventLoopError) {
-        for signal in [SIGTERM, SIGINT] {
-          _ = try SignalWatcher(loop: loop, signal: signal) {
-            // As a shell reports a process that the signal ended.
-            if isStopping { _exit(128 + signal) }
-            isStopping = true
-            server.beginStop()
-          }
-        }
-        watched.give(.success(()))
-      } catch {
-        watched.give(.failure(error))
-      }
-    }
-    try watched.take().get()
   }
 }
