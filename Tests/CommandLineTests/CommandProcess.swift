@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 
 /// The `granule` that was built with the tests, as a process.
 final class CommandProcess {
@@ -47,6 +48,14 @@ final class CommandProcess {
   /// Waits for the next text on standard error; empty at its end.
   func nextErrors() -> String {
     String(decoding: errors.fileHandleForReading.availableData, as: UTF8.self)
+  }
+
+  /// Sleeps for a time, or until the process has ended; nil waits for the end alone.
+  func wait(atMost time: Duration?) throws {
+    let end = time.map { ContinuousClock.now + $0 }
+    try blockUntil("granule \(process.arguments?.first ?? "") has ended", within: .seconds(600)) {
+      !process.isRunning || end.map { ContinuousClock.now >= $0 } ?? false
+    }
   }
 
   /// Sends a signal and waits for the end.

@@ -32,6 +32,7 @@ private final class Sightings: Sendable {
     let sightings = Sightings()
     let clients = [try await test.client(), try await test.client()]
     try await withThrowingTaskGroup(of: Void.self) { group in
+      defer { sightings.finish() }
       for client in clients + clients {
         group.addTask {
           while !sightings.isDone {
