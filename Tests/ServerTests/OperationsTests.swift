@@ -243,8 +243,14 @@ private let dictionary = SparseAutoencoder.random(
   @Test("an HTTP address that cannot be used keeps the server from starting")
   func unusableAddress() throws {
     let test = try serving()
-    #expect(throws: (any Error).self) { try serving { $0.httpListen = test.server.httpAddress } }
-    #expect(throws: (any Error).self) { try serving { $0.httpListen = .unix(path: "/tmp/none") } }
+    let used = #expect(throws: EventLoopError.self) {
+      try serving { $0.httpListen = test.server.httpAddress }
+    }
+    #expect(used?.reason == String(cString: strerror(EADDRINUSE)), "\(used?.reason ?? "")")
+    let wrong = #expect(throws: EventLoopError.self) {
+      try serving { $0.httpListen = .unix(path: "/tmp/none") }
+    }
+    #expect(wrong?.reason.contains("must be HOST:PORT") == true, "\(wrong?.reason ?? "")")
   }
 
   @Test("docs/operations.md names every metric")
