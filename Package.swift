@@ -82,20 +82,29 @@ let package = Package(
         "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
       ]),
 
-    // The network.
-    module("Sources/Wire", ["CGranuleProto", "CProtobufC"]),
-    module("Sources/Transport", ["CLibUV", "GranuleThreads"]),
-    module("Sources/Client", ["GranuleWire", "GranuleTransport"]),
-    .target(
-      name: "GranuleHTTP", dependencies: ["CMicroHTTPD", "GranuleTransport"],
-      path: "serve/Protocols/HTTP", swiftSettings: strict),
-    .target(
-      name: "GranuleServer",
-      dependencies: [
-        "GranuleWire", "GranuleTransport", "GranuleHTTP", "GranuleRepository", "GranuleDictionary",
-        "GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels", "CMalloc", logging,
-      ],
-      path: "serve", exclude: ["Protocols/HTTP"], swiftSettings: strict),
+    // What can be asked and answered, in any protocol; the native protocol's messages; the network.
+    module("serve/Calls", ["GranuleDictionary"]),
+    module("Sources/Wire", ["GranuleCalls", "CGranuleProto", "CProtobufC"]),
+    module("Sources/Transport", ["GranuleThreads", "CLibUV"]),
+    module("Sources/Client", ["GranuleWire", "GranuleTransport", "GranuleThreads"]),
+
+    // Serving: the engine knows no protocol, the protocols know no sockets but HTTP's own.
+    module(
+      "serve/Engine",
+      [
+        "GranuleCalls", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "CMalloc", logging,
+      ]),
+    module("serve/Protocols/Native", ["GranuleCalls", "GranuleWire", "GranuleDictionary"]),
+    module(
+      "serve/Protocols/HTTP",
+      ["GranuleEngine", "GranuleCalls", "GranuleTransport", "CMicroHTTPD"]),
+    module(
+      "serve/Server",
+      [
+        "GranuleEngine", "GranuleNative", "GranuleHTTP", "GranuleCalls", "GranuleWire",
+        "GranuleTransport", "GranuleThreads", logging,
+      ]),
 
     // Making dictionaries: source → batch → step → checkpoint → dictionary.
     module("training/Errors", []),
@@ -202,14 +211,30 @@ let package = Package(
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
         "GranuleFiles", "TestSupport",
       ], exclude: ["Fixtures"]),
+    tests("Calls", ["GranuleCalls"]),
     tests("Wire", ["GranuleWire"]),
     tests("Transport", ["GranuleTransport", "GranuleThreads", "TestSupport"]),
     tests(
+      "Client",
+      [
+        "GranuleClient", "GranuleServer", "GranuleWire", "GranuleTransport", "GranuleRepository",
+        "GranuleDictionary", "TestSupport", logging,
+      ]),
+    tests(
+      "Engine",
+      [
+        "GranuleEngine", "GranuleCalls", "GranuleRepository", "GranuleDictionary",
+        "GranuleTensors", "GranuleThreads", "TestSupport", logging,
+      ]),
+    tests("Native", ["GranuleNative", "GranuleWire", "GranuleDictionary"]),
+    tests(
+      "HTTP", ["GranuleHTTP", "GranuleEngine", "GranuleCalls", "GranuleTransport", "TestSupport"]),
+    tests(
       "Server",
       [
-        "GranuleServer", "GranuleClient", "GranuleWire", "GranuleTransport", "GranuleRepository",
-        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "TestSupport",
-        logging,
+        "GranuleServer", "GranuleEngine", "GranuleClient", "GranuleWire", "GranuleTransport",
+        "GranuleRepository", "GranuleDictionary", "GranuleTensors", "GranuleThreads",
+        "GranuleFiles", "TestSupport", logging,
       ]),
     tests(
       "CommandLine",

@@ -5,8 +5,8 @@ import Synchronization
 /// A connection to a server, shared by any number of tasks: each request is answered on its own, in
 /// whatever order.
 ///
-/// Cancelling a task cancels its request at the server. All functions throw a `ServerError` where
-/// the server refused, a `ClientError` where no answer could be had, and `CancellationError`.
+/// Cancelling a task cancels its request at the server. All functions throw a `ServerError` if
+/// the server refused, a `ClientError` if there was no answer, and `CancellationError`.
 ///
 /// Neither cancelling nor a timeout undoes a `loadModel`, `unloadModel` or `resizeModel` that has
 /// been sent: nobody waits for its answer any more, but the server carries it out.
@@ -54,8 +54,8 @@ public final class Client: Sendable {
 
   // MARK: Requests
 
-  /// Encodes activations at one granularity, or gives the last of several stages: with all its codes,
-  /// also where the request asked for changes only.
+  /// Encodes activations at one granularity, or gives the last of several stages, with all its codes
+  /// even if the request asked for changes only.
   public func encode(_ request: EncodeRequest, timeout: Duration? = nil) async throws
     -> EncodeResponse
   {
@@ -64,13 +64,13 @@ public final class Client: Sendable {
       if let before = last?.codes { try stage.completeCodes(with: before) }
       last = stage
     }
-    // A stream ends without a value only where its task was cancelled.
+    // A stream ends without a value only if its task was cancelled.
     guard let last else { throw CancellationError() }
     return last
   }
 
-  /// Encodes activations, giving each stage as it arrives; `completeCodes(with:)` makes whole codes of
-  /// stages that carry changes only.
+  /// Encodes activations and gives each stage as it arrives; `completeCodes(with:)` turns stages that
+  /// carry only changes into whole codes.
   ///
   /// A consumer that stops early cancels the rest at the server. The stream keeps the connection
   /// until it ends, whether or not anybody else holds this client.
@@ -98,16 +98,16 @@ public final class Client: Sendable {
     }
   }
 
-  /// How the server is.
+  /// The server's load and counts.
   public func status(timeout: Duration? = nil) async throws -> ServerStatus {
     try await response(to: .status, timeout: timeout) {
       if case .status(let status) = $0 { status } else { nil }
     }
   }
 
-  /// Serves `version` of a model and keeps to it; 0: follows the newest. On an admin address only.
+  /// Serves `version` of a model and keeps to it; 0 follows the newest. On an admin address only.
   ///
-  /// - Parameter beside: keep `version` resident for requests that name it, and go on serving another.
+  /// - Parameter beside: keep `version` resident for requests that name it; what serves stays.
   public func loadModel(
     _ name: String, version: UInt64 = 0, beside: Bool = false, timeout: Duration? = nil
   ) async throws -> ModelStatus {
@@ -116,22 +116,23 @@ public final class Client: Sendable {
 
   /// Stops serving a model until it is loaded again. On an admin address only.
   ///
-  /// - Parameter version: not 0: only this version, which was loaded beside the one that serves.
+  /// - Parameter version: 0 unloads the model; another number unloads only this version, which was
+  ///   loaded beside the one that serves.
   public func unloadModel(_ name: String, version: UInt64 = 0, timeout: Duration? = nil)
     async throws -> ModelStatus
   {
     try await administer(.unloadModel(name: name, version: version), timeout)
   }
 
-  /// Keeps the first `granularity` latents of a model in memory; 0: all. On an admin address only.
+  /// Keeps the first `granularity` latents of a model in memory; 0 keeps all. On an admin address only.
   public func resizeModel(_ name: String, granularity: UInt32, timeout: Duration? = nil)
     async throws -> ModelStatus
   {
     try await administer(.resizeModel(name: name, granularity: granularity), timeout)
   }
 
-  private func administer(_ body: Request.Body, _ timeout: Duration?) async throws -> ModelStatus {
-    try await response(to: body, timeout: timeout) {
+  private func administer(_ call: Call, _ timeout: Duration?) async throws -> ModelStatus {
+    try await response(to: call, timeout: timeout) {
       if case .model(let model) = $0 { model } else { nil }
     }
   }
@@ -139,10 +140,10 @@ public final class Client: Sendable {
   // MARK: Sending
 
   private func response<Value: Sendable>(
-    to body: Request.Body, timeout: Duration?,
+    to call: Call, timeout: Duration?,
     reading read: @escaping @Sendable (Response.Body) -> Value?
   ) async throws -> Value {
-    try await last(of: responses(to: body, timeout: timeout, reading: read))
+    try await last(of: responses(to: call, timeout: timeout, reading: read))
   }
 
   private func last<Value: Sendable>(of stages: AsyncThrowingStream<Value, any Error>) async throws
@@ -155,12 +156,12 @@ public final class Client: Sendable {
   }
 
   private func responses<Value: Sendable>(
-    to body: Request.Body, timeout: Duration?,
+    to call: Call, timeout: Duration?,
     reading read: @escaping @Sendable (Response.Body) -> Value?
   ) -> AsyncThrowingStream<Value, any Error> {
     let id = lastID.add(1, ordering: .relaxed).newValue
     let request = Request(
-      id: id, timeoutMilliseconds: timeout.map(Self.milliseconds) ?? 0, body: body)
+      id: id, timeoutMilliseconds: timeout.map(Self.milliseconds) ?? 0, call: call)
     let frame = request.packed()
     let address = address
     return AsyncThrowingStream { continuation in
@@ -195,7 +196,7 @@ public final class Client: Sendable {
     thread.remote.post { loop in job(connection.get(on: loop)) }
   }
 
-  /// A duration for the wire: at least 1, since 0 says that there is no limit.
+  /// A duration for the wire: at least 1, because 0 means no limit.
   private static func milliseconds(_ duration: Duration) -> UInt32 {
     UInt32(clamping: max(Int64((duration / .milliseconds(1)).rounded(.up)), 1))
   }

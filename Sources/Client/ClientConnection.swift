@@ -3,9 +3,9 @@ import GranuleWire
 
 /// Who waits for the responses to a request.
 struct WaitingRequest: Sendable {
-  /// Takes a stage.
+  /// Takes a response.
   let receive: @Sendable (Response.Body) -> Void
-  /// There will be no more, because of an error if there is one.
+  /// Ends the wait, with an error if there is one.
   let finish: @Sendable ((any Error)?) -> Void
 }
 
@@ -92,7 +92,7 @@ final class ClientConnection: ByteStreamHandler {
     stream.write(frame.bytes, owner: frame)
   }
 
-  /// Tells the server that request `id` is no longer wanted; nobody waits for the answer to that.
+  /// Tells the server that request `id` is no longer wanted; nobody waits for the answer to this.
   func cancel(_ id: UInt64, with cancelID: UInt64) {
     guard let request = inFlight.removeValue(forKey: id) else { return }
     request.timer?.close()

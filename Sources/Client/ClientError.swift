@@ -1,13 +1,13 @@
 public import GranuleTransport
 
-/// What went wrong between a client and its server, other than an answer that is a `ServerError`.
+/// What went wrong between a client and its server, except answers that are a `ServerError`.
 public enum ClientError: Error, Sendable, Equatable, CustomStringConvertible {
   /// No connection could be made.
   case connectFailed(address: SocketAddress, reason: String)
   /// The connection ended while requests were in flight, or before this one was sent.
   case connectionLost(address: SocketAddress, reason: String)
-  /// No answer came in time; the server, which knows the limit, drops an encode or decode request
-  /// too where it has not begun with it, but carries out a load, unload or resize.
+  /// No answer came in time. The server knows the limit too: it drops an encode or decode request that
+  /// it has not begun, but carries out a load, unload or resize.
   case timedOut(address: SocketAddress, limit: Duration)
   /// The server sent what the contract does not allow.
   case protocolViolation(address: SocketAddress, reason: String)

@@ -3,9 +3,9 @@ import Glibc
 
 /// What a stream tells its user, always on the loop's thread.
 public protocol ByteStreamHandler: AnyObject {
-  /// Where the next bytes belong; empty where there is no memory for them.
+  /// Where the next bytes belong; empty if there is no memory for them.
   func space(for stream: ByteStream) -> UnsafeMutableRawBufferPointer
-  /// There was no space: a stream that is not ended now is closed.
+  /// There was no space; a stream that the handler does not finish now is closed.
   func streamLacksSpace(_ stream: ByteStream)
   /// `count` bytes lie at the start of the space given last.
   func stream(_ stream: ByteStream, received count: Int)

@@ -15,8 +15,6 @@ public final class EventLoop {
 
   /// A loop for the calling thread.
   public init() throws(EventLoopError) {
-    // libuv writes without MSG_NOSIGNAL: a peer that closes abruptly would end the process.
-    signal(SIGPIPE, SIG_IGN)
     let loop = UnsafeMutablePointer<uv_loop_t>.allocate(capacity: 1)
     let wakeUp = UnsafeMutablePointer<uv_async_t>.allocate(capacity: 1)
     raw = loop
@@ -42,7 +40,9 @@ public final class EventLoop {
   }
 
   /// Runs until `shutdown()` has closed everything.
-  public func run() { uv_run(raw, UV_RUN_DEFAULT) }
+  public func run() {
+    withoutBrokenPipeSignal { _ = uv_run(raw, UV_RUN_DEFAULT) }
+  }
 
   /// Runs the jobs posted so far, takes no more, and closes every handle; `run()` then returns.
   public func shutdown() {
@@ -63,4 +63,20 @@ public final class EventLoop {
     // Wake-ups coalesce: each one must empty the list.
     for job in remote.takeJobs() { job(self) }
   }
+}
+
+/// Runs `body` with SIGPIPE blocked on this thread: libuv writes without MSG_NOSIGNAL, and a peer that
+/// closes abruptly would end the process. The kernel sends that signal to the thread that writes, so
+/// nothing changes for other threads; what arrived meanwhile is taken before the mask is restored.
+private func withoutBrokenPipeSignal(_ body: () -> Void) {
+  var brokenPipe = sigset_t()
+  var before = sigset_t()
+  sigemptyset(&brokenPipe)
+  sigaddset(&brokenPipe, SIGPIPE)
+  pthread_sigmask(SIG_BLOCK, &brokenPipe, &before)
+  body()
+  guard sigismember(&before, SIGPIPE) == 0 else { return }
+  var noWait = timespec()
+  while sigtimedwait(&brokenPipe, nil, &noWait) == SIGPIPE {}
+  pthread_sigmask(SIG_SETMASK, &before, nil)
 }

@@ -22,7 +22,7 @@ public struct EventLoopError: Error, Sendable, Equatable, CustomStringConvertibl
   public var description: String { "\(operation): \(reason)" }
 }
 
-/// Throws where a libuv call failed.
+/// Throws if a libuv call failed.
 func check(_ code: Int32, _ operation: @autoclosure () -> String) throws(EventLoopError) {
   if code < 0 { throw EventLoopError(operation: operation(), code: code) }
 }

@@ -8,13 +8,13 @@ public final class Listener: LoopHandle {
 
   private let isUnix: Bool
   private var accepted: ((ByteStream) -> Void)?
-  /// The address, with the port that was picked where 0 was asked for.
+  /// The address, with the port that was picked if 0 was asked for.
   public private(set) var address: SocketAddress
 
-  /// Listens at `address`, at the first number where its host is a name with several, and hands
-  /// every connection to `accepted`, which sets a handler and starts reading, or closes it.
+  /// Listens at `address`, or at the first of several numbers of its host's name, and hands every
+  /// connection to `accepted`, which sets a handler and starts reading, or closes it.
   ///
-  /// A socket file that nobody answers at is replaced. With `ownerOnly` only the user who runs this
+  /// A socket file at which nobody answers is replaced. With `ownerOnly` only the user who runs this
   /// process may connect to a Unix socket.
   public init(
     loop: EventLoop, address: SocketAddress, ownerOnly: Bool = false,
@@ -51,7 +51,7 @@ public final class Listener: LoopHandle {
     if case .unix(let path) = address {
       try removeStaleSocket(at: path, operation: operation)
       try check(uv_pipe_bind(cast(to: uv_pipe_t.self), path), operation)
-      // Nobody can connect before listen: there is no moment at which others could.
+      // Nobody can connect before listen, so there is no moment at which others could.
       if ownerOnly, chmod(path, 0o600) != 0 {
         throw EventLoopError(operation: operation, reason: String(cString: strerror(errno)))
       }
@@ -97,13 +97,13 @@ public final class Listener: LoopHandle {
   override func didClose() { accepted = nil }
 }
 
-/// Removes a socket file that a process left behind; one that somebody answers at, or any other
+/// Removes a socket file that a process left behind. A socket at which somebody answers, or any other
 /// file, is an error.
 private func removeStaleSocket(at path: String, operation: String) throws(EventLoopError) {
   var status = stat()
   guard lstat(path, &status) == 0 else { return }
   guard status.st_mode & S_IFMT == S_IFSOCK else {
-    throw EventLoopError(operation: operation, reason: "the file exists and is no socket")
+    throw EventLoopError(operation: operation, reason: "the file exists and is not a socket")
   }
   let probe = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
   guard probe >= 0 else {

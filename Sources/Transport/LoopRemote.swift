@@ -17,14 +17,14 @@ public final class LoopRemote: Sendable {
 
   init(wakeUp: UnsafeMutablePointer<uv_async_t>) { self.wakeUp = wakeUp }
 
-  /// Runs `job` on the loop's thread, after those posted before; false where the loop has been shut
+  /// Runs `job` on the loop's thread, after those posted before; false if the loop has been shut
   /// down.
   @discardableResult
   public func post(_ job: @escaping Job) -> Bool {
     state.withLock { state in
       guard state.isOpen else { return false }
       state.jobs.append(job)
-      // One wake-up is on its way already where a job was waiting.
+      // One wake-up is on its way already if a job was waiting.
       if state.jobs.count == 1 { uv_async_send(wakeUp) }
       return true
     }

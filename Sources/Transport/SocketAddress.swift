@@ -59,7 +59,7 @@ public enum SocketAddress: Sendable, Hashable, CustomStringConvertible {
   /// The addresses that a TCP host stands for, in the order to try them. Asking for a name may
   /// block.
   ///
-  /// - Throws: `EventLoopError` where the host is not known.
+  /// - Throws: `EventLoopError` if the host is not known.
   public func resolve() throws(EventLoopError) -> [ResolvedAddress] {
     guard case .tcp(let host, let port) = self else { return [ResolvedAddress(origin: self)] }
     var hints = addrinfo()
@@ -93,7 +93,7 @@ public enum SocketAddress: Sendable, Hashable, CustomStringConvertible {
 public struct ResolvedAddress: Sendable {
   /// What it was resolved from.
   public let origin: SocketAddress
-  /// The address where `origin` is TCP.
+  /// The address, if `origin` is TCP.
   var storage = sockaddr_storage()
 
   init(origin: SocketAddress) { self.origin = origin }

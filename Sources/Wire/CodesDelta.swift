@@ -1,8 +1,8 @@
 /// Changes from one stage's codes to the next's, and back again.
 extension PackedCodes {
-  /// What turns `previous`, the codes of the same tokens a stage before, into these: the latents that
-  /// are new or have another value, and those that are no longer active, without values. Both must
-  /// be well-formed.
+  /// The changes from `previous`, the previous stage's codes of the same tokens, to these: latents that
+  /// are new or whose value differs, and latents that are no longer active, without values. Both codes
+  /// must be well-formed.
   public func difference(from previous: PackedCodes) -> (changed: PackedCodes, removed: PackedCodes)
   {
     let new = Rows(self)
@@ -34,19 +34,21 @@ extension PackedCodes {
       PackedCodes(rowOffsets: removed.offsets, indices: removed.indices, values: [])
     )
   }
-  /// These codes with the changes of the next stage: what `difference(from:)` gave for that.
+
+  /// These codes with the changes of the next stage, which `difference(from:)` gave.
   ///
   /// - Parameters:
-  ///   - changed: latents that are new or have another value, in the rows of the same tokens.
+  ///   - changed: latents that are new or whose value differs, in the rows of the same tokens.
   ///   - removed: latents that are no longer active, without values.
-  /// - Throws: INVALID_ARGUMENT where the changes are not well-formed or do not fit these codes.
+  /// - Throws: INVALID_ARGUMENT if the changes are not well-formed or do not fit these codes.
   public func applying(changed: PackedCodes, removed: PackedCodes) throws(ServerError)
     -> PackedCodes
   {
     let tokens = try tokens()
     guard try changed.tokens() == tokens, removed.rowOffsets.count == rowOffsets.count else {
       throw ServerError(
-        .invalidArgument, "codes, removed: have other numbers of tokens than the stage before")
+        .invalidArgument, "codes, removed: differ from the previous stage in their number of tokens"
+      )
     }
     try checkRows(latents: Int(UInt32.max))
     try changed.checkRows(latents: Int(UInt32.max))

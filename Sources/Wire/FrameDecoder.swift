@@ -43,7 +43,7 @@ public struct FrameDecoder: ~Copyable {
   public static let headerBytes = 4
   /// The capacity that is kept for the next frame; a larger one is given back when it is empty.
   private static let retainedBytes = 256 << 10
-  /// A frame of so many bytes is given its memory at once.
+  /// The longest frame whose memory is reserved at once, in bytes.
   private static let wholeBytesMax = 1 << 20
   /// The least free space worth reading into.
   private static let readBytesMin = 16 << 10
@@ -69,11 +69,11 @@ public struct FrameDecoder: ~Copyable {
   /// Bytes of memory held.
   public var capacityBytes: Int { storage.count }
 
-  /// Bytes of it that what was received answers for: a length that was only announced has its place
-  /// in memory, which the system does not give before it is written to.
+  /// Bytes of memory to count against limits, in proportion to what was received: memory for a length
+  /// that was only announced is reserved, but the system does not provide it before it is written to.
   public var countedBytes: Int { min(storage.count, 2 * touched + Self.readBytesMin) }
 
-  /// Where the next received bytes belong; empty only where there is no memory for more.
+  /// Where the next received bytes belong; empty only if there is no memory for more.
   public mutating func space() -> UnsafeMutableRawBufferPointer {
     if start == end {
       start = 0
@@ -88,14 +88,14 @@ public struct FrameDecoder: ~Copyable {
     return UnsafeMutableRawBufferPointer(rebasing: storage[end...])
   }
 
-  /// `count` bytes were written at the start of `space()`.
+  /// Takes in `count` bytes that were written at the start of `space()`.
   public mutating func received(_ count: Int) {
     precondition(count >= 0 && count <= storage.count - end)
     end += count
     touched = max(touched, end)
   }
 
-  /// The next whole frame's payload, or nil where bytes are missing.
+  /// The next whole frame's payload, or nil if bytes are missing.
   public mutating func nextFrame() throws(FrameError) -> UnsafeRawBufferPointer? {
     guard let length = announced else { return nil }
     guard length <= frameBytesMax else { throw .tooLong(length: length, limit: frameBytesMax) }
@@ -136,7 +136,7 @@ public struct FrameDecoder: ~Copyable {
     resize(to: max(min(most, used + wanted), used + Self.readBytesMin))
   }
 
-  /// Does nothing where there is no memory.
+  /// Does nothing if there is no memory.
   private mutating func resize(to capacity: Int) {
     var block: UnsafeMutableRawPointer?
     guard capacity == 0 || posix_memalign(&block, 64, capacity) == 0 else { return }

@@ -21,6 +21,21 @@ extension Request.Body {
     into message: UnsafeMutablePointer<Granule__V1__Request>, _ scratch: PackingScratch
   ) {
     switch self {
+    case .call(let call): call.pack(into: message, scratch)
+    case .cancel(let requestID):
+      let body = scratch.message(granule__v1__cancel_request__init)
+      body.pointee.request_id = requestID
+      message.pointee.body_case = GRANULE__V1__REQUEST__BODY_CANCEL
+      message.pointee.cancel = body
+    }
+  }
+}
+
+extension Call {
+  fileprivate func pack(
+    into message: UnsafeMutablePointer<Granule__V1__Request>, _ scratch: PackingScratch
+  ) {
+    switch self {
     case .encode(let request):
       message.pointee.body_case = GRANULE__V1__REQUEST__BODY_ENCODE
       message.pointee.encode = request.message(scratch)
@@ -37,11 +52,6 @@ extension Request.Body {
     case .status:
       message.pointee.body_case = GRANULE__V1__REQUEST__BODY_STATUS
       message.pointee.status = scratch.message(granule__v1__status_request__init)
-    case .cancel(let requestID):
-      let body = scratch.message(granule__v1__cancel_request__init)
-      body.pointee.request_id = requestID
-      message.pointee.body_case = GRANULE__V1__REQUEST__BODY_CANCEL
-      message.pointee.cancel = body
     case .loadModel(let name, let version, let beside):
       let body = scratch.message(granule__v1__load_model_request__init)
       body.pointee.name = scratch.string(name)

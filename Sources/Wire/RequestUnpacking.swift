@@ -1,17 +1,17 @@
 import CGranuleProto
 
-/// A request as a server reads it: one that can be answered by its id even where its body is wrong.
+/// A request as a server reads it; it can be answered by its id even if its body is wrong.
 public struct ReceivedRequest: Sendable {
   /// The client's id for it; 0 is never valid.
   public var id: UInt64
-  /// How long the answer is of use, in milliseconds; 0: for ever.
+  /// How long the answer is of use, in milliseconds; 0 is for ever.
   public var timeoutMilliseconds: UInt32
-  /// What is asked, or why that cannot be answered. `Request.Body.validate()` has passed.
+  /// What is asked, or why that cannot be read; `Call.validate()` has not been called yet.
   public var body: Result<Request.Body, ServerError>
-  /// Which kind of request it is, however wrong; nil where it is of none that this server knows.
-  public let kind: Request.Kind?
-  /// Memory that it takes for as long as any of its bytes are held, fields that this server does not
-  /// know included, in bytes.
+  /// What the request asks for, even if its body is wrong.
+  public let method: CallMethod
+  /// Memory that the request takes for as long as any of its bytes are held, in bytes; fields that
+  /// this server does not know are counted too.
   public let memoryBytes: Int
 
   /// Reads a frame's payload, taking at most `memoryBytesMax` bytes of memory for it, and never
@@ -23,26 +23,22 @@ public struct ReceivedRequest: Sendable {
     let unpacked = try UnpackedMessage(
       payload, memoryBytesMax: min(memoryBytesMax, enough), unpack: granule__v1__request__unpack)
     memoryBytes = unpacked.memoryBytes
-    kind = Request.Kind(unpacked.message.pointee.body_case)
+    method = CallMethod(unpacked.message.pointee.body_case)
     id = unpacked.message.pointee.id
     timeoutMilliseconds = unpacked.message.pointee.timeout_ms
-    do throws(ServerError) {
-      let body = try Request.Body(unpacked)
-      try body.validate()
-      self.body = .success(body)
-    } catch {
+    do throws(ServerError) { body = .success(try Request.Body(unpacked)) } catch {
       body = .failure(error)
     }
   }
 
-  /// Bytes and strings take what they take in the frame, packed numbers at most four times that (a
+  /// Bytes and strings take as much as in the frame, packed numbers at most four times that (a
   /// byte becomes a `uint32`); the rest is for structures, and for numbers that a client does not
   /// pack. A frame of nothing but tiny fields would take a hundred times its length.
   private static func memoryBytesMax(payloadBytes: Int) -> Int { 4 * payloadBytes + (64 << 10) }
 }
 
-extension Request.Kind {
-  fileprivate init?(_ body: Granule__V1__Request__BodyCase) {
+extension CallMethod {
+  fileprivate init(_ body: Granule__V1__Request__BodyCase) {
     switch body {
     case GRANULE__V1__REQUEST__BODY_ENCODE: self = .encode
     case GRANULE__V1__REQUEST__BODY_DECODE: self = .decode
@@ -52,7 +48,7 @@ extension Request.Kind {
     case GRANULE__V1__REQUEST__BODY_LOAD_MODEL: self = .loadModel
     case GRANULE__V1__REQUEST__BODY_UNLOAD_MODEL: self = .unloadModel
     case GRANULE__V1__REQUEST__BODY_RESIZE_MODEL: self = .resizeModel
-    default: return nil
+    default: self = .unknown
     }
   }
 }
@@ -62,6 +58,17 @@ private typealias UnpackedRequest = UnpackedMessage<Granule__V1__Request>
 extension Request.Body {
   fileprivate init(_ unpacked: UnpackedRequest) throws(ServerError) {
     let message = unpacked.message.pointee
+    if message.body_case == GRANULE__V1__REQUEST__BODY_CANCEL {
+      self = .cancel(requestID: message.cancel.pointee.request_id)
+    } else {
+      self = .call(try Call(unpacked))
+    }
+  }
+}
+
+extension Call {
+  fileprivate init(_ unpacked: UnpackedRequest) throws(ServerError) {
+    let message = unpacked.message.pointee
     switch message.body_case {
     case GRANULE__V1__REQUEST__BODY_ENCODE:
       self = .encode(try EncodeRequest(message.encode.pointee, unpacked))
@@ -69,8 +76,6 @@ extension Request.Body {
       self = .decode(try DecodeRequest(message.decode.pointee, unpacked))
     case GRANULE__V1__REQUEST__BODY_LIST_MODELS: self = .listModels
     case GRANULE__V1__REQUEST__BODY_STATUS: self = .status
-    case GRANULE__V1__REQUEST__BODY_CANCEL:
-      self = .cancel(requestID: message.cancel.pointee.request_id)
     case GRANULE__V1__REQUEST__BODY_LOAD_MODEL:
       var absent = Granule__V1__LoadModelRequest()
       granule__v1__load_model_request__init(&absent)

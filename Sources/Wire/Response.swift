@@ -1,6 +1,6 @@
-/// What a server answers.
+/// What a server sends.
 public struct Response: Sendable {
-  /// The request's id; 0 where no request could be read.
+  /// The request's id; 0 if no request could be read.
   public var id: UInt64
   /// True on exactly one response for each request: the only one, the last stage, or the error.
   public var last: Bool
@@ -31,16 +31,6 @@ public struct Response: Sendable {
   }
 }
 
-/// Why a sequence of stages ended.
-public enum StopReason: UInt32, Sendable {
-  /// Every granularity that was asked for has been sent.
-  case complete = 1
-  /// The FVU asked for was reached.
-  case targetFVU = 2
-  /// The server was busy and answered a smaller granularity, as the request allowed.
-  case overload = 3
-}
-
 /// The codes of a request's tokens at one granularity.
 public struct EncodeResponse: Sendable {
   /// The model's name.
@@ -49,13 +39,13 @@ public struct EncodeResponse: Sendable {
   public var version: UInt64
   /// The granularity used.
   public var granularity: UInt32
-  /// The k used; 0 where the selection rule has none.
+  /// The k used; 0 if the selection rule has none.
   public var k: UInt32
-  /// All active latents; nil where the request left them out.
+  /// All active latents, or only those that changed; nil if the request left them out.
   public var codes: PackedCodes?
-  /// Latents of the stage before that are no longer active, where stages carry changes only.
+  /// Latents of the previous stage that are no longer active, if stages carry only changes.
   public var removed: PackedCodes?
-  /// Float32 `[tokens, d_model]`, in raw scale; nil where it was not asked for.
+  /// Float32 `[tokens, d_model]`, in raw scale; nil if it was not asked for.
   public var reconstruction: PackedTensor?
   /// Fraction of variance unexplained over the request's tokens; nil without a stored activation
   /// mean.
@@ -64,7 +54,7 @@ public struct EncodeResponse: Sendable {
   public var squaredErrors: SharedBytes
   /// Why this was the last stage; nil on the others.
   public var stopReason: StopReason?
-  /// From the frame's arrival, or the stage before, until a worker took the request.
+  /// From the frame's arrival, or the previous stage, until a worker took the request.
   public var queueNanoseconds: UInt64
   /// Wall-clock time from a worker's first touch to the last piece done.
   public var computeNanoseconds: UInt64
@@ -90,82 +80,13 @@ public struct EncodeResponse: Sendable {
     self.computeNanoseconds = computeNanoseconds
   }
 
-  /// Puts whole codes in the place of changes; a stage that carries whole codes stays as it is.
+  /// Replaces changes by whole codes; a stage that carries whole codes stays as it is.
   ///
-  /// - Parameter previous: the whole codes of the stage before.
-  /// - Throws: INVALID_ARGUMENT where the changes do not fit those.
+  /// - Parameter previous: the whole codes of the previous stage.
+  /// - Throws: INVALID_ARGUMENT if the changes do not fit `previous`.
   public mutating func completeCodes(with previous: PackedCodes) throws(ServerError) {
     guard let changed = codes, let removed else { return }
     codes = try previous.applying(changed: changed, removed: removed)
     self.removed = nil
-  }
-}
-
-/// The activations that codes stand for.
-public struct DecodeResponse: Sendable {
-  /// The model's name.
-  public var model: String
-  /// The version that answered.
-  public var version: UInt64
-  /// Float32 `[tokens, d_model]`, in raw scale.
-  public var reconstruction: PackedTensor
-
-  /// A response.
-  public init(model: String, version: UInt64, reconstruction: PackedTensor) {
-    self.model = model
-    self.version = version
-    self.reconstruction = reconstruction
-  }
-}
-
-/// How a server is.
-public struct ServerStatus: Sendable, Equatable {
-  /// The repository has been read once, and the server is not stopping.
-  public var ready: Bool
-  /// The server's own version.
-  public var serverVersion: String
-  /// Connections open.
-  public var connections: UInt32
-  /// Requests that wait for a worker.
-  public var queuedRequests: UInt32
-  /// The tokens of those.
-  public var queuedTokens: UInt64
-  /// Seconds since the server started.
-  public var uptimeSeconds: Double
-  /// How many granularities less requests with a least granularity are given, because of load.
-  public var pressure: UInt32
-  /// Requests computed, in whole or in part; this and the following since the server started.
-  public var computedRequests: UInt64
-  /// Batches in which those were computed.
-  public var batches: UInt64
-  /// Requests given a smaller granularity, or fewer stages, than they asked for.
-  public var shedRequests: UInt64
-  /// Requests for which there was no room.
-  public var refusedRequests: UInt64
-  /// Requests whose time ran out while they waited.
-  public var expiredRequests: UInt64
-  /// Requests that were cancelled, or whose client had gone, before they were answered.
-  public var cancelledRequests: UInt64
-
-  /// A status.
-  public init(
-    ready: Bool, serverVersion: String, connections: UInt32, queuedRequests: UInt32,
-    queuedTokens: UInt64, uptimeSeconds: Double, pressure: UInt32 = 0, computedRequests: UInt64 = 0,
-    batches: UInt64 = 0, shedRequests: UInt64 = 0, refusedRequests: UInt64 = 0,
-    expiredRequests: UInt64 = 0, cancelledRequests: UInt64 = 0
-  ) {
-    self.ready = ready
-    self.serverVersion = serverVersion
-    self.connections = connections
-    self.queuedRequests = queuedRequests
-    self.queuedTokens = queuedTokens
-    self.uptimeSeconds = uptimeSeconds
-    self.pressure = pressure
-    self.computedRequests = computedRequests
-    self.batches = batches
-    self.shedRequests = shedRequests
-    self.refusedRequests = refusedRequests
-    self.expiredRequests = expiredRequests
-    self.cancelledRequests = cancelledRequests
   }
 }

@@ -1,7 +1,7 @@
 import CGranuleProto
 import Glibc
 
-/// Why a frame's payload is no message.
+/// Why a frame's payload is not a message.
 public enum UnpackingError: Error, Equatable, CustomStringConvertible {
   /// The bytes are not a protobuf message of the expected type.
   case malformed
@@ -59,8 +59,8 @@ final class UnpackedMessage<Message>: @unchecked Sendable {
     SharedBytes(UnsafeRawBufferPointer(start: field.data, count: field.len), owner: self)
   }
 
-  /// A `string` field, checked: protobuf-c looks neither at the encoding nor for NUL, where C takes
-  /// it to end. `absent` is what protobuf-c points to when the field is not there.
+  /// A `string` field, checked: protobuf-c checks neither the encoding nor for NUL, which ends a
+  /// string in C. `absent` is what protobuf-c points to when the field is not there.
   func string(
     _ field: UnsafeMutablePointer<CChar>?, absent: UnsafeMutablePointer<CChar>?, name: String
   ) throws(ServerError) -> String {

@@ -10,7 +10,10 @@ struct ConnectionOptions: ParsableArguments {
       "Where the server listens: HOST:PORT, [IPV6]:PORT or unix:PATH.", valueName: "address"))
   var server: SocketAddress
 
-  func connect() async throws -> Client { try await Client.connect(to: server) }
+  func connect() async throws -> Client {
+    ProcessSettings.ignoreBrokenPipes()
+    return try await Client.connect(to: server)
+  }
 }
 
 /// Where a command finds its server's administration.
@@ -25,7 +28,10 @@ struct AdminOptions: ParsableArguments {
   @Flag(name: .long, help: "Print JSON.")
   var json = false
 
-  func connect() async throws -> Client { try await Client.connect(to: admin) }
+  func connect() async throws -> Client {
+    ProcessSettings.ignoreBrokenPipes()
+    return try await Client.connect(to: admin)
+  }
 }
 
 extension SocketAddress: ExpressibleByArgument {

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import GranuleServer
+import GranuleThreads
 import GranuleTransport
 import Logging
 
@@ -106,6 +107,8 @@ struct ServeCommand: ParsableCommand {
   }
 
   func run() throws {
+    ProcessSettings.ignoreBrokenPipes()
+    ProcessSettings.raiseOpenFilesLimit()
     LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
     var options = ServerOptions(repository: repository, listen: listen)
     options.adminListen = adminListen
@@ -115,12 +118,12 @@ struct ServeCommand: ParsableCommand {
     options.pollInterval = .milliseconds(Int64(pollInterval * 1000))
     options.drainTimeout = .milliseconds(Int64(drainTimeout * 1000))
     options.limits = try limits()
-    options.handlesSignals = true
     let service = ServiceManager()
     options.willStop = { service.tell("STOPPING=1") }
     options.logger = Logger(label: "granule")
     options.logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
     let server = try Server.start(options)
+    try stopOnSignal(server)
     print(
       "granule: serving \(repository) on \(server.address) (admin \(server.adminAddress))"
         + (server.httpAddress.map { ", metrics at http://\($0)/metrics" } ?? ""))
@@ -131,5 +134,28 @@ struct ServeCommand: ParsableCommand {
     fflush(nil)
     // Without what exit(3) runs: the loader may be at work.
     _exit(0)
+  }
+
+  /// SIGTERM and SIGINT stop the server; a second signal ends the process at once.
+  private func stopOnSignal(_ server: RunningServer) throws {
+    let signals = try LoopThread(name: "signals")
+    let watched = Handover<Result<Void, EventLoopError>>()
+    signals.remote.post { loop in
+      var isStopping = false
+      do throws(EventLoopError) {
+        for signal in [SIGTERM, SIGINT] {
+          _ = try SignalWatcher(loop: loop, signal: signal) {
+            // As a shell reports a process that the signal ended.
+            if isStopping { _exit(128 + signal) }
+            isStopping = true
+            server.beginStop()
+          }
+        }
+        watched.give(.success(()))
+      } catch {
+        watched.give(.failure(error))
+      }
+    }
+    try watched.take().get()
   }
 }

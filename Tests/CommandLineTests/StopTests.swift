@@ -62,7 +62,7 @@ struct StopTests {
   func askWithoutReading() async throws -> SilentPeer {
     var (long, _) = request(tokens: 4000, seed: 2, granularities: (1...16).map { UInt32(64 * $0) })
     long.returnReconstruction = true
-    let peer = try SilentPeer(asking: Request(id: 1, body: .encode(long)), at: address)
+    let peer = try SilentPeer(asking: Request(id: 1, call: .encode(long)), at: address)
     let client = try await Client.connect(to: address)
     try await eventually("the request is computed") {
       try await client.status().computedRequests > 0

@@ -14,7 +14,10 @@ extension FuzzTarget {
       } catch { return .refused }
       try require(received.memoryBytes <= memoryBytesMax, "memory stays within the limit")
       guard case .success(let body) = received.body else { return .refused }
-      if case .decode(let request) = body { try checkCodes(request.codes) }
+      if case .call(let call) = body {
+        do throws(ServerError) { try call.validate() } catch { return .refused }
+      }
+      if case .call(.decode(let request)) = body { try checkCodes(request.codes) }
       let packed = Request(
         id: received.id, timeoutMilliseconds: received.timeoutMilliseconds, body: body
       ).packed().payload
@@ -50,11 +53,12 @@ extension FuzzTarget {
     encode.returnReconstruction = true
     encode.omitCodes = true
     let bodies: [Request.Body] = [
-      .encode(encode),
-      .encode(EncodeRequest(model: "m", activations: activations(.bfloat16, [3, 4]))),
-      .decode(DecodeRequest(model: "m", version: 1, codes: codes)), .listModels, .status,
-      .cancel(requestID: 77), .loadModel(name: "m", version: 2, beside: true),
-      .unloadModel(name: "m", version: 1), .resizeModel(name: "m", granularity: 8),
+      .call(.encode(encode)),
+      .call(.encode(EncodeRequest(model: "m", activations: activations(.bfloat16, [3, 4])))),
+      .call(.decode(DecodeRequest(model: "m", version: 1, codes: codes))), .call(.listModels),
+      .call(.status), .cancel(requestID: 77),
+      .call(.loadModel(name: "m", version: 2, beside: true)),
+      .call(.unloadModel(name: "m", version: 1)), .call(.resizeModel(name: "m", granularity: 8)),
     ]
     return bodies.enumerated().map {
       Request(id: UInt64($0 + 1), timeoutMilliseconds: UInt32($0 * 100), body: $1)

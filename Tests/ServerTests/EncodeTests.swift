@@ -63,7 +63,7 @@ private let rules: [String: SparseAutoencoder] = [
   @Test("a long decoding is computed in pieces, and a wrong row in one of them is named")
   func longDecoding() async throws {
     let dictionary = SparseAutoencoder.random(dModel: 24, latents: 300, rule: .relu, seed: 9)
-    let test = try TestServer(["m": dictionary]) { $0.limits.batchTokensMax = 64 }
+    let test = try TestServer(["m": dictionary]) { $0.limits.engine.batchTokensMax = 64 }
     let client = try await test.client()
     let activations = Activations(tokens: 1000, dModel: 24, seed: 6)
     let codes = try activations.codes(dictionary, 300)
@@ -178,7 +178,7 @@ private let rules: [String: SparseAutoencoder] = [
           request.activations = PackedTensor(
             type: .float32, shape: [5, 24], data: SharedBytes(copying: bad))
         }
-        return Request(id: UInt64(id), body: .encode(request)).frameBytes
+        return Request(id: UInt64(id), call: .encode(request)).frameBytes
       })
     for _ in 1...60 {
       let response = try #require(try socket.receive())
@@ -201,8 +201,8 @@ private let rules: [String: SparseAutoencoder] = [
     ])
     let socket = try test.socket()
     let large = Activations(tokens: 4000, dModel: 64, seed: 7).request("m")
-    socket.send(Request(id: 1, body: .encode(large)))
-    socket.send(Request(id: 2, body: .status))
+    socket.send(Request(id: 1, call: .encode(large)))
+    socket.send(Request(id: 2, call: .status))
     #expect(try socket.receive()?.id == 2)
     #expect(try socket.receive()?.id == 1)
   }
@@ -213,7 +213,7 @@ private let rules: [String: SparseAutoencoder] = [
     let socket = try test.socket()
     for id in 1...20 {
       let activations = Activations(tokens: 50, dModel: 24, seed: UInt64(id))
-      socket.send(Request(id: UInt64(id), body: .encode(activations.request("topk"))))
+      socket.send(Request(id: UInt64(id), call: .encode(activations.request("topk"))))
     }
     socket.endSending()
     var ids: Set<UInt64> = []

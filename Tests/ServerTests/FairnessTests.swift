@@ -18,8 +18,8 @@ private let slow = SparseAutoencoder.random(
   func queue() async throws {
     let test = try TestServer(["m": slow]) {
       $0.workers = 1
-      $0.limits.queueTokensMax = 2000
-      $0.limits.batchTokensMax = 128
+      $0.limits.engine.queueTokensMax = 2000
+      $0.limits.engine.batchTokensMax = 128
     }
     let trickle = try await test.client()
     let flood = try test.socket()
@@ -31,7 +31,7 @@ private let slow = SparseAutoencoder.random(
     for round in 0..<Self.roundsMax where refused == 0 || round < 4 {
       for _ in 0..<100 {
         sent += 1
-        flood.send(Request(id: UInt64(sent), body: .encode(many)))
+        flood.send(Request(id: UInt64(sent), call: .encode(many)))
       }
       for _ in 0..<5 { #expect(try await trickle.encode(few).version == 1) }
       for _ in 0..<100 {
@@ -50,9 +50,9 @@ private let slow = SparseAutoencoder.random(
   func wait() async throws {
     let test = try TestServer(["m": slow]) {
       $0.workers = 1
-      $0.limits.batchTokensMax = 128
-      $0.limits.queueWaitMax = .milliseconds(400)
-      $0.limits.shedAbove = .milliseconds(100)
+      $0.limits.engine.batchTokensMax = 128
+      $0.limits.engine.queueWaitMax = .milliseconds(400)
+      $0.limits.engine.shedAbove = .milliseconds(100)
     }
     let trickle = try await test.client()
     let few = Activations(tokens: 1, dModel: 64, seed: 2).request("m")
@@ -64,7 +64,7 @@ private let slow = SparseAutoencoder.random(
     for _ in 0..<Self.roundsMax where refused == 0 {
       for _ in 0..<1000 {
         sent += 1
-        flood.send(Request(id: UInt64(sent), body: .encode(many)))
+        flood.send(Request(id: UInt64(sent), call: .encode(many)))
       }
       #expect(try await trickle.encode(few).version == 1)
       for _ in 0..<1000 {
@@ -83,12 +83,12 @@ private let slow = SparseAutoencoder.random(
     let dictionary = SparseAutoencoder.random(dModel: 64, latents: 64, rule: .relu, seed: 72)
     let test = try TestServer(["m": dictionary]) {
       $0.limits.frameBytesMax = 4 << 20
-      $0.limits.admittedBytesMax = 16 << 20
+      $0.limits.engine.admittedBytesMax = 16 << 20
     }
     let hog = try test.socket()
     var large = Activations(tokens: 4000, dModel: 64, seed: 1).request("m")
     large.returnReconstruction = true
-    for id in 1...30 { hog.send(Request(id: UInt64(id), body: .encode(large))) }
+    for id in 1...30 { hog.send(Request(id: UInt64(id), call: .encode(large))) }
     let client = try await test.client()
     try await eventually("all that was let in is computed") {
       let status = try await client.status()
@@ -113,7 +113,7 @@ private let slow = SparseAutoencoder.random(
       try test.metrics()["granule_receive_buffer_bytes"] ?? 0 > 7 * 1_048_576
     }
     let large = Activations(tokens: 8000, dModel: 64, seed: 3).request("m")
-    let frame = Request(id: 1, body: .encode(large)).frameBytes
+    let frame = Request(id: 1, call: .encode(large)).frameBytes
     let socket = try test.socket()
     socket.send(Array(frame.dropLast()))
     try await eventually("one of them is ended") {
@@ -136,7 +136,7 @@ private let slow = SparseAutoencoder.random(
     }
     var request = Activations(tokens: 3500, dModel: 64, seed: 4).request("m")
     request.omitCodes = true
-    let frame = Request(id: 1, body: .encode(request)).frameBytes
+    let frame = Request(id: 1, call: .encode(request)).frameBytes
     let sockets = try (0..<4).map { _ in try test.socket() }
     for socket in sockets { socket.send(Array(frame[..<5])) }
     try await eventually("all lengths have arrived") {
@@ -158,10 +158,10 @@ private let slow = SparseAutoencoder.random(
     let test = try TestServer { $0.limits.framesPerTurnMax = 3 }
     let socket = try test.socket()
     for id in 1...10 as ClosedRange<UInt64> {
-      socket.send(Request(id: id, body: .status))
+      socket.send(Request(id: id, call: .status))
       #expect(try socket.receive()?.id == id)
     }
-    socket.send((11...100).flatMap { Request(id: $0, body: .status).frameBytes })
+    socket.send((11...100).flatMap { Request(id: $0, call: .status).frameBytes })
     socket.endSending()
     for id in 11...100 as ClosedRange<UInt64> { #expect(try socket.receive()?.id == id) }
     #expect(try socket.receive()?.id == nil)
@@ -176,7 +176,7 @@ private let slow = SparseAutoencoder.random(
     }
     let admins = try (0..<2).map { _ in try RawSocket(test.server.adminAddress) }
     for admin in admins {
-      admin.send(Request(id: 1, body: .status))
+      admin.send(Request(id: 1, call: .status))
       #expect(try admin.receive()?.id == 1)
     }
     let third = try RawSocket(test.server.adminAddress)

@@ -1,6 +1,7 @@
 import Foundation
 import GranuleClient
 import GranuleDictionary
+import GranuleEngine
 import GranuleServer
 import GranuleWire
 import TestSupport
@@ -12,7 +13,9 @@ import Testing
     try ServerLimits().validate()
     #expect(Set(ServerLimits.all.map(\.name)).count == ServerLimits.all.count)
     // A stored property that the table forgets would be a bound that nobody can see or set.
-    #expect(Mirror(reflecting: ServerLimits()).children.count == ServerLimits.all.count)
+    let own = Mirror(reflecting: ServerLimits()).children.count - 1
+    let engine = Mirror(reflecting: EngineLimits()).children.count
+    #expect(own + engine == ServerLimits.all.count)
     for limit in ServerLimits.all {
       var limits = ServerLimits()
       let other = limit.value(in: limits) / 2
@@ -31,9 +34,10 @@ import Testing
   func nonsense() {
     for (assignment, words) in [
       ("stall", "must be NAME=VALUE"), ("stal=1", "there is no such limit"),
-      ("stall=", "no number of s"), ("stall=nan", "no number"), ("stall=-1", "must be 0.001 to"),
-      ("stages-max=0", "must be 1.0 to"), ("stages-max=1.5", "no number"),
-      ("stages-max=1KiB", "no number"), ("frame-bytes-max=1TiB", "no number of bytes"),
+      ("stall=", "not a number of s"), ("stall=nan", "not a number"),
+      ("stall=-1", "must be 0.001 to"),
+      ("stages-max=0", "must be 1.0 to"), ("stages-max=1.5", "not a number"),
+      ("stages-max=1KiB", "not a number"), ("frame-bytes-max=1TiB", "not a number of bytes"),
       ("frame-bytes-max=4GiB", "must be"), ("frame-bytes-max=1e300", "must be"),
     ] {
       var limits = ServerLimits()
@@ -59,7 +63,7 @@ import Testing
         error?.description.contains(small) == true && error?.description.contains(large) == true)
     }
     #expect(throws: ServerLimitError.self) {
-      _ = try TestServer { $0.limits.batchTokensMax = $0.limits.queueTokensMax + 1 }
+      _ = try TestServer { $0.limits.engine.batchTokensMax = $0.limits.engine.queueTokensMax + 1 }
     }
   }
 
@@ -109,13 +113,13 @@ import Testing
     }
     let other = try test.socket()
     let socket = try test.socket()
-    socket.send(Array(Request(id: 1, body: .status).frameBytes.dropLast()))
+    socket.send(Array(Request(id: 1, call: .status).frameBytes.dropLast()))
     let response = try socket.receive()
     #expect(response?.id == 0)
     #expect(response?.error?.code == .deadlineExceeded)
     #expect(response?.error?.message.contains("4096 bytes a second") == true)
     #expect(try socket.receive()?.id == nil)
-    other.send(Request(id: 1, body: .status))
+    other.send(Request(id: 1, call: .status))
     #expect(try other.receive()?.id == 1)
   }
 
@@ -133,7 +137,7 @@ import Testing
       type: .float16, shape: [8000, 64],
       data: SharedBytes(copying: [UInt16](repeating: 0x3c00, count: 8000 * 64)))
     // More than the system's buffers hold.
-    for id in 1...12 { socket.send(Request(id: UInt64(id), body: .encode(request))) }
+    for id in 1...12 { socket.send(Request(id: UInt64(id), call: .encode(request))) }
     let client = try await test.client()
     try await eventually("only the client that asks is left") {
       let status = try await client.status()

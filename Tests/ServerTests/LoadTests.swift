@@ -14,13 +14,13 @@ private let slow = SparseAutoencoder.random(
   func boundedQueue() async throws {
     let test = try TestServer(["m": slow]) {
       $0.workers = 1
-      $0.limits.queueTokensMax = 600
-      $0.limits.retryAfterMilliseconds = 3_600_000
+      $0.limits.engine.queueTokensMax = 600
+      $0.limits.engine.retryAfterMilliseconds = 3_600_000
     }
     let activations = Activations(tokens: 200, dModel: 64, seed: 1)
     let socket = try test.socket()
     socket.send(
-      (1...50).flatMap { Request(id: $0, body: .encode(activations.request("m"))).frameBytes })
+      (1...50).flatMap { Request(id: $0, call: .encode(activations.request("m"))).frameBytes })
     var answered: Set<UInt64> = []
     var refused = 0
     for _ in 1...50 {
@@ -41,17 +41,17 @@ private let slow = SparseAutoencoder.random(
   func boundedWait() async throws {
     let test = try TestServer(["m": slow]) {
       $0.workers = 1
-      $0.limits.queueWaitMax = .milliseconds(1)
-      $0.limits.shedAbove = .milliseconds(1)
-      $0.limits.shedBelow = .zero
-      $0.limits.retryAfterMilliseconds = 1
+      $0.limits.engine.queueWaitMax = .milliseconds(1)
+      $0.limits.engine.shedAbove = .milliseconds(1)
+      $0.limits.engine.shedBelow = .zero
+      $0.limits.engine.retryAfterMilliseconds = 1
     }
     let request = Activations(tokens: 600, dModel: 64, seed: 1).request("m")
     let socket = try test.socket()
     // Until a batch has been computed nothing is known.
-    socket.send(Request(id: 1, body: .encode(request)))
+    socket.send(Request(id: 1, call: .encode(request)))
     #expect(try socket.receive()?.error == nil)
-    socket.send((2...21).flatMap { Request(id: $0, body: .encode(request)).frameBytes })
+    socket.send((2...21).flatMap { Request(id: $0, call: .encode(request)).frameBytes })
     var refused = 0
     for _ in 2...21 {
       guard let error = try #require(try socket.receive()).error else { continue }
@@ -73,12 +73,12 @@ private let slow = SparseAutoencoder.random(
     let short = Activations(tokens: 1, dModel: 64, seed: 3).request("m")
     socket.send(
       [
-        Request(id: 1, body: .encode(long)),
-        Request(id: 2, timeoutMilliseconds: 1, body: .encode(short)),
-        Request(id: 3, body: .encode(short)),
+        Request(id: 1, call: .encode(long)),
+        Request(id: 2, timeoutMilliseconds: 1, call: .encode(short)),
+        Request(id: 3, call: .encode(short)),
         Request(id: 4, body: .cancel(requestID: 3)),
         Request(id: 5, body: .cancel(requestID: 999)),
-        Request(id: 6, body: .encode(short)),
+        Request(id: 6, call: .encode(short)),
       ].flatMap(\.frameBytes))
     var responses: [UInt64: Response] = [:]
     for _ in 1...6 {
@@ -109,7 +109,7 @@ private let slow = SparseAutoencoder.random(
   func expiryWhileWaiting() async throws {
     let test = try TestServer(["m": slow]) {
       $0.workers = 1
-      $0.limits.batchTokensMax = 8192
+      $0.limits.engine.batchTokensMax = 8192
     }
     let socket = try test.socket()
     // One batch, which takes far longer than the other's time.
@@ -122,8 +122,8 @@ private let slow = SparseAutoencoder.random(
       rounds += 1
       let (longID, shortID) = (2 * rounds - 1, 2 * rounds)
       socket.send(
-        Request(id: longID, body: .encode(long)).frameBytes
-          + Request(id: shortID, timeoutMilliseconds: 1, body: .encode(short)).frameBytes)
+        Request(id: longID, call: .encode(long)).frameBytes
+          + Request(id: shortID, timeoutMilliseconds: 1, call: .encode(short)).frameBytes)
       let responses = try (1...2).map { _ in try #require(try socket.receive()) }
       for response in responses {
         #expect(response.error?.code == (response.id == shortID ? .deadlineExceeded : nil))
@@ -170,7 +170,7 @@ private let slow = SparseAutoencoder.random(
     request.activations = PackedTensor(
       type: .float16, shape: [tokens, 64],
       data: SharedBytes(copying: [UInt16](repeating: 0x3c00, count: Int(tokens) * 64)))
-    for id in 1...24 { slowSocket.send(Request(id: UInt64(id), body: .encode(request))) }
+    for id in 1...24 { slowSocket.send(Request(id: UInt64(id), call: .encode(request))) }
     let client = try await test.client()
     for seed in 0..<20 {
       let activations = Activations(tokens: 3, dModel: 64, seed: UInt64(seed))
@@ -211,8 +211,8 @@ private let slow = SparseAutoencoder.random(
     let activations = Activations(tokens: 500, dModel: 64, seed: 6)
     let expected = try activations.codes(slow)
     socket.send(
-      (1...20).flatMap { Request(id: $0, body: .encode(activations.request("m"))).frameBytes }
-        + Request(id: 21, body: .status).frameBytes)
+      (1...20).flatMap { Request(id: $0, call: .encode(activations.request("m"))).frameBytes }
+        + Request(id: 21, call: .status).frameBytes)
     var answered: Set<UInt64> = []
     func receive() throws -> Bool {
       guard let response = try socket.receive() else { return false }

@@ -219,7 +219,7 @@ private final class Sightings: Sendable {
     let socket = try test.socket()
     for id in 1...100 as ClosedRange<UInt64> {
       socket.send(
-        Request(id: id, body: .encode(request)).frameBytes
+        Request(id: id, call: .encode(request)).frameBytes
           + Request(id: 1000 + id, body: .cancel(requestID: id)).frameBytes)
     }
     var cancelled = 0
@@ -267,8 +267,8 @@ private final class Sightings: Sendable {
   func triedAgain() async throws {
     let test = try TestServer(["m": dictionary(1)]) {
       $0.httpListen = .tcp(host: "127.0.0.1", port: 0)
-      $0.limits.loadRetryMin = .milliseconds(20)
-      $0.limits.loadRetryMax = .milliseconds(40)
+      $0.limits.engine.loadRetryMin = .milliseconds(20)
+      $0.limits.engine.loadRetryMax = .milliseconds(40)
     }
     let client = try await test.client()
     // Aside, so that it is broken from the start.

@@ -83,9 +83,9 @@ private let dictionary = SparseAutoencoder.random(
   func shedding() async throws {
     let test = try serving {
       $0.workers = 1
-      $0.limits.shedAbove = .zero
-      $0.limits.shedBelow = .zero
-      $0.limits.shedInterval = .zero
+      $0.limits.engine.shedAbove = .zero
+      $0.limits.engine.shedBelow = .zero
+      $0.limits.engine.shedInterval = .zero
     }
     let client = try await test.client()
     var request = Activations(tokens: 5, dModel: 16, seed: 2).request("m", 128)
@@ -101,7 +101,7 @@ private let dictionary = SparseAutoencoder.random(
   @Test("models beyond the limit are counted together")
   func manyModels() async throws {
     let test = try serving(["a": dictionary, "b": dictionary, "c": dictionary]) {
-      $0.limits.metricsModelsMax = 1
+      $0.limits.engine.metricsModelsMax = 1
     }
     let client = try await test.client()
     for name in ["b", "a", "c", "b"] {
@@ -149,9 +149,9 @@ private let dictionary = SparseAutoencoder.random(
     let test = try serving {
       $0.logger = lines.logger
       $0.workers = 1
-      $0.limits.shedAbove = .zero
-      $0.limits.shedBelow = .zero
-      $0.limits.shedInterval = .zero
+      $0.limits.engine.shedAbove = .zero
+      $0.limits.engine.shedBelow = .zero
+      $0.limits.engine.shedInterval = .zero
       $0.limits.sweepInterval = .milliseconds(5)
       $0.limits.overloadQuiet = .milliseconds(5)
     }
@@ -170,8 +170,8 @@ private let dictionary = SparseAutoencoder.random(
     let lines = LogLines()
     let test = try serving {
       $0.logger = lines.logger
-      $0.limits.logBurst = 3
-      $0.limits.logInterval = .seconds(3600)
+      $0.limits.engine.logBurst = 3
+      $0.limits.engine.logInterval = .seconds(3600)
     }
     for _ in 0..<8 {
       let socket = try test.socket()
@@ -188,7 +188,7 @@ private let dictionary = SparseAutoencoder.random(
   func trimming() async throws {
     let test = try serving {
       $0.limits.sweepInterval = .milliseconds(5)
-      $0.limits.trimAfter = .milliseconds(5)
+      $0.limits.engine.trimAfter = .milliseconds(5)
     }
     func trims() throws -> Double? { try test.metrics()["granule_memory_trims_total"] }
     let client = try await test.client()
@@ -215,7 +215,7 @@ private let dictionary = SparseAutoencoder.random(
 
     // As long as it does not hang up, the server waits for it.
     let socket = try test.socket()
-    socket.send(Request(id: 1, body: .status))
+    socket.send(Request(id: 1, call: .status))
     #expect(try socket.receive()?.id == 1)
     test.server.beginStop()
     #expect(try test.http("/readyz").status == 503)

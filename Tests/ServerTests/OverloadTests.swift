@@ -19,9 +19,9 @@ private let dictionary = SparseAutoencoder.random(
   private func overloaded() throws -> TestServer {
     try TestServer(["m": dictionary]) {
       $0.workers = 1
-      $0.limits.shedAbove = .zero
-      $0.limits.shedBelow = .zero
-      $0.limits.shedInterval = .zero
+      $0.limits.engine.shedAbove = .zero
+      $0.limits.engine.shedBelow = .zero
+      $0.limits.engine.shedInterval = .zero
     }
   }
 
@@ -79,7 +79,7 @@ private let dictionary = SparseAutoencoder.random(
   @Test("a server without load gives what was asked for")
   func noPressure() async throws {
     let test = try TestServer(["m": dictionary]) {
-      $0.limits.shedAbove = .seconds(3600)
+      $0.limits.engine.shedAbove = .seconds(3600)
     }
     let client = try await test.client()
     var request = Activations(tokens: 5, dModel: 16, seed: 3).request("m")

@@ -129,7 +129,7 @@ private let granularities: [UInt32] = [1, 20, 33, 100, 160]
     request.granularities = (1...50).map { $0 * 80 }
     request.delta = true
     let socket = try test.socket()
-    socket.send(Request(id: 1, body: .encode(request)))
+    socket.send(Request(id: 1, call: .encode(request)))
     #expect(try socket.receive()?.last == false)
     socket.send(Request(id: 2, body: .cancel(requestID: 1)))
     var stages = 1
@@ -145,7 +145,7 @@ private let granularities: [UInt32] = [1, 20, 33, 100, 160]
 
     func vanish() throws {
       let socket = try test.socket()
-      socket.send(Request(id: 1, body: .encode(request)))
+      socket.send(Request(id: 1, call: .encode(request)))
       #expect(try socket.receive()?.last == false)
     }
     try vanish()

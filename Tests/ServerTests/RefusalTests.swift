@@ -18,9 +18,9 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
       $0.limits.frameBytesMax = 1 << 20
       $0.limits.requestMemoryBytesMax = 2 << 20
     }
-    let status = Request(id: 1, body: .status).frameBytes
+    let status = Request(id: 1, call: .status).frameBytes
     let pipelined = Activations(tokens: 500, dModel: 16, seed: 1).request("m")
-    let encode = Request(id: 7, body: .encode(pipelined)).frameBytes
+    let encode = Request(id: 7, call: .encode(pipelined)).frameBytes
     let tinyFields = (0..<50_000).flatMap { _ -> [UInt8] in [120, 0] }
     let cases: [(String, [UInt8], ErrorCode, String)] = [
       (
@@ -36,7 +36,7 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
         "is not a protobuf message"
       ),
       ("empty", [0, 0, 0, 0], .invalidArgument, "id: is 0"),
-      ("id 0", Request(id: 0, body: .status).frameBytes, .invalidArgument, "id: is 0"),
+      ("id 0", Request(id: 0, call: .status).frameBytes, .invalidArgument, "id: is 0"),
       ("after good ones", status + [0xff, 0xff, 0xff, 0xff], .resourceExhausted, "frame of"),
       ("id in flight", encode + encode, .invalidArgument, "id: 7 is in flight already"),
       (
@@ -69,15 +69,15 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
   func wrongRequests() async throws {
     let test = try TestServer(["m": dictionary, "dense": dense]) {
       $0.limits.frameBytesMax = 1 << 20
-      $0.limits.stagesMax = 4
+      $0.limits.engine.stagesMax = 4
     }
     let good = Activations(tokens: 4, dModel: 16, seed: 2)
-    func change(_ edit: (inout EncodeRequest) -> Void) -> Request.Body {
+    func change(_ edit: (inout EncodeRequest) -> Void) -> Call {
       var request = good.request("m")
       edit(&request)
       return .encode(request)
     }
-    func with(_ value: Float, at position: Int) -> Request.Body {
+    func with(_ value: Float, at position: Int) -> Call {
       var values = Activations(tokens: 600, dModel: 16, seed: 3).values
       values[position] = value
       return change {
@@ -85,14 +85,14 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
           type: .float32, shape: [600, 16], data: SharedBytes(copying: values))
       }
     }
-    func decode(_ offsets: [UInt32], _ indices: [UInt32]) -> Request.Body {
+    func decode(_ offsets: [UInt32], _ indices: [UInt32]) -> Call {
       .decode(
         DecodeRequest(
           model: "m",
           codes: PackedCodes(
             rowOffsets: offsets, indices: indices, values: indices.map { _ in 1 })))
     }
-    let cases: [(Request.Body, ErrorCode, String)] = [
+    let cases: [(Call, ErrorCode, String)] = [
       (
         change { $0.model = "other" }, .notFound,
         "encode.model: there is no model other; the repository has dense, m"
@@ -151,8 +151,8 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
       (.resizeModel(name: "m", granularity: 1), .permissionDenied, "admin address"),
     ]
     let socket = try test.socket()
-    for (index, (body, code, words)) in cases.enumerated() {
-      socket.send(Request(id: UInt64(index + 1), body: body))
+    for (index, (call, code, words)) in cases.enumerated() {
+      socket.send(Request(id: UInt64(index + 1), call: call))
       let response = try #require(try socket.receive())
       #expect(response.id == UInt64(index + 1))
       #expect(response.last)
@@ -162,7 +162,7 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
     }
     socket.send(frame: [8, 99, 0xf2, 0x01, 0])  // id 99, body 30
     #expect(try socket.receive()?.error?.code == .unimplemented)
-    socket.send(Request(id: 100, body: .encode(good.request("m"))))
+    socket.send(Request(id: 100, call: .encode(good.request("m"))))
     #expect(try socket.receive()?.error == nil)
   }
 
@@ -207,7 +207,7 @@ private let dense = SparseAutoencoder.random(dModel: 16, latents: 64, rule: .rel
   func vanishing() async throws {
     let test = try TestServer(["m": dictionary])
     let frame = Request(
-      id: 1, body: .encode(Activations(tokens: 2000, dModel: 16, seed: 4).request("m"))
+      id: 1, call: .encode(Activations(tokens: 2000, dModel: 16, seed: 4).request("m"))
     ).frameBytes
     for count in [1, 3, 4, 5, 1000, frame.count - 1, frame.count] {
       let socket = try test.socket()

@@ -37,10 +37,10 @@ final class TestServer {
     // what a test is about, but where it says so.
     options.limits.stall = .seconds(3600)
     options.limits.httpIdle = .seconds(3600)
-    options.limits.queueWaitMax = .seconds(3600)
-    options.limits.shedAbove = .seconds(3600)
-    options.limits.loadRetryMin = .seconds(3600)
-    options.limits.loadRetryMax = .seconds(3600)
+    options.limits.engine.queueWaitMax = .seconds(3600)
+    options.limits.engine.shedAbove = .seconds(3600)
+    options.limits.engine.loadRetryMin = .seconds(3600)
+    options.limits.engine.loadRetryMax = .seconds(3600)
     configure(&options)
     server = try Server.start(options)
   }

@@ -241,7 +241,7 @@ private func temporarySocket() -> SocketAddress {
     let noSocket = #expect(throws: EventLoopError.self) {
       _ = try Listener(loop: other, address: address) { _ in }
     }
-    #expect(noSocket?.reason == "the file exists and is no socket")
+    #expect(noSocket?.reason == "the file exists and is not a socket")
     #expect(try String(contentsOf: URL(filePath: path), encoding: .utf8) == "precious")
     other.shutdown()
     other.run()

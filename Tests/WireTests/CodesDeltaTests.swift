@@ -61,8 +61,8 @@ private func bytes(_ codes: PackedCodes) -> [[UInt8]] {
       (none, removal([0, 2, 1], [1]), "must ascend"),
       (none, removal([0, 0, 7], [1]), "must ascend"),
       (none, removal([1, 1, 1], [1]), "must ascend"),
-      (none, removal([0, 1], [1]), "other numbers of tokens"),
-      (packed([[2: 1]]), removal([0, 0, 0], []), "other numbers of tokens"),
+      (none, removal([0, 1], [1]), "number of tokens"),
+      (packed([[2: 1]]), removal([0, 0, 0], []), "number of tokens"),
       (
         PackedCodes(rowOffsets: [0, 2, 2], indices: [4, 3], values: [1, 1]),
         removal([0, 0, 0], []), "they must ascend"

@@ -71,7 +71,7 @@ private func plainTags(_ bytes: ArraySlice<UInt8>) -> [UInt64]? {
   func truncated() throws {
     let frame = Request(
       id: 1,
-      body: .encode(EncodeRequest(model: "m", activations: matrix(2, 3), granularities: [4]))
+      call: .encode(EncodeRequest(model: "m", activations: matrix(2, 3), granularities: [4]))
     ).packed()
     let payload = frame.payload.array(of: UInt8.self)
     for count in 0..<payload.count {
@@ -82,7 +82,7 @@ private func plainTags(_ bytes: ArraySlice<UInt8>) -> [UInt64]? {
         #expect(error as? UnpackingError == .malformed)
         continue
       }
-      #expect(throws: ServerError.self, "cut at \(count)") { try received.body.get() }
+      #expect(throws: ServerError.self, "cut at \(count)") { try received.call() }
     }
   }
 
@@ -160,7 +160,7 @@ private func plainTags(_ bytes: ArraySlice<UInt8>) -> [UInt64]? {
   @Test("a request with one byte changed is refused with the reason, or means something else")
   func changed() throws {
     let request = EncodeRequest(model: "m", activations: matrix(1, 2), k: 3)
-    let payload = packed(Request(id: 1, body: .encode(request)))
+    let payload = packed(Request(id: 1, call: .encode(request)))
     let data = request.activations.data.array(of: UInt8.self)
     let dataStart = try #require(
       payload.indices.first { payload[$0...].starts(with: data) })
@@ -173,6 +173,7 @@ private func plainTags(_ bytes: ArraySlice<UInt8>) -> [UInt64]? {
         do {
           let received = try receive(bytes)
           let body = try received.body.get()
+          if case .call(let call) = body { try call.validate() }
           counts.accepted += 1
           let again = packed(
             Request(id: received.id, timeoutMilliseconds: received.timeoutMilliseconds, body: body))
@@ -207,7 +208,7 @@ private func plainTags(_ bytes: ArraySlice<UInt8>) -> [UInt64]? {
       try receive(bomb, memoryBytesMax: 96 << 20)
     }
     let honest = Request(
-      id: 1, body: .encode(EncodeRequest(model: "m", activations: matrix(100, 100)))
+      id: 1, call: .encode(EncodeRequest(model: "m", activations: matrix(100, 100)))
     ).packed()
     #expect(throws: UnpackingError.tooMuchMemory(limit: 30_000)) {
       try receive(honest.payload.array(of: UInt8.self), memoryBytesMax: 30_000)
@@ -224,22 +225,22 @@ private func plainTags(_ bytes: ArraySlice<UInt8>) -> [UInt64]? {
       rowOffsets: (0...100_000).map { UInt32($0) },
       indices: [UInt32](repeating: 5, count: 100_000),
       values: [Float](repeating: 1, count: 100_000))
-    let bodies: [Request.Body] = [
+    let calls: [Call] = [
       .encode(
         EncodeRequest(
           model: name, activations: matrix(1000, 1000), granularities: Array(1...100_000))),
       .encode(EncodeRequest(model: name, activations: matrix(1, 1), granularities: Array(1...64))),
       .decode(DecodeRequest(model: name, codes: codes)),
     ]
-    for body in bodies {
-      let received = try reread(Request(id: 1, body: body), memoryBytesMax: 96 << 20)
-      #expect(throws: Never.self) { try received.body.get() }
+    for call in calls {
+      let received = try reread(Request(id: 1, call: call), memoryBytesMax: 96 << 20)
+      #expect(throws: Never.self) { try received.call() }
     }
     // Nothing but numbers of a byte each, packed; and a few that are not.
     let packed = field(10, field(4, [UInt8](repeating: 1, count: 1_000_000)))
-    #expect(try receive([8, 1] + packed, memoryBytesMax: 96 << 20).kind == .encode)
+    #expect(try receive([8, 1] + packed, memoryBytesMax: 96 << 20).method == .encode)
     let unpacked = field(10, (1...100).flatMap { [0x20, UInt8($0)] })
-    #expect(try receive([8, 1] + unpacked).kind == .encode)
+    #expect(try receive([8, 1] + unpacked).method == .encode)
   }
 
   @Test("a repeated body leaves the last one, and leaks nothing")
@@ -247,7 +248,7 @@ private func plainTags(_ bytes: ArraySlice<UInt8>) -> [UInt64]? {
     let encode = field(10, field(1, Array("a".utf8)))
     let unload = field(21, field(1, Array("b".utf8)))
     let received = try receive([8, 1] + encode + encode + unload + encode + unload)
-    #expect("\(try received.body.get())" == "\(Request.Body.unloadModel(name: "b", version: 0))")
+    #expect("\(try received.call())" == "\(Call.unloadModel(name: "b", version: 0))")
   }
 
   @Test("strings with NUL or without UTF-8 are refused, naming the field")
@@ -257,21 +258,35 @@ private func plainTags(_ bytes: ArraySlice<UInt8>) -> [UInt64]? {
       ([0xff, 0xfe], "is not UTF-8"), ([0xed, 0xa0, 0x80], "is not UTF-8"),
     ] {
       let received = try receive([8, 1] + field(21, field(1, bytes)))
-      let error = #expect(throws: ServerError.self) { try received.body.get() }
-      #expect(received.kind == .unloadModel)
+      let error = #expect(throws: ServerError.self) { try received.call() }
+      #expect(received.method == .unloadModel)
       #expect(error?.code == .invalidArgument)
       #expect(error?.message.contains("unload_model.name: \(words)") == true, "\(bytes)")
     }
   }
 
+  @Test("an unknown data type, or none, is refused by name")
+  func dataType() throws {
+    for type in [0, 4, 200] as [UInt64] {
+      let tensor = [8] + varint(type) + field(2, [1, 1]) + field(3, [0, 0, 0, 0])
+      let payload = [8, 1] + field(10, field(1, Array("m".utf8)) + field(3, tensor))
+      let error = #expect(throws: ServerError.self) { try receive(payload).call() }
+      #expect(error?.message.contains("encode.activations.type: \(type)") == true)
+    }
+    let missing = #expect(throws: ServerError.self) {
+      try receive([8, 1] + field(10, field(1, Array("m".utf8)))).call()
+    }
+    #expect(missing?.message == "encode.activations: is missing")
+  }
+
   @Test("a body that this server does not know is unimplemented, and named")
   func unknownBody() throws {
     let received = try receive([8, 1] + field(99, []))
-    let error = #expect(throws: ServerError.self) { try received.body.get() }
-    #expect(received.kind == nil)
+    let error = #expect(throws: ServerError.self) { try received.call() }
+    #expect(received.method == .unknown)
     #expect(error?.code == .unimplemented)
     #expect(error?.message.contains("field 99") == true)
-    let missing = #expect(throws: ServerError.self) { try receive([8, 1]).body.get() }
+    let missing = #expect(throws: ServerError.self) { try receive([8, 1]).call() }
     #expect(missing?.code == .invalidArgument)
   }
 }

@@ -27,16 +27,25 @@ func matrix(_ rows: Int, _ columns: Int) -> PackedTensor {
     data: SharedBytes(copying: (0..<rows * columns).map { Float($0) }))
 }
 
+extension ReceivedRequest {
+  /// The call, checked as an engine checks it.
+  func call() throws -> Call {
+    guard case .call(let call) = try body.get() else { throw ServerError(.internal, "no call") }
+    try call.validate()
+    return call
+  }
+}
+
 @Suite struct MessageTests {
   @Test("an encode request arrives as it was sent")
   func encodeRequest() throws {
     let sent = EncodeRequest(
       model: "m", version: 7, activations: matrix(3, 5), granularities: [1, 8, 64], k: 4,
       minGranularity: 1, targetFVU: 0.25, delta: true, returnReconstruction: true, omitCodes: true)
-    let received = try reread(Request(id: 9, timeoutMilliseconds: 50, body: .encode(sent)))
+    let received = try reread(Request(id: 9, timeoutMilliseconds: 50, call: .encode(sent)))
     #expect(received.id == 9)
     #expect(received.timeoutMilliseconds == 50)
-    guard case .encode(let request) = try received.body.get() else {
+    guard case .encode(let request) = try received.call() else {
       Issue.record("not an encode request")
       return
     }
@@ -53,18 +62,18 @@ func matrix(_ rows: Int, _ columns: Int) -> PackedTensor {
 
   @Test("every other kind of request arrives as it was sent")
   func otherRequests() throws {
-    for body in [
-      Request.Body.listModels, .status, .cancel(requestID: 3),
-      .loadModel(name: "a", version: 2, beside: true), .unloadModel(name: "b", version: 4),
-      .resizeModel(name: "c", granularity: 5),
-    ] {
+    let calls: [Call] = [
+      .listModels, .status, .loadModel(name: "a", version: 2, beside: true),
+      .unloadModel(name: "b", version: 4), .resizeModel(name: "c", granularity: 5),
+    ]
+    for body in calls.map({ Request.Body.call($0) }) + [.cancel(requestID: 3)] {
       let received = try reread(Request(id: 1, body: body)).body.get()
       #expect("\(received)" == "\(body)")
     }
     let codes = PackedCodes(rowOffsets: [0, 2, 2], indices: [1, 4], values: [0.5, 2])
     let received = try reread(
-      Request(id: 1, body: .decode(DecodeRequest(model: "m", codes: codes))))
-    guard case .decode(let request) = try received.body.get() else {
+      Request(id: 1, call: .decode(DecodeRequest(model: "m", codes: codes))))
+    guard case .decode(let request) = try received.call() else {
       Issue.record("not a decode request")
       return
     }

@@ -1,30 +1,35 @@
+import GranuleCalls
 import GranuleDictionary
 import GranuleTensors
-import GranuleWire
 
-/// Checks a request against the model that it names, before any work is done for it.
+/// Checks a call against the model that it names and against the room there is, before any work is
+/// done for it.
 struct Admission {
-  let limits: ServerLimits
-  /// The system is asked for memory before a request that may take so many bytes is let in; what is
-  /// smaller comes of memory that the allocator holds already.
+  let limits: EngineLimits
+  /// A call that may take at least this many bytes is let in only after the system was asked whether
+  /// it has the memory; smaller ones use memory that the allocator holds already.
   private static let probedBytesMin = 1 << 20
 
-  /// What a request comes to if it is let in.
+  /// What a call comes to if it is let in.
   struct Plan {
     let version: ResidentVersion
-    let work: ComputeJob.Work
-    /// Bytes of the request and of its largest possible response.
+    let tokens: Int
+    /// Bytes of the request and of its largest possible replies.
     let bytes: Int
+    /// Makes what workers compute.
+    let job: (AdmittedCall) -> any Job
   }
 
   // MARK: Encode
 
-  /// - Parameter requestBytes: memory that the request takes.
+  /// - Parameters:
+  ///   - requestBytes: memory that the request takes.
+  ///   - sink: where the replies go, which knows how long they can become.
   /// - Throws: what is wrong with the request for this server and this model.
   func plan(
-    _ request: EncodeRequest, requestBytes: Int, _ models: ResidentModels
+    _ request: EncodeRequest, on version: ResidentVersion, requestBytes: Int,
+    _ sink: any ReplySink
   ) throws(ServerError) -> Plan {
-    let version = try models.pin(request.model, version: request.version, field: "encode")
     let dictionary = version.dictionary
     let (tokens, columns) = try request.activations.rowsAndColumns(named: "encode.activations")
     guard columns == dictionary.dModel else {
@@ -33,32 +38,32 @@ struct Admission {
         "encode.activations.shape: d_model is \(columns); model \(request.model) has \(dictionary.dModel)"
       )
     }
-    let stages = try stages(request, version)
-    let fallbacks = fallbacks(request, stages, dictionary)
-    let response = responseBytesMax(tokens: tokens, stages + fallbacks, request, dictionary)
-    try checkResponse(
-      response, hint: "send fewer tokens, set omit_codes, or ask for a granularity of a smaller k")
+    let steps = try steps(request, version)
+    let plan = EncodeJob.Plan(
+      tokens: tokens, steps: steps, fallbacks: fallbacks(request, steps, dictionary))
+    let reply = sink.bytesMax(of: replySize(request, plan, dictionary))
+    try checkReply(
+      reply, sink,
+      hint: "send fewer tokens, set omit_codes, or ask for a granularity of a smaller k")
     // Tokens are fewer than the bytes of the request: no product overflows.
-    let progress =
-      stages.count > 1
-      ? tokens * EncodeProgress.bytesMax(k: stages.reduce(0) { max($0, $1.k) }) : 0
+    let progress = steps.count > 1 ? tokens * EncodeProgress.bytesMax(k: plan.kMax) : 0
     // A client that reads slowly may have every stage waiting.
-    let bytes = requestBytes + progress + stages.count * response
+    let bytes = requestBytes + progress + steps.count * reply
     guard bytes <= limits.admittedBytesMax else {
       throw ServerError(
         .resourceExhausted,
         "the request and its responses could take \(bytes) bytes, the limit is \(limits.admittedBytesMax): ask for fewer granularities, or send fewer tokens"
       )
     }
-    return Plan(
-      version: version,
-      work: .encode(request, tokens: tokens, stages: stages, fallbacks: fallbacks), bytes: bytes)
+    return Plan(version: version, tokens: tokens, bytes: bytes) { call in
+      EncodeJob(call, request, plan)
+    }
   }
 
   /// The granularities that were asked for, each with its k.
-  private func stages(
+  private func steps(
     _ request: EncodeRequest, _ version: ResidentVersion
-  ) throws(ServerError) -> [ComputeJob.Stage] {
+  ) throws(ServerError) -> [EncodeJob.Step] {
     let dictionary = version.dictionary
     let wanted =
       request.granularities.isEmpty
@@ -80,32 +85,32 @@ struct Admission {
     guard request.targetFVU == 0 || dictionary.activationMean != nil else {
       throw ServerError(
         .failedPrecondition,
-        "encode.target_fvu: model \(request.model) stores no activation mean, so that no FVU can be measured; leave it out"
+        "encode.target_fvu: model \(request.model) stores no activation mean, so no FVU can be measured; leave target_fvu out"
       )
     }
     try checkK(Int(request.k), wanted[0], dictionary)
-    return wanted.map { Self.stage($0, request, dictionary) }
+    return wanted.map { Self.step($0, request, dictionary) }
   }
 
-  private static func stage(
+  private static func step(
     _ granularity: Int, _ request: EncodeRequest, _ dictionary: SparseAutoencoder
-  ) -> ComputeJob.Stage {
-    ComputeJob.Stage(
+  ) -> EncodeJob.Step {
+    EncodeJob.Step(
       granularity: granularity,
       k: request.k == 0 ? dictionary.defaultK(at: granularity) : Int(request.k))
   }
 
-  /// What a request for one granularity may be given under load, the largest first: those that the
-  /// dictionary was made for, and the least that the caller allows. Stages need none, they stop
-  /// early.
+  /// What a request for one granularity may be answered at under load, the largest first: the
+  /// granularities that the dictionary was made for, and the least that the caller allows. A request
+  /// for several granularities needs no fallback, because it can stop early.
   private func fallbacks(
-    _ request: EncodeRequest, _ stages: [ComputeJob.Stage], _ dictionary: SparseAutoencoder
-  ) -> [ComputeJob.Stage] {
+    _ request: EncodeRequest, _ steps: [EncodeJob.Step], _ dictionary: SparseAutoencoder
+  ) -> [EncodeJob.Step] {
     let least = Int(max(request.minGranularity, request.k))
-    guard request.minGranularity > 0, stages.count == 1 else { return [] }
+    guard request.minGranularity > 0, steps.count == 1 else { return [] }
     let listed = dictionary.granularities.map(\.latents).filter { $0 > least } + [least]
-    return listed.filter { $0 < stages[0].granularity }.sorted(by: >).map {
-      Self.stage($0, request, dictionary)
+    return listed.filter { $0 < steps[0].granularity }.sorted(by: >).map {
+      Self.step($0, request, dictionary)
     }
   }
 
@@ -143,69 +148,64 @@ struct Admission {
     }
   }
 
-  /// Of any one of `stages`: a smaller granularity may well have a larger k. No product can
-  /// overflow: tokens are fewer than the bytes of a frame, and the other factors fit 32 bits.
-  private func responseBytesMax(
-    tokens: Int, _ stages: [ComputeJob.Stage], _ request: EncodeRequest,
-    _ dictionary: SparseAutoencoder
-  ) -> Int {
-    let active = stages.reduce(0) { max($0, $1.k == 0 ? $1.granularity : $1.k) }
-    // Where stages carry changes, those that left come on top, with an offset of their own each.
-    let removed = request.delta ? 4 * (tokens + 1) + 4 * tokens * active : 0
-    let codes = request.omitCodes ? 0 : 4 * (tokens + 1) + 8 * tokens * active + removed
-    let reconstruction = request.returnReconstruction ? 4 * tokens * dictionary.dModel : 0
-    return Response.overheadBytesMax + 4 * tokens + codes + reconstruction
+  /// The size of the largest reply: a smaller granularity may well have a larger k.
+  private func replySize(
+    _ request: EncodeRequest, _ plan: EncodeJob.Plan, _ dictionary: SparseAutoencoder
+  ) -> ReplySize {
+    let active = (plan.steps + plan.fallbacks).reduce(0) {
+      max($0, $1.k == 0 ? $1.granularity : $1.k)
+    }
+    return ReplySize(
+      tokens: plan.tokens, activeLatents: request.omitCodes ? nil : active, hasErrors: true,
+      reconstructionWidth: request.returnReconstruction ? dictionary.dModel : nil)
   }
 
   // MARK: Decode
 
-  /// - Parameter requestBytes: memory that the request takes.
+  /// - Parameters: as for encoding.
   /// - Throws: what is wrong with the request for this server and this model.
   func plan(
-    _ request: DecodeRequest, requestBytes: Int, _ models: ResidentModels
+    _ request: DecodeRequest, on version: ResidentVersion, requestBytes: Int,
+    _ sink: any ReplySink
   ) throws(ServerError) -> Plan {
-    let version = try models.pin(request.model, version: request.version, field: "decode")
     let tokens: Int
     do throws(ServerError) { tokens = try request.codes.tokens() } catch {
       throw ServerError(error.code, "decode.\(error.message)")
     }
-    let response = Response.overheadBytesMax + 4 * tokens * version.dictionary.dModel
-    try checkResponse(response, hint: "send fewer tokens")
-    let bytes =
-      request.codes.rowOffsets.count + request.codes.indices.count + request.codes.values.count
+    let reply = sink.bytesMax(
+      of: ReplySize(
+        tokens: tokens, activeLatents: nil, hasErrors: false,
+        reconstructionWidth: version.dictionary.dModel))
+    try checkReply(reply, sink, hint: "send fewer tokens")
     // The codes are copied once more while they are decoded.
-    return Plan(
-      version: version, work: .decode(request, tokens: tokens),
-      bytes: requestBytes + bytes + response)
+    let bytes = requestBytes + request.codes.byteCount + reply
+    return Plan(version: version, tokens: tokens, bytes: bytes) { call in
+      DecodeJob(call, request, tokens: tokens)
+    }
   }
 
-  private func checkResponse(_ bytes: Int, hint: String) throws(ServerError) {
-    guard bytes <= limits.frameBytesMax else {
+  private func checkReply(_ bytes: Int, _ sink: any ReplySink, hint: String) throws(ServerError) {
+    guard bytes <= sink.replyBytesMax else {
       throw ServerError(
         .resourceExhausted,
-        "the response could take \(bytes) bytes, the limit is \(limits.frameBytesMax): \(hint)")
+        "the response could take \(bytes) bytes, the limit is \(sink.replyBytesMax): \(hint)")
     }
   }
 
   // MARK: Room
 
-  /// What is there, of all connections and of the one that asks.
-  struct Occupancy {
-    var queue: ComputeWorkers.Queue
-    /// Bytes of requests in flight, of their responses, and of what waits to be written.
-    var bytes: Int
-    var ownBytes: Int
-  }
-
-  /// A connection may hold as much as it leaves free: one that floods takes half, and what several
-  /// take leaves the share of one more, so that none keeps the others out.
+  /// Reserves room for a call, in the queue and in memory. A principal may hold as much as it leaves
+  /// free: one that floods takes half, and several leave the share of one more, so that none keeps the
+  /// others out.
   ///
   /// - Parameters:
-  ///   - tokens, bytes: what the request adds.
-  /// - Throws: UNAVAILABLE where others leave no room now; RESOURCE_EXHAUSTED where the system has no
-  ///   memory for it, which may meet a request alone.
-  func checkRoom(tokens: Int, bytes: Int, _ there: Occupancy) throws(ServerError) {
-    let queue = there.queue
+  ///   - queue: what the call finds waiting.
+  ///   - account: which the call's bytes are counted on from now on.
+  /// - Throws: UNAVAILABLE if others leave no room now; RESOURCE_EXHAUSTED if the system has no memory
+  ///   for the call, which can happen to a call that is alone.
+  func reserve(
+    _ plan: Plan, _ queue: Workers.Queue, _ account: Ledger.Account, _ ledger: Ledger
+  ) throws(ServerError) {
     let wait = Int((queue.expectedWait / .milliseconds(1)).rounded(.up))
     let retryAfter = max(limits.retryAfterMilliseconds, UInt32(clamping: wait))
     guard queue.tokens == 0 || queue.expectedWait <= limits.queueWaitMax else {
@@ -215,25 +215,26 @@ struct Admission {
         retryAfterMilliseconds: retryAfter)
     }
     guard
-      queue.tokens == 0 || queue.ownTokens + tokens <= limits.queueTokensMax - queue.tokens
+      queue.tokens == 0 || queue.ownTokens + plan.tokens <= limits.queueTokensMax - queue.tokens
     else {
       throw ServerError(
         .unavailable,
-        "the queue holds \(queue.tokens) tokens, \(queue.ownTokens) of this connection; the limit is \(limits.queueTokensMax), of which a connection may hold what is left free; try again later",
+        "the queue holds \(queue.tokens) tokens, \(queue.ownTokens) of them from this connection; the limit is \(limits.queueTokensMax), and a connection may hold as much as it leaves free; try again later",
         retryAfterMilliseconds: retryAfter)
     }
     // What has been admitted may not have been allocated yet.
-    guard bytes < Self.probedBytesMin || Memory.canBeHad(there.bytes + bytes) else {
-      throw ServerError(
-        .resourceExhausted,
-        "there is no memory for the request, which may take \(bytes) bytes; send fewer tokens, or try again later",
-        retryAfterMilliseconds: retryAfter)
-    }
-    guard there.bytes == 0 || there.ownBytes + bytes <= limits.admittedBytesMax - there.bytes
+    guard
+      plan.bytes < Self.probedBytesMin || Memory.canBeHad(ledger.bytes.occupied + plan.bytes)
     else {
       throw ServerError(
+        .resourceExhausted,
+        "there is no memory for the request, which may take \(plan.bytes) bytes; send fewer tokens, or try again later",
+        retryAfterMilliseconds: retryAfter)
+    }
+    if let held = account.admit(plan.bytes, limit: limits.admittedBytesMax) {
+      throw ServerError(
         .unavailable,
-        "requests in flight take \(there.bytes) bytes, \(there.ownBytes) of this connection; the limit is \(limits.admittedBytesMax), of which a connection may hold what is left free; try again later",
+        "requests in flight take \(held.all) bytes, \(held.own) of them for this connection; the limit is \(limits.admittedBytesMax), and a connection may hold as much as it leaves free; try again later",
         retryAfterMilliseconds: retryAfter)
     }
   }

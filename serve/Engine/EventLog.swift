@@ -1,20 +1,20 @@
-import Logging
+package import Logging
 import Synchronization
 
-/// The server's log: one line for each event, with what it is about as metadata, and few lines of
-/// the same kind where they come fast.
-final class EventLog: Sendable {
-  /// What happened, as the metadata's `event` says it.
-  enum Event: String {
-    /// Another version serves, or the same with another size.
+/// The log of an engine and its server: one line for each event, with its subject as metadata, and
+/// only a few lines of the same kind if they come fast.
+package final class EventLog: Sendable {
+  /// What happened, as the metadata's `event` names it.
+  package enum Event: String, Sendable {
+    /// Another version serves, or the same version with another size.
     case swap
     /// A version could not be loaded.
     case loadFailure = "load_failure"
     /// The repository could not be read.
     case repository
-    /// Requests are refused or given less, or no longer.
+    /// Requests are refused or answered with less, or no longer.
     case overload
-    /// A connection ended in another way than by its client's wish.
+    /// A connection ended otherwise than by its client's wish.
     case connectionClosed = "connection_closed"
     /// The server stops.
     case stop
@@ -29,10 +29,13 @@ final class EventLog: Sendable {
   private let interval: Duration
   private let state = Mutex(State())
 
-  init(_ logger: Logger, limits: ServerLimits) {
+  /// - Parameters:
+  ///   - burst: lines of one kind that are written at once.
+  ///   - interval: the time between further lines of that kind.
+  init(_ logger: Logger, burst: Int, interval: Duration) {
     self.logger = logger
-    burst = limits.logBurst
-    interval = limits.logInterval
+    self.burst = burst
+    self.interval = interval
   }
 
   /// Lines that were not written because too many of their kind came.
@@ -40,7 +43,7 @@ final class EventLog: Sendable {
 
   /// Writes a line, unless too many of its kind were written just now; the next one then says how
   /// many are missing.
-  func write(
+  package func write(
     _ event: Event, at level: Logger.Level = .info, _ message: @autoclosure () -> String,
     _ metadata: @autoclosure () -> Logger.Metadata = [:]
   ) {

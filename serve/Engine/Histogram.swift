@@ -1,11 +1,11 @@
-/// How often values fell into ranges, as Prometheus counts them.
+/// Counts of values by range, as Prometheus defines them.
 package struct Histogram: Sendable {
-  /// The ranges' upper ends, ascending, each within its range; what is above all of them is counted
-  /// too.
+  /// Upper ends of the ranges, ascending; each end belongs to its range. Values above all of them are
+  /// counted too.
   package let bounds: [Double]
-  /// Values in each range; the last one has no upper end.
+  /// Number of values in each range; the last range has no upper end.
   package private(set) var counts: [UInt64]
-  /// Of all values.
+  /// Sum of all values.
   package private(set) var sum = 0.0
 
   /// No values yet.

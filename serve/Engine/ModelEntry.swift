@@ -1,33 +1,34 @@
 import GranuleRepository
-import GranuleWire
+import GranuleCalls
 
-/// What the server knows of one model, and what it was told to do with it.
+/// What the registry knows of one model, and what it was told to do with it.
 struct ModelEntry {
   /// A version that could not be loaded.
   struct Failure {
     let message: String
-    /// What its files looked like; it is tried again when they have changed …
+    /// What its files looked like; the version is tried again once they have changed.
     let stamp: VersionStamp
-    /// … or at this moment: what was missing may be there again, such as memory.
+    /// When to try again although the files are the same: what was missing, such as memory, may be
+    /// there again.
     let nextTry: ContinuousClock.Instant
-    /// How often it has failed with these files.
+    /// How often the version has failed with these files.
     let tries: Int
   }
-  /// A version that was replaced, and may still have requests.
+  /// A version that was replaced, and may still have calls.
   struct Retired {
     weak var version: ResidentVersion?
     let number: UInt64
   }
 
-  /// The version that answers new requests.
+  /// The version that answers new calls.
   var serving: ResidentVersion?
-  /// Versions kept by request for requests that name them; the one that serves may be among them.
+  /// Versions kept for calls that name them; the one that serves may be among them.
   var beside: [UInt64: ResidentVersion] = [:]
-  /// Kept to `serving`, whatever is published.
+  /// Whether the model keeps to `serving`, whatever is published.
   var isPinned = false
-  /// Unloaded by request: stays so until it is loaded by request.
+  /// Whether the model was unloaded by request, and stays so until it is loaded by request.
   var isHeld = false
-  /// The most latents to keep in memory; nil: all.
+  /// The most latents to keep in memory; nil keeps all.
   var latentsMax: Int?
   /// Counts the requests that decide which version is served: a load that ends after a later one is
   /// dropped.
@@ -39,8 +40,8 @@ struct ModelEntry {
   var failures: [UInt64: Failure] = [:]
   var retired: [Retired] = []
 
-  /// Serves `version` from now on; returns what served before, to be released where that may take
-  /// long.
+  /// Serves `version` from now on; returns what served before, to be released on a thread that may
+  /// take long.
   mutating func serve(_ version: ResidentVersion?) -> ResidentVersion? {
     let old = serving
     if let old { retire(old) }
@@ -49,23 +50,23 @@ struct ModelEntry {
     return old
   }
 
-  /// Remembers a version for as long as requests hold it.
+  /// Remembers a version for as long as calls hold it.
   mutating func retire(_ old: ResidentVersion) {
     retired.removeAll { $0.version == nil }
     retired.append(Retired(version: old, number: old.version))
   }
 
-  /// The version in memory with this number; 0: the one that serves.
+  /// The version in memory with this number; 0 is the one that serves.
   func resident(_ version: UInt64) -> ResidentVersion? {
     version == 0 || version == serving?.version ? serving : beside[version]
   }
 
-  /// The versions that a request may name, ascending.
+  /// The versions that a call may name, ascending.
   var residentNumbers: [UInt64] {
     Set(beside.keys).union(serving.map { [$0.version] } ?? []).sorted()
   }
 
-  /// What to tell of it.
+  /// What to report of the model.
   func status(name: String) -> ModelStatus {
     var versions: [UInt64: ModelVersionStatus] = [:]
     for number in known {

@@ -1,12 +1,11 @@
-/// Tells from how long requests wait how much the server should save; a state machine that is told
-/// the time.
+/// Derives from how long calls wait by how much to cut them; a state machine that is told the time.
 ///
 /// How it works:
 /// 1. waits are averaged over intervals of at least `interval`;
 /// 2. an interval whose mean wait is above `high` raises the level by one;
 /// 3. one whose mean is below `low` lowers it by one;
-/// 4. between the two nothing changes: what a level has won does not undo it at once;
-/// 5. each `interval` without requests lowers it by one, and what was averaged before is forgotten.
+/// 4. between the two nothing changes, so that the relief a level brings does not undo it at once;
+/// 5. each `interval` without calls lowers it by one, and earlier waits are forgotten.
 package struct PressureGauge {
   /// The highest level; a dictionary with more granularities than that is rare.
   package static var levelMax: Int { 16 }
@@ -15,11 +14,11 @@ package struct PressureGauge {
   private let low: Duration
   private let interval: Duration
   private var start: ContinuousClock.Instant?
-  /// The last record.
+  /// When a wait was last recorded.
   private var last: ContinuousClock.Instant?
   private var sum = Duration.zero
   private var count = 0
-  /// 0: no pressure; each level means one granularity less for those who allow it.
+  /// Granularities by which to cut calls that allow it; 0 is no pressure.
   package private(set) var level = 0
 
   /// A gauge at level 0.
@@ -29,7 +28,7 @@ package struct PressureGauge {
     self.interval = interval
   }
 
-  /// A request that waited so long is being started.
+  /// Takes in how long a call waited that is being started.
   package mutating func record(wait: Duration, now: ContinuousClock.Instant) {
     let arrival = now - wait
     if let last, last.duration(to: arrival) >= interval {
@@ -56,7 +55,7 @@ package struct PressureGauge {
     count = 0
   }
 
-  /// The level at `now`, nothing having waited since the last record.
+  /// The level at `now` if nothing has waited since the last record.
   package func level(idleAt now: ContinuousClock.Instant) -> Int {
     guard let last, interval > .zero else { return level }
     let intervals = min(max(last.duration(to: now) / interval, 0), Double(Self.levelMax))

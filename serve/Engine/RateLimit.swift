@@ -9,15 +9,15 @@ package struct RateLimit {
   private var counted: ContinuousClock.Instant?
   private var held = 0
 
-  /// A limit that has let nothing through yet.
+  /// A limit with its full allowance.
   package init(burst: Int, interval: Duration) {
     self.burst = burst
     self.interval = interval
     allowance = burst
   }
 
-  /// Whether something may pass at `now`: how many were held back since the last that passed, or nil
-  /// where this one is held back too.
+  /// How many things were held back since the last that passed, if one may pass at `now`; nil if this
+  /// one is held back too.
   package mutating func pass(now: ContinuousClock.Instant) -> Int? {
     let since = counted ?? now
     let elapsed = Int(min(since.duration(to: now) / interval, Double(burst)))

@@ -1,9 +1,9 @@
 import GranuleDictionary
 import GranuleRepository
-import GranuleWire
+import GranuleCalls
 
-/// One version of a model in memory. Whoever computes with it holds it; its memory is freed with
-/// the last of them.
+/// One version of a model in memory. Each call that computes with it holds it; its memory is freed
+/// with the last reference.
 final class ResidentVersion: Sendable {
   let version: UInt64
   let dictionary: SparseAutoencoder
@@ -11,25 +11,29 @@ final class ResidentVersion: Sendable {
   /// Latents in its files, of which `dictionary.latents` are in memory.
   let latents: Int
 
-  init(version: UInt64, _ published: PublishedDictionary) {
+  init(version: UInt64, _ dictionary: SparseAutoencoder, sha256: String, latents: Int) {
     self.version = version
-    dictionary = published.dictionary
-    sha256 = published.sha256
-    latents = published.latents
+    self.dictionary = dictionary
+    self.sha256 = sha256
+    self.latents = latents
+  }
+
+  convenience init(version: UInt64, _ published: PublishedDictionary) {
+    self.init(
+      version: version, published.dictionary, sha256: published.sha256, latents: published.latents)
   }
 
   /// The same version with fewer latents, in memory of its own.
-  init(truncating other: ResidentVersion, to latents: Int) {
-    version = other.version
-    dictionary = other.dictionary.truncated(to: latents)
-    sha256 = other.sha256
-    self.latents = other.latents
+  convenience init(truncating other: ResidentVersion, to latents: Int) {
+    self.init(
+      version: other.version, other.dictionary.truncated(to: latents), sha256: other.sha256,
+      latents: other.latents)
   }
 
-  /// Runs one token through, so that the first request finds everything in place; on this thread
-  /// alone, so that requests are computed meanwhile.
+  /// Encodes one token, so that the first call finds everything in place; on this thread alone, so
+  /// that calls are computed meanwhile.
   ///
-  /// - Throws: an error where the dictionary cannot encode even zeros.
+  /// - Throws: an error if the dictionary cannot encode even zeros.
   func warm() throws {
     dictionary.prepareEncoder(onAllCores: false)
     let zeros = [Float](repeating: 0, count: dictionary.dModel)
@@ -39,7 +43,7 @@ final class ResidentVersion: Sendable {
     }
   }
 
-  /// What to tell of it.
+  /// What to report of it.
   func status(_ state: ModelState) -> ModelVersionStatus {
     var status = ModelVersionStatus(version: version, state: state)
     status.dModel = UInt32(dictionary.dModel)

@@ -1,27 +1,27 @@
 /// Decides what is computed next; a state machine without threads, sockets or clocks.
 ///
 /// How it works:
-/// 1. each connection's requests are taken in the order of their arrival, further stages of one that
-///    has been started before the others;
-/// 2. connections take turns of about `batchTokensMax` tokens or `batchBytesMax` bytes, whichever is
-///    less: what one takes beyond that is taken off its next turn;
-/// 3. a batch is formed from whatever waits when a worker asks, from one connection after the other,
-///    of requests to the same group (the same version of a model), up to bounds in tokens and bytes;
-/// 4. a request that is larger than a batch is handed out in pieces; when little waits, it is shared
+/// 1. each principal's calls are taken in the order of their arrival; further stages of a call that
+///    has been started come before its other calls;
+/// 2. principals take turns of about `batchTokensMax` tokens or `batchBytesMax` bytes, whichever is
+///    less; what a principal takes beyond its turn is taken off its next turn;
+/// 3. when a worker asks, a batch is formed from waiting calls of one principal after the other, all
+///    to the same group (the same version of a model), up to bounds in tokens and bytes;
+/// 4. a call that is larger than a batch is handed out in pieces; when little waits, it is shared
 ///    among the workers that are idle.
 ///
-/// Fairness: when a connection's only request arrives while n connections have something waiting, at
-/// most `3 * n * batchTokensMax` tokens are handed out before it, however many requests those have
-/// and however large they are: a flood does not starve a trickle. Connections of one group that
-/// always have something waiting are handed out the same number of tokens, to within
-/// `3 * batchTokensMax`.
+/// Fairness: when a principal's only call arrives while n principals have something waiting, at most
+/// `3 * n * batchTokensMax` tokens are handed out before it, however many calls the others have and
+/// however large those are: a flood does not starve a trickle. Principals of one group that always
+/// have something waiting are handed out the same number of tokens, to within `3 * batchTokensMax`.
 package struct Scheduler<Item> {
-  /// What there is to know of a request.
+  /// What there is to know of a call.
   package struct Work {
-    /// A number that no other request has.
+    /// A number that no other call has.
     package var serial: UInt64
-    package var connection: UInt64
-    /// Requests of the same group may share a batch.
+    /// Who asks.
+    package var principal: UInt64
+    /// Calls of the same group may share a batch.
     package var group: ObjectIdentifier
     package var tokens: Int
     /// Memory that a token takes, or passes through, while it is computed.
@@ -32,12 +32,12 @@ package struct Scheduler<Item> {
     package var deadline: ContinuousClock.Instant?
 
     package init(
-      serial: UInt64, connection: UInt64, group: ObjectIdentifier, tokens: Int,
+      serial: UInt64, principal: UInt64, group: ObjectIdentifier, tokens: Int,
       bytesPerToken: Int = 0, since: ContinuousClock.Instant,
       deadline: ContinuousClock.Instant? = nil
     ) {
       self.serial = serial
-      self.connection = connection
+      self.principal = principal
       self.group = group
       self.tokens = tokens
       self.bytesPerToken = bytesPerToken
@@ -46,17 +46,17 @@ package struct Scheduler<Item> {
     }
   }
 
-  /// Some consecutive tokens of one request.
+  /// Some consecutive tokens of one call.
   package struct Piece {
-    /// The request.
+    /// The call.
     package var item: Item
-    /// Which of its tokens.
+    /// The tokens.
     package var tokens: Range<Int>
-    /// The piece's place among the request's pieces.
+    /// The piece's place among the call's pieces.
     package var index: Int
-    /// How many pieces the request has; the same for each of them.
+    /// How many pieces the call has; the same for each of them.
     package var count: Int
-    /// When the request's wait for a worker began.
+    /// When the call's wait for a worker began.
     package var since: ContinuousClock.Instant
   }
 
@@ -70,18 +70,18 @@ package struct Scheduler<Item> {
     var pieces = 1
   }
 
-  /// A connection's requests; numbers without an entry have been removed.
+  /// A principal's calls; numbers without an entry have been removed.
   private struct Line {
     var resumed = FirstInFirstOut<UInt64>()
     var waiting = FirstInFirstOut<UInt64>()
-    /// Tokens left of its turn; nil while it awaits its turn, which `debt` then shortens.
+    /// Tokens left of the principal's turn; nil while it awaits its turn, which `debt` then shortens.
     var credit: Int?
     var debt = 0
-    /// Of its requests that wait, the rest of one that has been started included.
+    /// Tokens of its calls that wait, the rest of one that has been started included.
     var tokens = 0
   }
 
-  /// Pieces start at multiples of this, so that sums over blocks of so many tokens do not depend on
+  /// Pieces start at multiples of this, so that sums over blocks of this many tokens do not depend on
   /// the split.
   package static var blockTokens: Int { 32 }
 
@@ -90,11 +90,11 @@ package struct Scheduler<Item> {
   private let pieceTokensMin: Int
   private var entries: [UInt64: Entry] = [:]
   private var lines: [UInt64: Line] = [:]
-  /// Connections with a line, the next in turn first.
+  /// Principals with a line, the next in turn first.
   private var turns: [UInt64] = []
   private var deadlines = DeadlineQueue()
   private var startedRequests = 0
-  /// Tokens of requests that wait, the rest of a request that has been started included.
+  /// Tokens of calls that wait, the rest of a call that has been started included.
   package private(set) var waitingTokens = 0
 
   /// Nothing to do yet.
@@ -104,18 +104,19 @@ package struct Scheduler<Item> {
     self.pieceTokensMin = max(pieceTokensMin, 1)
   }
 
-  /// Requests of which no piece has been handed out.
+  /// Calls of which no piece has been handed out.
   package var waitingRequests: Int { entries.count - startedRequests }
 
-  /// Tokens of a connection's requests that wait.
-  package func waitingTokens(of connection: UInt64) -> Int { lines[connection]?.tokens ?? 0 }
+  /// Tokens of a principal's calls that wait.
+  package func waitingTokens(of principal: UInt64) -> Int { lines[principal]?.tokens ?? 0 }
 
-  /// Tokens that are handed out before the last of `tokens` which a connection would add now, its own
-  /// that wait included: no more than wait, and no more turns of each connection than it needs itself.
-  package func tokensAhead(of connection: UInt64, adding tokens: Int) -> Int {
-    let own = waitingTokens(of: connection)
+  /// Tokens that are handed out before the last of `tokens` which a principal would add now, its own
+  /// waiting tokens included: at most those that wait, and at most as many turns of each other
+  /// principal as it needs itself.
+  package func tokensAhead(of principal: UInt64, adding tokens: Int) -> Int {
+    let own = waitingTokens(of: principal)
     let turns = max((own + tokens - 1) / batchTokensMax + 1, 1)
-    let others = lines.count - (lines[connection] == nil ? 0 : 1)
+    let others = lines.count - (lines[principal] == nil ? 0 : 1)
     let (share, overflow) = (others * turns).multipliedReportingOverflow(by: batchTokensMax)
     return overflow ? waitingTokens : min(waitingTokens, own + share)
   }
@@ -125,61 +126,60 @@ package struct Scheduler<Item> {
 
   // MARK: Adding and removing
 
-  /// Adds a request; `isResumed`: its next stage, which comes before the connection's other
-  /// requests.
+  /// Adds a call; `isResumed`: its next stage, which comes before the principal's other calls.
   package mutating func add(_ item: Item, _ work: Work, isResumed: Bool = false) {
     entries[work.serial] = Entry(item: item, work: work)
     waitingTokens += work.tokens
     if let deadline = work.deadline {
       deadlines.insert(work.serial, deadline: deadline)
-      // Those of requests that were computed long before their time stay behind.
+      // Deadlines of calls that were computed long before their time stay behind.
       if deadlines.count > 64, deadlines.count > 2 * entries.count {
         let entries = entries
         deadlines.keep { entries[$0] != nil }
       }
     }
-    if lines[work.connection] == nil { turns.append(work.connection) }
-    lines[work.connection, default: Line()].tokens += work.tokens
+    if lines[work.principal] == nil { turns.append(work.principal) }
+    lines[work.principal, default: Line()].tokens += work.tokens
     if isResumed {
-      lines[work.connection, default: Line()].resumed.append(work.serial)
+      lines[work.principal, default: Line()].resumed.append(work.serial)
     } else {
-      lines[work.connection, default: Line()].waiting.append(work.serial)
+      lines[work.principal, default: Line()].waiting.append(work.serial)
     }
   }
 
-  /// Takes back a request of which no piece has been handed out.
+  /// Takes back a call of which no piece has been handed out.
   package mutating func remove(_ serial: UInt64) -> Item? {
     guard let entry = entries[serial], entry.nextPiece == 0 else { return nil }
     entries[serial] = nil
     waitingTokens -= entry.work.tokens
-    lines[entry.work.connection]?.tokens -= entry.work.tokens
-    forgetRemoved(entry.work.connection)
+    lines[entry.work.principal]?.tokens -= entry.work.tokens
+    forgetRemoved(entry.work.principal)
     return entry.item
   }
 
-  /// Takes back the requests that nobody wants any more and of which no piece has been handed out.
+  /// Takes back the calls that nobody wants any more and of which no piece has been handed out.
   package mutating func removeExpired(now: ContinuousClock.Instant) -> [Item] {
     var expired: [Item] = []
     while let first = deadlines.first, first.deadline <= now {
       deadlines.removeFirst()
-      // A request between two stages has other deadlines here, all the same.
+      // A call with several stages may be listed here more than once, always with one deadline.
       if let item = remove(first.serial) { expired.append(item) }
     }
     return expired
   }
 
-  /// What was removed stays in its queue as a number; a client that only adds and removes must not
-  /// let it grow.
-  private mutating func forgetRemoved(_ connection: UInt64) {
+  /// A removed call stays in its queue as a number; a caller that only adds and removes must not make
+  /// the queue grow.
+  private mutating func forgetRemoved(_ principal: UInt64) {
     let entries = entries
-    if let count = lines[connection]?.waiting.count, count > 64, count > 2 * entries.count {
-      lines[connection]?.waiting.removeAll { entries[$0] == nil }
+    if let count = lines[principal]?.waiting.count, count > 64, count > 2 * entries.count {
+      lines[principal]?.waiting.removeAll { entries[$0] == nil }
     }
   }
 
   // MARK: Handing out
 
-  /// The next batch for a worker, while `idleWorkers` others have nothing to do; empty where nothing
+  /// The next batch for a worker, while `idleWorkers` others have nothing to do; empty if nothing
   /// waits.
   package mutating func nextBatch(idleWorkers: Int) -> [Piece] {
     let share = max((waitingTokens + idleWorkers) / (idleWorkers + 1), pieceTokensMin)
@@ -187,18 +187,18 @@ package struct Scheduler<Item> {
     var batch: [Piece] = []
     var (tokens, bytes) = (0, 0)
     var group: ObjectIdentifier?
-    /// Connections whose next request belongs to another group: they keep their places.
+    /// Principals whose next call belongs to another group keep their places.
     var passedOver: [UInt64] = []
     var next = 0
     while next < turns.count {
-      let connection = turns[next]
-      guard let serial = firstSerial(of: connection), var entry = entries[serial] else {
-        lines[connection] = nil
+      let principal = turns[next]
+      guard let serial = firstSerial(of: principal), var entry = entries[serial] else {
+        lines[principal] = nil
         next += 1
         continue
       }
       guard batch.isEmpty || entry.work.group == group else {
-        passedOver.append(connection)
+        passedOver.append(principal)
         next += 1
         continue
       }
@@ -216,26 +216,26 @@ package struct Scheduler<Item> {
       if take(entry, piece.tokens.count, bytes: pieceBytes) {
         // Its turn is over.
         next += 1
-        if lines[connection] != nil { turns.append(connection) }
+        if lines[principal] != nil { turns.append(principal) }
       }
     }
     turns.replaceSubrange(0..<next, with: passedOver)
     return batch
   }
 
-  private mutating func firstSerial(of connection: UInt64) -> UInt64? {
-    while let serial = lines[connection]?.resumed.first {
+  private mutating func firstSerial(of principal: UInt64) -> UInt64? {
+    while let serial = lines[principal]?.resumed.first {
       if entries[serial] != nil { return serial }
-      _ = lines[connection]?.resumed.popFirst()
+      _ = lines[principal]?.resumed.popFirst()
     }
-    while let serial = lines[connection]?.waiting.first {
+    while let serial = lines[principal]?.waiting.first {
       if entries[serial] != nil { return serial }
-      _ = lines[connection]?.waiting.popFirst()
+      _ = lines[principal]?.waiting.popFirst()
     }
     return nil
   }
 
-  /// The next piece of a request, of as many tokens as fit an empty batch.
+  /// The next piece of a call, with as many tokens as fit an empty batch.
   private static func nextPiece(of entry: inout Entry, tokensMax: Int, _ bytesMax: Int) -> Piece {
     let work = entry.work
     if entry.nextPiece == 0 {
@@ -254,12 +254,12 @@ package struct Scheduler<Item> {
       since: work.since)
   }
 
-  /// Takes a piece of `tokens` off the first request of its connection; true where that ends the
-  /// connection's turn.
+  /// Takes a piece of `tokens` off the first call of its principal; true if that ends the principal's
+  /// turn.
   private mutating func take(_ entry: Entry, _ tokens: Int, bytes: Int) -> Bool {
     var entry = entry
-    let (serial, connection) = (entry.work.serial, entry.work.connection)
-    guard var line = lines.removeValue(forKey: connection) else { return true }
+    let (serial, principal) = (entry.work.serial, entry.work.principal)
+    guard var line = lines.removeValue(forKey: principal) else { return true }
     if entry.nextPiece == 0 { startedRequests += 1 }
     entry.nextToken += tokens
     entry.nextPiece += 1
@@ -281,7 +281,7 @@ package struct Scheduler<Item> {
     line.credit = credit > 0 ? credit : nil
     line.debt = max(-credit, 0)
     let isEmpty = line.resumed.count == 0 && line.waiting.count == 0
-    if !isEmpty { lines[connection] = line }
+    if !isEmpty { lines[principal] = line }
     return isEmpty || credit <= 0
   }
 

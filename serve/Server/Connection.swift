@@ -1,261 +1,256 @@
+import GranuleCalls
+import GranuleEngine
+import GranuleHTTP
+import GranuleNative
 import GranuleTransport
 import GranuleWire
-import Logging
 
-/// One client's connection: bytes to requests, answers to bytes. Confined to the event loop's
-/// thread.
+/// One client's connection: bytes to calls, replies to bytes. Confined to the event loop's thread.
 ///
 /// How it works:
-/// 1. frames are cut from what arrives and answered one by one; answers go out as they come, in any
-///    order;
+/// 1. requests are cut from what arrives and submitted to the engine one by one; frames that answer
+///    them go out as they come, in any order;
 /// 2. a client that reads too slowly, or has too much in flight, is not read from for a while;
-/// 3. a client that has lost track of the protocol gets one last error with id 0, and is seen out
-///    in good order.
+/// 3. a client that has lost track of the protocol gets one last error with id 0, and is ended in
+///    good order.
 final class Connection: ByteStreamHandler {
-  /// A request that has not been answered.
-  enum InFlight {
-    /// Waits for a worker or is being computed; `bytes` are reserved for it.
-    case computing(ComputeJob.Ticket, bytes: Int)
-    /// Waits for the loader.
-    case administration(RequestMethod)
+  private enum State {
+    /// Requests are read as they arrive; this many frames may be answered before others have their
+    /// turn, in however many readings they arrive.
+    case reading(framesLeft: Int)
+    /// Nothing is read until the reasons have passed.
+    case paused(Pause)
+    /// Nothing more will be read. What is in flight is answered, then the connection finishes.
+    case answering(afterPeersEnd: Bool)
+    /// The last bytes are on their way, and nothing is in flight.
+    case finishing
+    case closed
+  }
+
+  private struct Pause {
+    struct Reasons: OptionSet {
+      let rawValue: Int
+      /// Other connections have their turn.
+      static let turn = Reasons(rawValue: 1)
+      /// Too much waits to be written, or is in flight.
+      static let room = Reasons(rawValue: 2)
+    }
+    var reasons: Reasons
+    /// Frames left of the turn.
+    var framesLeft: Int
+    /// The client will send no more than has arrived.
+    var peerHasEnded = false
+  }
+
+  /// A request that has not been answered in full.
+  private struct InFlight {
+    let ticket: Ticket
+    /// Tells the request from an earlier one with the same id.
+    let serial: UInt64
   }
 
   let id: UInt64
-  let stream: ByteStream
   /// Whether administration is answered here.
-  let isAdmin: Bool
+  var isAdmin: Bool { account.principal.mayAdminister }
+  private let stream: ByteStream
+  private let account: Ledger.Account
   private unowned let server: ServerCore
-  private var decoder: FrameDecoder
-  private(set) var inFlight: [UInt64: InFlight] = [:]
-  /// Bytes that are reserved for those.
-  private var admittedBytes = 0
-  /// No more requests are read: an error has ended the connection, the peer has, or the server is
-  /// stopping.
-  private var isEnding = false
-  private var isPaused = false
-  /// Frames that may be answered before others have their turn; it may take several readings.
-  private var framesLeft: Int
-  /// Frames that have arrived wait while other connections have their turn.
-  private var isYielding = false
-  private var peerEnded = false
+  private let limits: ServerLimits
+  private var state: State
+  private var reader: NativeReader
+  private var inFlight: [UInt64: InFlight] = [:]
+  private var lastSerial: UInt64 = 0
   private var lastActive: ContinuousClock.Instant
   private var sending: ProgressWatch
   private var reading: ProgressWatch
   /// All that the peer has sent, and all that has been sent to it or waits to be.
   private var bytesReceived = 0
   private var bytesAnswered = 0
-  /// What the server's totals have been told of this connection.
-  private var countedReceiveBytes = 0
-  private var countedWriteBytes = 0
 
-  init(id: UInt64, stream: ByteStream, isAdmin: Bool, server: ServerCore) {
+  init(id: UInt64, stream: ByteStream, account: Ledger.Account, server: ServerCore) {
     self.id = id
     self.stream = stream
-    self.isAdmin = isAdmin
+    self.account = account
     self.server = server
-    decoder = FrameDecoder(frameBytesMax: server.limits.frameBytesMax)
-    framesLeft = server.limits.framesPerTurnMax
+    limits = server.limits
+    state = .reading(framesLeft: limits.framesPerTurnMax)
+    reader = Self.reader(limits)
     lastActive = .now
-    let limits = server.limits
     sending = ProgressWatch(window: limits.stall, bytesPerSecondMin: limits.bytesPerSecondMin)
     reading = ProgressWatch(window: limits.stall, bytesPerSecondMin: limits.bytesPerSecondMin)
     stream.setHandler(self)
     stream.resumeReading()
   }
 
+  private static func reader(_ limits: ServerLimits) -> NativeReader {
+    NativeReader(
+      frameBytesMax: limits.frameBytesMax, requestMemoryBytesMax: limits.requestMemoryBytesMax)
+  }
+
+  /// Whether more requests may be read.
+  private var isOpen: Bool {
+    switch state {
+    case .reading, .paused: true
+    case .answering, .finishing, .closed: false
+    }
+  }
+
   // MARK: Reading
 
-  func space(for stream: ByteStream) -> UnsafeMutableRawBufferPointer { decoder.space() }
+  func space(for stream: ByteStream) -> UnsafeMutableRawBufferPointer { reader.decoder.space() }
 
   func streamLacksSpace(_ stream: ByteStream) {
     refuse(
       .receiveMemory,
       ServerError(
         .resourceExhausted,
-        "there is no memory for a longer frame than \(decoder.bufferedBytes) bytes; connect again later",
-        retryAfterMilliseconds: server.limits.retryAfterMilliseconds))
+        "there is no memory for a longer frame than \(reader.decoder.bufferedBytes) bytes; connect again later",
+        retryAfterMilliseconds: limits.engine.retryAfterMilliseconds))
   }
 
   func stream(_ stream: ByteStream, received count: Int) {
-    decoder.received(count)
+    reader.decoder.received(count)
     bytesReceived += count
     lastActive = .now
-    readFrames()
+    readRequests()
   }
 
-  private func readFrames() {
-    do throws(FrameError) {
-      while !isEnding, !isPaused, !isYielding, let payload = try decoder.nextFrame() {
-        answer(payload)
-        framesLeft -= 1
-        if framesLeft == 0 { yield() }
+  private func readRequests() {
+    do throws(ServerError) {
+      while case .reading(let framesLeft) = state,
+        let request = try reader.next(isInFlight: { inFlight[$0] != nil })
+      {
+        submit(request)
+        goOn(framesLeft: framesLeft - 1)
       }
     } catch {
-      refuse(.badFrame, ServerError(.resourceExhausted, "\(error)"))
+      refuse(.badFrame, error)
     }
     // Nobody is to be ended for memory that lies empty.
-    if decoder.capacityBytes > server.limits.receiveBytesFree { decoder.releaseUnused() }
+    if reader.decoder.capacityBytes > limits.receiveBytesFree { reader.decoder.releaseUnused() }
     countBytes()
-    if server.receiveBytes > server.limits.receiveBytesMax { server.makeRoomToReceive() }
-    finishIfDone()
+    server.makeRoomToReceive()
+    finishIfAnswered()
+  }
+
+  /// Reads on after a frame, unless others have their turn or there is no room.
+  private func goOn(framesLeft: Int) {
+    var reasons: Pause.Reasons = []
+    if framesLeft == 0 { reasons.insert(.turn) }
+    if stream.queuedBytes > limits.writeQueueHighBytes
+      || inFlight.count >= limits.requestsPerConnectionMax
+    {
+      reasons.insert(.room)
+    }
+    guard !reasons.isEmpty else { return state = .reading(framesLeft: framesLeft) }
+    state = .paused(Pause(reasons: reasons, framesLeft: framesLeft))
+    stream.pauseReading()
+    if reasons.contains(.turn) { server.nextTurn(of: id) }
+  }
+
+  /// Goes on after other connections have had their turn.
+  func takeTurn() { resume(hasTurn: true) }
+
+  /// Goes on reading once nothing stands in the way any more.
+  private func resume(hasTurn: Bool = false) {
+    if case .paused(var pause) = state {
+      if hasTurn {
+        pause.reasons.remove(.turn)
+        pause.framesLeft = limits.framesPerTurnMax
+      }
+      if stream.queuedBytes <= limits.writeQueueLowBytes,
+        inFlight.count < limits.requestsPerConnectionMax
+      {
+        pause.reasons.remove(.room)
+      }
+      guard pause.reasons.isEmpty else { return state = .paused(pause) }
+      state = .reading(framesLeft: pause.framesLeft)
+      // What has arrived already comes first.
+      readRequests()
+      if case .reading = state {
+        if pause.peerHasEnded { endReading() } else { stream.resumeReading() }
+      }
+    }
+    finishIfAnswered()
   }
 
   /// Bytes of memory for a frame that has not arrived in full; 0 once no more are read.
-  var receiveBytes: Int { isEnding ? 0 : decoder.countedBytes }
+  var receiveBytes: Int { isOpen ? reader.decoder.countedBytes : 0 }
 
   /// Ends the connection, so that others can receive. No frame may be in use.
-  func giveUpReceiving() {
+  func giveUpReceiving(_ held: Int) {
     refuse(
       .receiveMemory,
       ServerError(
         .unavailable,
-        "connections hold \(server.receiveBytes) bytes of unfinished frames, this one the most, \(decoder.countedBytes); the limit is \(server.limits.receiveBytesMax); connect again later",
-        retryAfterMilliseconds: server.limits.retryAfterMilliseconds))
-    decoder = FrameDecoder(frameBytesMax: server.limits.frameBytesMax)
+        "connections hold \(held) bytes of unfinished frames, this one the most, \(receiveBytes); the limit is \(limits.receiveBytesMax); connect again later",
+        retryAfterMilliseconds: limits.engine.retryAfterMilliseconds))
+    forgetReceived()
+  }
+
+  private func forgetReceived() {
+    reader = Self.reader(limits)
     countBytes()
   }
 
-  /// Lets other connections have their turn before the next frame.
-  private func yield() {
-    isYielding = true
-    stream.pauseReading()
-    server.nextTurn(of: id)
+  // MARK: Calls
+
+  private func submit(_ request: ReceivedRequest) {
+    switch request.body {
+    case .success(.call(let call)): submit(call, request)
+    case .success(.cancel(let requestID)): cancel(requestID, request.id)
+    case .failure(let error):
+      server.engine.record(request.method, error.code)
+      send(Response(id: request.id, result: .failure(error)))
+    }
   }
 
-  /// Goes on after others have had their turn.
-  func takeTurn() {
-    isYielding = false
-    framesLeft = server.limits.framesPerTurnMax
-    // Paused meanwhile for another reason: that may have passed while this turn was awaited.
-    guard !isEnding, !isPaused else { return readOn() }
-    readFrames()
-    if !isEnding, !isPaused, !isYielding { stream.resumeReading() }
-  }
-
-  private func answer(_ payload: UnsafeRawBufferPointer) {
-    let request: ReceivedRequest
-    do throws(UnpackingError) {
-      request = try ReceivedRequest(
-        unpacking: payload, memoryBytesMax: server.limits.requestMemoryBytesMax)
-    } catch {
-      let code: ErrorCode = error == .malformed ? .invalidArgument : .resourceExhausted
-      return refuse(.badFrame, ServerError(code, "\(error)"))
-    }
-    guard request.id != 0 else {
-      return refuse(
-        .badFrame, ServerError(.invalidArgument, "id: is 0; each request needs one of its own"))
-    }
-    guard inFlight[request.id] == nil else {
-      return refuse(
-        .badFrame,
-        ServerError(.invalidArgument, "id: \(request.id) is in flight already; use another"))
-    }
+  private func submit(_ call: Call, _ request: ReceivedRequest) {
+    lastSerial += 1
+    let sink = NativeSink(
+      requestID: request.id, call: call, frameBytesMax: limits.frameBytesMax,
+      send: server.sender(connection: id, requestID: request.id, serial: lastSerial))
     do throws(ServerError) {
-      try start(request)
+      let submission = try server.engine.submit(
+        call, from: account,
+        deadline: Deadline(milliseconds: request.timeoutMilliseconds, after: .now),
+        requestBytes: request.memoryBytes, to: sink)
+      switch submission {
+      case .answered(let reply):
+        send(Response(id: request.id, result: .success(Response.Body(reply))))
+      case .pending(let ticket):
+        inFlight[request.id] = InFlight(ticket: ticket, serial: lastSerial)
+      }
     } catch {
-      server.metrics.record(RequestMethod(request.kind), error.code)
-      send(Response(id: request.id, result: .failure(error)).packed())
-    }
-    if stream.queuedBytes > server.limits.writeQueueHighBytes
-      || inFlight.count >= server.limits.requestsPerConnectionMax
-    {
-      isPaused = true
-      stream.pauseReading()
+      send(Response(id: request.id, result: .failure(error)))
     }
   }
 
-  private func start(_ request: ReceivedRequest) throws(ServerError) {
-    switch try request.body.get() {
-    case .encode(let encode):
-      try compute(
-        request,
-        server.admission.plan(encode, requestBytes: request.memoryBytes, server.models))
-    case .decode(let decode):
-      try compute(
-        request,
-        server.admission.plan(decode, requestBytes: request.memoryBytes, server.models))
-    case .listModels: succeed(request, .listModels(server.models.list()))
-    case .status: succeed(request, .status(server.status()))
-    case .cancel(let id): cancel(id, request)
-    case .loadModel(let name, let version, let beside):
-      try administer(request, "load_model", .load(version: version, beside: beside), name)
-    case .unloadModel(let name, let version):
-      try administer(request, "unload_model", .unload(version: version), name)
-    case .resizeModel(let name, let granularity):
-      try administer(request, "resize_model", .resize(granularity: granularity), name)
+  private func cancel(_ requestID: UInt64, _ cancelID: UInt64) {
+    let found = inFlight[requestID].map { server.engine.cancel($0.ticket) } ?? false
+    if found {
+      inFlight[requestID] = nil
+      let error = ServerError(.cancelled, "the request was cancelled")
+      send(Response(id: requestID, result: .failure(error)))
     }
-  }
-
-  private func succeed(_ request: ReceivedRequest, _ body: Response.Body) {
-    server.metrics.record(RequestMethod(request.kind), nil)
-    send(Response(id: request.id, result: .success(body)).packed())
-  }
-
-  private func compute(_ request: ReceivedRequest, _ plan: Admission.Plan) throws(ServerError) {
-    inFlight[request.id] = .computing(
-      try server.compute(
-        plan, connection: id, bytes: admittedBytes + stream.queuedBytes, requestID: request.id,
-        timeoutMilliseconds: request.timeoutMilliseconds),
-      bytes: plan.bytes)
-    admittedBytes += plan.bytes
-  }
-
-  private func cancel(_ requestID: UInt64, _ request: ReceivedRequest) {
-    guard case .computing(let ticket, let bytes)? = inFlight[requestID] else {
-      return succeed(request, .cancel(found: false))
-    }
-    inFlight[requestID] = nil
-    admittedBytes -= bytes
-    server.cancel(ticket, bytes: bytes)
-    let error = ServerError(.cancelled, "the request was cancelled")
-    send(Response(id: requestID, result: .failure(error)).packed())
-    succeed(request, .cancel(found: true))
-  }
-
-  private func administer(
-    _ request: ReceivedRequest, _ verb: String, _ change: ResidentModels.Change, _ name: String
-  ) throws(ServerError) {
-    guard isAdmin else {
-      throw ServerError(
-        .permissionDenied, "\(verb): is answered at the server's admin address only")
-    }
-    inFlight[request.id] = .administration(RequestMethod(request.kind))
-    server.administer(change, name: name, connection: id, requestID: request.id)
+    server.engine.record(.cancel, nil)
+    send(Response(id: cancelID, result: .success(.cancel(found: found))))
   }
 
   // MARK: Answering
 
-  /// Sends what the workers made of a request or of a stage of it, unless it has been cancelled
-  /// meanwhile.
-  func deliver(_ answer: ComputeWorkers.Answer) {
-    guard case .computing(let ticket, let bytes)? = inFlight[answer.requestID],
-      ticket.serial == answer.serial
-    else { return }
-    switch answer.outcome {
-    case .success(let measure): server.metrics.record(measure, isLast: answer.isLast)
-    case .failure(let error): server.metrics.record(ticket.method, error.code)
+  /// Sends a frame that the engine's threads made, unless the request has been cancelled meanwhile.
+  func deliver(_ frame: PackedFrame, requestID: UInt64, serial: UInt64, isLast: Bool) {
+    guard let request = inFlight[requestID], request.serial == serial else { return }
+    send(frame)
+    if isLast {
+      inFlight[requestID] = nil
+      request.ticket.close()
     }
-    if answer.isLast {
-      if case .success = answer.outcome { server.metrics.record(ticket.method, nil) }
-      inFlight[answer.requestID] = nil
-      server.admittedBytes -= bytes
-      admittedBytes -= bytes
-    }
-    send(answer.frame)
-    readOn()
+    resume()
   }
 
-  /// Sends what the loader made of a request.
-  func deliver(_ result: Result<ModelStatus, ServerError>, requestID: UInt64) {
-    guard case .administration(let method)? = inFlight[requestID] else { return }
-    inFlight[requestID] = nil
-    switch result {
-    case .success: server.metrics.record(method, nil)
-    case .failure(let error): server.metrics.record(method, error.code)
-    }
-    send(Response(id: requestID, result: result.map { .model($0) }).packed())
-    readOn()
-  }
+  private func send(_ response: Response) { send(response.packed()) }
 
   private func send(_ frame: PackedFrame) {
     bytesAnswered += frame.count
@@ -266,72 +261,69 @@ final class Connection: ByteStreamHandler {
 
   func streamWrote(_ stream: ByteStream) {
     countBytes()
-    readOn()
-  }
-
-  /// Goes on reading where that was paused and there is room again.
-  private func readOn() {
-    if isPaused, !isEnding, !isYielding, stream.queuedBytes <= server.limits.writeQueueLowBytes,
-      inFlight.count < server.limits.requestsPerConnectionMax
-    {
-      isPaused = false
-      // What has arrived already comes first.
-      readFrames()
-      if !isPaused, !isYielding { stream.resumeReading() }
-    }
-    finishIfDone()
+    resume()
   }
 
   // MARK: Ending
 
   /// One last error with id 0, for a client that has lost track; what it has in flight is dropped.
   private func refuse(_ reason: AbnormalClose, _ error: ServerError) {
-    guard !isEnding else { return }
-    isEnding = true
+    guard isOpen else { return }
     server.closedAbnormally(reason, connection: id, "\(error)")
     dropRequests()
-    send(Response(id: 0, result: .failure(error)).packed())
+    send(Response(id: 0, result: .failure(error)))
     finish()
   }
 
   private func finish() {
-    stream.finish(
-      discardBytesMax: server.limits.discardBytesMax, within: server.limits.finish)
+    state = .finishing
+    stream.finish(discardBytesMax: limits.discardBytesMax, within: limits.finish)
   }
 
-  /// The server is stopping: nothing more is read, what was admitted is still answered.
+  /// Reads nothing more because the server is stopping; what was admitted is still answered.
   func drain() {
-    isEnding = true
+    guard isOpen else { return }
+    state = .answering(afterPeersEnd: false)
     stream.pauseReading()
-    finishIfDone()
+    finishIfAnswered()
   }
 
   func streamEnded(_ stream: ByteStream) {
-    peerEnded = true
-    finishIfDone()
+    switch state {
+    case .reading: endReading()
+    case .paused(var pause):
+      pause.peerHasEnded = true
+      state = .paused(pause)
+    case .answering, .finishing, .closed: break
+    }
+    finishIfAnswered()
   }
 
-  /// Ends the connection once everything that was asked for, and will be read, has been answered.
-  private func finishIfDone() {
-    guard inFlight.isEmpty, isEnding || (peerEnded && !isPaused && !isYielding) else { return }
-    isEnding = true
-    finish()
+  /// The client sends no more: part of a frame is of no use.
+  private func endReading() {
+    state = .answering(afterPeersEnd: true)
+    forgetReceived()
+  }
+
+  /// Ends the connection once everything that was read has been answered.
+  private func finishIfAnswered() {
+    if case .answering = state, inFlight.isEmpty { finish() }
   }
 
   private func dropRequests() {
-    for case .computing(let ticket, let bytes) in inFlight.values {
-      server.cancel(ticket, bytes: bytes)
-    }
+    for request in inFlight.values { server.engine.abandon(request.ticket) }
     inFlight = [:]
-    admittedBytes = 0
   }
 
   func streamClosed(_ stream: ByteStream, error: EventLoopError?) {
-    if !isEnding, let error { server.closedAbnormally(.broken, connection: id, "\(error)") }
-    isEnding = true
+    switch state {
+    case .reading, .paused, .answering(afterPeersEnd: true):
+      if let error { server.closedAbnormally(.broken, connection: id, "\(error)") }
+    case .answering, .finishing, .closed: break
+    }
+    state = .closed
     dropRequests()
-    server.receiveBytes -= countedReceiveBytes
-    server.writeBytes -= countedWriteBytes
+    account.close()
     server.didClose(self)
   }
 
@@ -342,39 +334,36 @@ final class Connection: ByteStreamHandler {
     if reading.isStalled(isPending: queued > 0, bytes: bytesAnswered - queued, now: now) {
       server.closedAbnormally(
         .slowReader, connection: id,
-        "responses are read at less than \(server.limits.bytesPerSecondMin) bytes a second over \(server.limits.stall)"
+        "responses are read at less than \(limits.bytesPerSecondMin) bytes a second over \(limits.stall)"
       )
-      isEnding = true
+      state = .finishing
       return stream.close()
     }
     // What the server does not read is not the peer's fault.
-    let isReading = !isEnding && !isPaused && !isYielding
+    let isReading = if case .reading = state { true } else { false }
     if sending.isStalled(
-      isPending: isReading && decoder.bufferedBytes > 0, bytes: bytesReceived, now: now)
+      isPending: isReading && reader.decoder.bufferedBytes > 0, bytes: bytesReceived, now: now)
     {
       return refuse(
         .slowSender,
         ServerError(
           .deadlineExceeded,
-          "an unfinished frame arrives at less than \(server.limits.bytesPerSecondMin) bytes a second over \(server.limits.stall); connect again"
+          "an unfinished frame arrives at less than \(limits.bytesPerSecondMin) bytes a second over \(limits.stall); connect again"
         ))
     }
-    guard isReading, decoder.bufferedBytes == 0 else { return }
-    decoder.releaseUnused()
+    guard isReading, reader.decoder.bufferedBytes == 0 else { return }
+    reader.decoder.releaseUnused()
     countBytes()
-    if inFlight.isEmpty, queued == 0, lastActive.duration(to: now) > server.limits.idle {
+    if inFlight.isEmpty, queued == 0, lastActive.duration(to: now) > limits.idle {
       refuse(
         .idle,
         ServerError(
-          .unavailable,
-          "the connection was without requests for \(server.limits.idle); connect again"))
+          .unavailable, "the connection was without requests for \(limits.idle); connect again"))
     }
   }
 
   private func countBytes() {
-    server.receiveBytes += decoder.countedBytes - countedReceiveBytes
-    countedReceiveBytes = decoder.countedBytes
-    server.writeBytes += stream.queuedBytes - countedWriteBytes
-    countedWriteBytes = stream.queuedBytes
+    account.setReceive(reader.decoder.countedBytes)
+    account.setWrite(stream.queuedBytes)
   }
 }

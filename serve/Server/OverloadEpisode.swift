@@ -1,11 +1,12 @@
 /// Tells when an overload begins and when it is over, from counters that only rise; a state machine
 /// that is told the time.
 package struct OverloadEpisode {
-  /// What is worth telling.
+  /// An event to log.
   package enum Event: Equatable {
-    /// Requests are given less than they asked for, or refused.
+    /// Requests are answered with less than they asked for, or refused.
     case began
-    /// They were neither for a while: how long it had lasted, and to how many it happened.
+    /// Neither has happened for a while; carries how long the episode lasted and how many requests it
+    /// affected.
     case ended(after: Duration, shed: UInt64, refused: UInt64)
   }
 
@@ -16,14 +17,14 @@ package struct OverloadEpisode {
 
   private let quiet: Duration
   private var last = Counts()
-  /// The episode that lasts: when it began, the counts just before, and when they last rose.
+  /// The current episode: when it began, the counts just before, and when they last rose.
   private var episode:
     (start: ContinuousClock.Instant, before: Counts, end: ContinuousClock.Instant)?
 
-  /// - Parameter quiet: an episode is over once so long nothing has happened.
+  /// - Parameter quiet: time without events after which an episode is over.
   package init(quiet: Duration) { self.quiet = quiet }
 
-  /// Looks at the counters now and then.
+  /// Takes in the counters; to be called now and then.
   package mutating func observe(shed: UInt64, refused: UInt64, now: ContinuousClock.Instant)
     -> Event?
   {

@@ -5,18 +5,18 @@ package struct ProgressWatch {
   private let bytesMin: Int
   private var start: (time: ContinuousClock.Instant, bytes: Int)?
 
-  /// A watch that wants `bytesPerSecondMin` in each window, and a byte at least.
+  /// A watch that expects `bytesPerSecondMin` in each window, and one byte at least.
   package init(window: Duration, bytesPerSecondMin: Int) {
     self.window = window
     bytesMin = max(Int(Double(bytesPerSecondMin) * (window / .seconds(1))), 1)
   }
 
-  /// Called now and then.
+  /// Takes in the progress; to be called now and then.
   ///
   /// - Parameters:
-  ///   - isPending: there is something that the peer should send or read.
+  ///   - isPending: whether there is something that the peer should send or read.
   ///   - bytes: all that has been moved so far.
-  /// - Returns: true where a whole window has passed with something pending and too few bytes moved.
+  /// - Returns: true if a whole window has passed with something pending and too few bytes moved.
   package mutating func isStalled(
     isPending: Bool, bytes: Int, now: ContinuousClock.Instant
   ) -> Bool {

@@ -1,14 +1,16 @@
-/// One of the server's bounds, as flags and documentation name it.
+import GranuleEngine
+
+/// One of the server's limits, as flags and documentation name it.
 public struct ServerLimit: Sendable {
   /// What its number counts.
   public enum Unit: String, Sendable {
-    /// Bytes; written with KiB, MiB or GiB where it comes out whole.
+    /// Bytes; written with KiB, MiB or GiB if it comes out whole.
     case bytes
     /// Bytes a second.
     case bytesPerSecond = "bytes/s"
     /// Tokens.
     case tokens
-    /// Things.
+    /// A number of things.
     case count = ""
     /// Seconds, not necessarily whole.
     case seconds = "s"
@@ -18,16 +20,16 @@ public struct ServerLimit: Sendable {
 
   /// As in `--limit NAME=VALUE`.
   public let name: String
-  /// What its number counts.
+  /// The unit of its number.
   public let unit: Unit
-  /// What it bounds.
+  /// What it limits.
   public let meaning: String
   /// The values that make sense by themselves.
   public let range: ClosedRange<Double>
   private let read: @Sendable (ServerLimits) -> Double
   private let write: @Sendable (inout ServerLimits, Double) -> Void
 
-  /// The bound's number.
+  /// The limit's number.
   public func value(in limits: ServerLimits) -> Double { read(limits) }
 
   /// The number as `ServerLimits.set(_:)` reads it.
@@ -50,7 +52,7 @@ public struct ServerLimit: Sendable {
 
   fileprivate static let suffixes = [("GiB", 30), ("MiB", 20), ("KiB", 10)]
 
-  /// - Throws: `ServerLimitError` where the text is no number of the unit in range.
+  /// - Throws: `ServerLimitError` if the text is not a number of the unit in range.
   fileprivate func set(_ text: Substring, in limits: inout ServerLimits) throws(ServerLimitError) {
     var digits = text
     var scale = 1.0
@@ -63,7 +65,7 @@ public struct ServerLimit: Sendable {
     guard let number = Double(digits), number.isFinite,
       unit == .seconds || number == number.rounded()
     else {
-      throw ServerLimitError("\(name): \(text) is no number of \(unit.rawValue)")
+      throw ServerLimitError("\(name): \(text) is not a number of \(unit.rawValue)")
     }
     try check(number * scale)
     write(&limits, number * scale)
@@ -120,34 +122,34 @@ public struct ServerLimit: Sendable {
   }
 }
 
-/// Why bounds make no sense.
+/// Why limits make no sense.
 public struct ServerLimitError: Error, CustomStringConvertible, Sendable {
-  /// Which bound, and what it must be.
+  /// The limit, and what it must be.
   public let description: String
 
   init(_ description: String) { self.description = description }
 }
 
 extension ServerLimits {
-  /// Every bound.
+  /// Every limit.
   public static let all: [ServerLimit] = [
     ServerLimit(
       "frame-bytes-max", \.frameBytesMax, .bytes, from: 1024, to: 4_294_967_295,
-      "the longest frame accepted or sent"),
+      "longest frame accepted or sent"),
     ServerLimit(
       "request-memory-bytes-max", \.requestMemoryBytesMax, .bytes,
-      "memory that one unpacked request may take; no more than four times its length and 64 KiB in any case"
+      "memory that one unpacked request may take; never more than four times its length plus 64 KiB"
     ),
     ServerLimit(
       "receive-bytes-max", \.receiveBytesMax, .bytes,
-      "memory for frames that have not arrived in full, all connections together; beyond, those that hold most are ended"
+      "memory for frames that have not arrived in full, over all connections; beyond, the connections that hold most are ended"
     ),
     ServerLimit(
       "receive-bytes-free", \.receiveBytesFree, .bytes,
-      "what a connection may hold of that before it can be ended"),
+      "what one connection may hold of receive-bytes-max before it can be ended"),
     ServerLimit(
-      "admitted-bytes-max", \.admittedBytesMax, .bytes,
-      "requests in flight and their largest possible responses, of a connection as much as is free; beyond: UNAVAILABLE"
+      "admitted-bytes-max", \.engine.admittedBytesMax, .bytes,
+      "requests in flight and their largest possible responses; one connection may use as much as it leaves free; a request that does not fit gets UNAVAILABLE"
     ),
     ServerLimit("connections-max", \.connectionsMax, .count, "connections at once"),
     ServerLimit(
@@ -155,86 +157,94 @@ extension ServerLimits {
       "open files left for everything but connections"),
     ServerLimit(
       "admin-connections-max", \.adminConnectionsMax, .count, to: 1024,
-      "connections at once at the address of administration"),
+      "connections at once at the admin address"),
     ServerLimit(
       "requests-per-connection-max", \.requestsPerConnectionMax, .count,
       "requests in flight on a connection; beyond, it is not read from"),
     ServerLimit(
       "frames-per-turn-max", \.framesPerTurnMax, .count,
-      "frames of a connection that are read before others have their turn"),
+      "frames of one connection that are read before others have their turn"),
     ServerLimit(
       "write-queue-high-bytes", \.writeQueueHighBytes, .bytes,
-      "a connection with more waiting to be written is not read from …"),
+      "a connection with more bytes waiting to be written is not read from"),
     ServerLimit(
       "write-queue-low-bytes", \.writeQueueLowBytes, .bytes, from: 0,
-      "… until no more than this waits"),
+      "reading goes on once no more bytes than this wait to be written"),
     ServerLimit(
       "stall", \.stall,
-      "over how long a peer's rate is measured while it sends a frame or reads responses"),
+      "time over which a peer's rate is measured while it sends a frame or reads responses"),
     ServerLimit(
       "bytes-per-second-min", \.bytesPerSecondMin, .bytesPerSecond, from: 0, to: 1e9,
-      "the least rate; slower peers are closed"),
-    ServerLimit("idle", \.idle, "how long a connection may stay without requests"),
-    ServerLimit("sweep-interval", \.sweepInterval, "how often connections are looked at for that"),
+      "least rate of a peer over the stall time; slower peers are closed"),
+    ServerLimit("idle", \.idle, "time that a connection may stay without requests"),
+    ServerLimit("sweep-interval", \.sweepInterval, "time between two checks of all connections"),
     ServerLimit(
       "http-connections-max", \.httpConnectionsMax, .count, to: 1024,
       "connections at once at the HTTP address; further ones wait"),
     ServerLimit(
-      "http-idle", \.httpIdle, from: 1, "how long such a connection may stay without traffic"),
+      "http-idle", \.httpIdle, from: 1, "time that an HTTP connection may stay without traffic"),
     ServerLimit(
       "discard-bytes-max", \.discardBytesMax, .bytes, from: 0,
-      "what a refused peer may still send before it is cut off"),
-    ServerLimit("finish", \.finish, "how long a refused peer may take to read the error"),
+      "bytes that a refused peer may still send before it is cut off"),
+    ServerLimit("finish", \.finish, "time that a refused peer may take to read the error"),
     ServerLimit(
-      "queue-tokens-max", \.queueTokensMax, .tokens,
-      "tokens that may wait for a worker, of a connection as many as are free; beyond: UNAVAILABLE"),
+      "queue-tokens-max", \.engine.queueTokensMax, .tokens,
+      "tokens that may wait for a worker; one connection may queue as many as it leaves free; a request that does not fit gets UNAVAILABLE"
+    ),
     ServerLimit(
-      "queue-wait-max", \.queueWaitMax,
-      "how long a request may be expected to wait for a worker; beyond: UNAVAILABLE"),
+      "queue-wait-max", \.engine.queueWaitMax,
+      "longest expected wait for a worker; a request that would wait longer gets UNAVAILABLE"),
     ServerLimit(
-      "batch-tokens-max", \.batchTokensMax, .tokens, from: 32, to: 1_048_576,
-      "tokens that a worker takes at once"),
+      "batch-tokens-max", \.engine.batchTokensMax, .tokens, from: 32, to: 1_048_576,
+      "tokens that a worker computes at once"),
     ServerLimit(
-      "batch-bytes-max", \.batchBytesMax, .bytes,
-      "activations, as float32, that a worker takes at once"),
+      "batch-bytes-max", \.engine.batchBytesMax, .bytes,
+      "activations, as float32, that a worker computes at once"),
     ServerLimit(
-      "piece-tokens-min", \.pieceTokensMin, .tokens, "tokens that are not worth splitting further"),
+      "piece-tokens-min", \.engine.pieceTokensMin, .tokens,
+      "tokens that are not worth splitting further"),
     ServerLimit(
-      "trim-after", \.trimAfter,
-      "after so long without requests, memory that the allocator keeps is given back"),
-    ServerLimit("stages-max", \.stagesMax, .count, "granularities of one request"),
+      "trim-after", \.engine.trimAfter,
+      "time without requests after which unused memory is given back to the system"),
+    ServerLimit("stages-max", \.engine.stagesMax, .count, "granularities of one request"),
     ServerLimit(
-      "shed-above", \.shedAbove, from: 0,
-      "mean wait beyond which requests with min_granularity are given less …"),
-    ServerLimit("shed-below", \.shedBelow, from: 0, "… and below which they are given more again"),
+      "shed-above", \.engine.shedAbove, from: 0,
+      "mean wait above which requests with min_granularity get a smaller granularity"),
     ServerLimit(
-      "shed-interval", \.shedInterval, from: 0, "shortest time between two such steps"),
+      "shed-below", \.engine.shedBelow, from: 0,
+      "mean wait below which they get a larger granularity again"),
     ServerLimit(
-      "administration-requests-max", \.administrationRequestsMax, .count,
+      "shed-interval", \.engine.shedInterval, from: 0, "shortest time between two such changes"),
+    ServerLimit(
+      "administration-requests-max", \.engine.administrationRequestsMax, .count,
       "load, unload and resize requests that may wait"),
     ServerLimit(
-      "load-retry-min", \.loadRetryMin,
-      "after how long what could not be loaded is tried again, twice as long each time …"),
-    ServerLimit("load-retry-max", \.loadRetryMax, "… up to this; at once when its files change"),
+      "load-retry-min", \.engine.loadRetryMin,
+      "time after which a version that could not be loaded is tried again; it doubles with each failure"
+    ),
     ServerLimit(
-      "retry-after", \.retryAfterMilliseconds,
-      "when a client that found no room should try again, at the earliest"),
+      "load-retry-max", \.engine.loadRetryMax,
+      "longest such time; a version is tried again at once when its files change"),
     ServerLimit(
-      "retry-after-loading", \.retryAfterLoadingMilliseconds,
-      "when a client that asked for a model which is being loaded should try again"),
+      "retry-after", \.engine.retryAfterMilliseconds,
+      "earliest time after which a client that found no room should try again"),
     ServerLimit(
-      "log-burst", \.logBurst, .count,
-      "log lines of one kind that are written at once; beyond, one a log-interval"),
-    ServerLimit("log-interval", \.logInterval, "the time between such lines"),
+      "retry-after-loading", \.engine.retryAfterLoadingMilliseconds,
+      "time after which a client that asked for a model being loaded should try again"),
+    ServerLimit(
+      "log-burst", \.engine.logBurst, .count,
+      "log lines of one kind that are written at once; beyond, one each log-interval"),
+    ServerLimit(
+      "log-interval", \.engine.logInterval, "time between log lines of one kind after a burst"),
     ServerLimit(
       "overload-quiet", \.overloadQuiet,
-      "an overload is over once for so long nobody was refused or given less"),
+      "time without refusals and cut answers after which an overload is over"),
     ServerLimit(
-      "metrics-models-max", \.metricsModelsMax, .count, to: 10_000,
-      "models that have metrics of their own; further ones are counted together"),
+      "metrics-models-max", \.engine.metricsModelsMax, .count, to: 10_000,
+      "models with metrics of their own; further models are counted together"),
   ]
 
-  /// Bounds of which the first must not be above the second.
+  /// Pairs of limits whose first must not be above the second.
   package static let ordered: [(small: String, large: String, reason: String)] = [
     ("frame-bytes-max", "request-memory-bytes-max", "a frame is unpacked into memory"),
     ("frame-bytes-max", "receive-bytes-max", "a frame is held until it has arrived in full"),
@@ -246,22 +256,22 @@ extension ServerLimits {
     ("receive-bytes-free", "receive-bytes-max", "the one is part of the other"),
     ("write-queue-low-bytes", "write-queue-high-bytes", "reading goes on below the one"),
     ("piece-tokens-min", "batch-tokens-max", "a batch holds a piece"),
-    ("batch-tokens-max", "queue-tokens-max", "a batch is formed of what waits"),
-    ("shed-below", "shed-above", "between the two nothing changes"),
+    ("batch-tokens-max", "queue-tokens-max", "a batch is formed from what waits"),
+    ("shed-below", "shed-above", "nothing changes between the two"),
     ("shed-above", "queue-wait-max", "granularity is shed before requests are"),
-    ("http-connections-max", "files-reserved", "they are open files"),
-    ("admin-connections-max", "files-reserved", "they are open files"),
+    ("http-connections-max", "files-reserved", "each connection is an open file"),
+    ("admin-connections-max", "files-reserved", "each connection is an open file"),
     ("load-retry-min", "load-retry-max", "the delay grows from the one to the other"),
-    ("sweep-interval", "trim-after", "whether requests come is looked at at each sweep"),
-    ("sweep-interval", "overload-quiet", "overload is looked for at each sweep"),
-    ("sweep-interval", "stall", "rates are measured at each sweep"),
-    ("sweep-interval", "idle", "idle connections are found at each sweep"),
+    ("sweep-interval", "trim-after", "each sweep checks whether requests came"),
+    ("sweep-interval", "overload-quiet", "each sweep checks for overload"),
+    ("sweep-interval", "stall", "each sweep measures rates"),
+    ("sweep-interval", "idle", "each sweep looks for idle connections"),
   ]
 
-  /// Sets a bound.
+  /// Sets a limit.
   ///
   /// - Parameter assignment: `NAME=VALUE`, such as `frame-bytes-max=16MiB` or `stall=2.5`.
-  /// - Throws: `ServerLimitError` where there is no such bound, or the value makes no sense.
+  /// - Throws: `ServerLimitError` if there is no such limit, or the value makes no sense.
   public mutating func set(_ assignment: String) throws(ServerLimitError) {
     let parts = assignment.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
     guard parts.count == 2 else {
@@ -274,7 +284,7 @@ extension ServerLimits {
     try limit.set(parts[1], in: &self)
   }
 
-  /// Checks each bound and all of them against each other.
+  /// Checks each limit, and all of them against each other.
   ///
   /// - Throws: `ServerLimitError` that names every contradiction.
   public func validate() throws(ServerLimitError) {
@@ -283,7 +293,7 @@ extension ServerLimits {
     for (small, large, reason) in Self.ordered {
       guard let low = Self.all.first(where: { $0.name == small }),
         let high = Self.all.first(where: { $0.name == large })
-      else { preconditionFailure("\(small), \(large): are no limits") }
+      else { preconditionFailure("\(small), \(large): are not limits") }
       guard low.value(in: self) > high.value(in: self) else { continue }
       contradictions.append(
         "\(small) is \(low.text(in: self)), above \(large), which is \(high.text(in: self)): \(reason)"

@@ -2,13 +2,13 @@ import CMicroHTTPD
 import Glibc
 public import GranuleTransport
 
-/// What is answered to a GET.
+/// The answer to a GET request.
 public struct HTTPResponse: Sendable {
   /// The status code, such as 200.
   public var status: UInt32
-  /// As in the header of that name.
+  /// Value of the Content-Type header.
   public var contentType: String
-  /// All of it.
+  /// The whole body.
   public var body: String
 
   /// A response.
@@ -22,25 +22,25 @@ public struct HTTPResponse: Sendable {
 
 /// Answers GET and HEAD over HTTP/1.1, by libmicrohttpd, on one thread of its own.
 ///
-/// It is made for a few scrapers and probes: one request is answered after the other, each ends its
-/// connection, and what a request says beyond its method and path is not looked at.
+/// It is made for a few scrapers and probes: requests are answered one after the other, each answer ends
+/// its connection, and nothing of a request but its method and path is read.
 public final class HTTPServer: @unchecked Sendable {
   // Safe to share: what changes is touched under libmicrohttpd's own locks, or in `stop`, which is
   // called once.
 
-  /// Where it answers, with the port that was picked where 0 was asked for.
+  /// Address at which it answers, with the port that was picked if 0 was asked for.
   public let address: SocketAddress
   private let daemon: OpaquePointer
   private let routes: Unmanaged<Routes>
 
-  /// Starts answering at a TCP address, at the first number where its host is a name with several.
+  /// Starts answering at a TCP address; if the host is a name with several numbers, at the first.
   ///
   /// - Parameters:
   ///   - connectionsMax: connections at once; further ones wait to be accepted.
   ///   - idleSeconds: how long a connection may stay without traffic.
-  ///   - answer: gives the response for a path such as `/metrics`, or nil where there is none; called
+  ///   - answer: gives the response for a path such as `/metrics`, or nil if there is none; called
   ///     on the server's thread.
-  /// - Throws: `EventLoopError` where the address is none, or cannot be used.
+  /// - Throws: `EventLoopError` if the address is not a TCP address, or cannot be used.
   public init(
     address: SocketAddress, connectionsMax: Int, idleSeconds: Int,
     answer: @escaping @Sendable (_ path: String) -> HTTPResponse?
@@ -99,7 +99,7 @@ private func respond(
 private func send(_ response: HTTPResponse, _ connection: OpaquePointer?) -> MHD_Result {
   var body = response.body
   let made = body.withUTF8 {
-    // It is copied, so that nothing is written to.
+    // The bytes are copied, so that nothing writes to them.
     MHD_create_response_from_buffer(
       $0.count, UnsafeMutableRawPointer(mutating: $0.baseAddress), .RESPMEM_MUST_COPY)
   }

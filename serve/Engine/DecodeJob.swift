@@ -1,0 +1,76 @@
+import GranuleCalls
+import GranuleDictionary
+
+/// Turns codes back into activations, in one stage.
+final class DecodeJob: Job {
+  let call: AdmittedCall
+  let stage: StageProgress
+  let tokens: Int
+  private let request: DecodeRequest
+  /// x̂ of each token; pieces write ranges of their own.
+  private let reconstruction: MemoryBlock
+
+  init(_ call: AdmittedCall, _ request: DecodeRequest, tokens: Int) {
+    self.call = call
+    self.request = request
+    self.tokens = tokens
+    stage = StageProgress(since: call.arrival)
+    reconstruction = MemoryBlock(
+      byteCount: tokens * call.version.dictionary.dModel * MemoryLayout<Float>.size)
+  }
+
+  /// A decoded token reads a decoder row for each of its active latents: a piece that reads as much
+  /// as this many batches of activations takes about as long as encoding one.
+  private static let decoderBatchesPerPiece = 16
+
+  var bytesPerToken: Int {
+    let active = request.codes.indices.count / MemoryLayout<UInt32>.size
+    return call.version.dictionary.dModel * MemoryLayout<Float>.size
+      * max(1, active / max(tokens, 1) / Self.decoderBatchesPerPiece)
+  }
+
+  func begin(_ piece: Piece, pressure: Int) throws(ServerError) -> EncodeRows? {
+    let (version, tokens) = (call.version, piece.tokens)
+    do throws(ServerError) {
+      try request.codes.checkRows(latents: version.latents, rows: tokens)
+    } catch {
+      throw ServerError(error.code, "decode.\(error.message)")
+    }
+    guard let output = reconstruction.bytes.bindMemory(to: Float.self).baseAddress else {
+      return nil
+    }
+    do {
+      let rows = request.codes.rows(tokens)
+      let codes = try SparseCodes(
+        rowOffsets: rows.rowOffsets, indices: rows.indices, values: rows.values)
+      try version.dictionary.decode(
+        codes, into: output + tokens.lowerBound * version.dictionary.dModel)
+    } catch DecodingError.latent(let latent, let token, let latents) {
+      throw ServerError(
+        .failedPrecondition,
+        "decode.codes.indices: token \(tokens.lowerBound + token) names latent \(latent), of which \(latents) are resident; have the model resized"
+      )
+    } catch let error as DecodingError {
+      throw ServerError(.failedPrecondition, "decode: \(error)")
+    } catch {
+      throw ServerError(.invalidArgument, "decode: \(error)")
+    }
+    return nil
+  }
+
+  func answer(_ stage: StageProgress.Stage, pressure: Int) -> StageAnswer {
+    let version = call.version
+    let (queue, compute) = stage.nanoseconds(until: .now)
+    return StageAnswer(
+      result: .success(
+        .decoded(
+          DecodeResponse(
+            model: request.model, version: version.version,
+            reconstruction: PackedTensor(
+              reconstruction, tokens: tokens, width: version.dictionary.dModel)))),
+      isLast: true,
+      measure: StageMeasure(
+        model: request.model, method: .decode, tokens: tokens, granularityAsked: 0, granularity: 0,
+        queueSeconds: Double(queue) * 1e-9, computeSeconds: Double(compute) * 1e-9))
+  }
+}

@@ -1,0 +1,2 @@
+// Who embeds an engine makes calls and takes replies.
+@_exported public import GranuleCalls
