@@ -1,10 +1,10 @@
-# `make demo` and `make test` are all that is needed; both install what they lack and can be run
-# again at any time.
+# `make demo` and `make test` are enough to begin with; both install missing dependencies and can be
+# run again at any time.
 .PHONY: help demo test check-deep check-threads check-memory check-peers check-python build lint dependencies clean
 
 help:
 	@echo "make demo    train a dictionary on a real model's activations, publish, serve, encode, swap"
-	@echo "             (ACTIVATIONS=PATH HARVEST_TOKENS=N TOKENS=N OUT=FOLDER change what it works on)"
+	@echo "             (ACTIVATIONS=PATH HARVEST_TOKENS=N TOKENS=N OUT=FOLDER change its input and output)"
 	@echo "make test    run every test"
 	@echo "make check-deep"
 	@echo "             encode ten million tokens and compare each with the plain encoder, in minutes"
@@ -16,11 +16,11 @@ help:
 	@echo "make check-memory"
 	@echo "             run all but MemoryTests under the address sanitizer"
 	@echo "make check-peers"
-	@echo "             have SAELens and sparsify load what granule exports, and compute the same"
-	@echo "             (GRANULE_PYTHON=PATH of a Python that has them; else they are installed)"
+	@echo "             check that SAELens and sparsify load granule's exports and compute the same codes"
+	@echo "             (GRANULE_PYTHON=PATH names a Python that has them; otherwise they are installed)"
 	@echo "make check-python"
 	@echo "             check the lint, the types and the arithmetic of the Python code"
-	@echo "make build   build .build/release/granule"
+	@echo "make build   build .build/release/granule and granule-bench"
 	@echo "make lint    check the format of the sources, the warnings of the C files, and the scripts"
 	@echo "make clean   remove what was built"
 
@@ -30,6 +30,7 @@ dependencies:
 build: dependencies
 	@echo "Building (about two minutes the first time) …"
 	swift build -c release --product granule
+	swift build -c release --product granule-bench
 
 demo: build
 	@python3 -m pip --version >/dev/null 2>&1 || scripts/install-dependencies python3-pip

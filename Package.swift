@@ -11,6 +11,7 @@ let strict: [SwiftSetting] = [
 let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let heaps = Target.Dependency.product(name: "HeapModule", package: "swift-collections")
 
 /// A module of this package. Modules carry the package's name, since SwiftPM wants target names to be
 /// unique among all packages of a build: `Sources/Foundations/Files` is the module GranuleFiles.
@@ -30,10 +31,14 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String
 // Dependencies run downwards only: each module names the modules below it, never one beside or above.
 let package = Package(
   name: "granule",
-  products: [.executable(name: "granule", targets: ["GranuleCommand"])],
+  products: [
+    .executable(name: "granule", targets: ["GranuleCommand"]),
+    .executable(name: "granule-bench", targets: ["GranuleBench"]),
+  ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
   ],
   targets: [
     // System libraries, from Debian's -dev packages.
@@ -64,6 +69,7 @@ let package = Package(
     module("Sources/Foundations/BLAS", ["COpenBLAS"]),
     module("Sources/Foundations/Files", ["CJansson", "CLibCrypto"]),
     module("Sources/Foundations/Threads", ["CSched"]),
+    module("Sources/Foundations/Statistics", ["CGranuleKernels", "GranuleThreads"]),
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
     // Dictionaries.
@@ -79,14 +85,17 @@ let package = Package(
     module(
       "Sources/LanguageModel",
       [
-        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
+        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
+        "CGranuleKernels", heaps,
       ]),
 
     // What can be asked and answered, in any protocol; the native protocol's messages; the network.
     module("serve/Calls", ["GranuleDictionary"]),
     module("Sources/Wire", ["GranuleCalls", "CGranuleProto", "CProtobufC"]),
     module("Sources/Transport", ["GranuleThreads", "CLibUV"]),
-    module("Sources/Client", ["GranuleWire", "GranuleTransport", "GranuleThreads"]),
+    module(
+      "Sources/Client",
+      ["GranuleWire", "GranuleTransport", "GranuleThreads", "GranuleTensors", "GranuleFiles"]),
 
     // Serving: the engine knows no protocol, the protocols know no sockets but HTTP's own.
     module(
@@ -111,34 +120,36 @@ let package = Package(
     module(
       "training/Data",
       [
-        "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleThreads",
-        "GranuleFiles", "CGranuleKernels",
+        "GranuleErrors", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
+        "GranuleStatistics", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
       ]),
     module("training/Objective", []),
     module(
       "training/Step",
       [
         "GranuleObjective", "GranuleData", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "CGranuleKernels",
+        "GranuleStatistics", "GranuleThreads", "CGranuleKernels",
       ]),
     module(
       "training/Evaluation",
       [
         "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
-        "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels",
+        "GranuleTensors", "GranuleStatistics", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
+        "CGranuleKernels",
       ]),
     module(
       "training/Run",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleStep", "GranuleEvaluation",
-        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "CGranuleProto", "CProtobufC",
+        "GranuleDictionary", "GranuleTensors", "GranuleStatistics", "GranuleFiles",
+        "CGranuleProto", "CProtobufC",
       ]),
     module(
       "training/Distillation",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
         "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "CGranuleKernels",
+        "GranuleStatistics", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
       ]),
     module(
       "Sources/Products/GranuleTraining",
@@ -147,21 +158,41 @@ let package = Package(
         "GranuleDistillation",
       ], as: "GranuleTraining"),
 
+    // The command line.
+    module(
+      "Sources/Reports",
+      ["GranuleTraining", "GranuleLanguageModel", "GranuleDictionary", "GranuleFiles"]),
+    module(
+      "Sources/CommandLine",
+      [
+        "GranuleBLAS", "GranuleClient", "GranuleTransport", "GranuleDictionary", "GranuleFiles",
+        argumentParser,
+      ]),
     .executableTarget(
       name: "GranuleCommand",
       dependencies: [
-        "GranuleServer", "GranuleTraining", "GranuleStep", "GranuleClient", "GranuleInterchange",
-        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "GranuleWire",
-        "GranuleTransport", argumentParser, logging,
+        "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
+        "GranuleClient", "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository",
+        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "GranuleTransport",
+        argumentParser, logging,
       ],
       path: "Sources/granule", swiftSettings: strict),
+    .executableTarget(
+      name: "GranuleBench",
+      dependencies: [
+        "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
+        "GranuleClient", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "GranuleWire",
+        argumentParser,
+      ],
+      path: "Sources/granule-bench", swiftSettings: strict),
 
     // Tests mirror the modules.
     tests("Kernels", ["CGranuleKernels", "CKernelVersions", "TestSupport"]),
     tests("BLAS", ["GranuleBLAS", "TestSupport"]),
     tests("Threads", ["GranuleThreads", "CSched"]),
-    tests("Files", ["GranuleFiles", "CJansson"]),
+    tests("Files", ["GranuleFiles", "CJansson", "TestSupport"]),
+    tests("Statistics", ["GranuleStatistics", "TestSupport"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
     tests(
       "Dictionary",
@@ -178,12 +209,15 @@ let package = Package(
       ["GranuleRepository", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"]),
     tests(
       "LanguageModel",
-      ["GranuleLanguageModel", "GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
+      [
+        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "CGranuleKernels", "TestSupport",
+      ]),
     tests(
       "Data",
       [
-        "GranuleData", "GranuleErrors", "GranuleLanguageModel", "GranuleTensors", "GranuleFiles",
-        "CGranuleKernels", "TestSupport",
+        "GranuleData", "GranuleErrors", "GranuleLanguageModel", "GranuleDictionary",
+        "GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport",
       ]),
     tests(
       "Step",
@@ -239,9 +273,14 @@ let package = Package(
     tests(
       "CommandLine",
       [
-        "GranuleCommand", "GranuleClient", "GranuleTransport", "GranuleRepository",
+        "GranuleCommand", "GranuleBench", "GranuleClient", "GranuleTransport", "GranuleRepository",
         "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "TestSupport",
+        argumentParser,
       ]),
+    tests(
+      "Bench",
+      ["GranuleBench", "GranuleDictionary", "GranuleFiles", "TestSupport", argumentParser]),
+    tests("Reports", ["GranuleReports"]),
     // The versions of each kernel, one by one.
     .target(
       name: "CKernelVersions", dependencies: ["CGranuleKernels"],

@@ -15,8 +15,10 @@ def add_granule_option(parser: argparse.ArgumentParser) -> None:
 
 
 def bench_command(granule: Path, bench: str) -> list[str]:
-    """The words that start one of Granule's benches: "encode", "model", "serve" or "train"."""
-    return [str(granule), "bench", bench]
+    """The words that start one of Granule's benches: "encode", "model", "serve" or "train".
+
+    granule-bench lies beside granule."""
+    return [str(granule.with_name("granule-bench")), bench]
 
 
 def bench_output(granule: Path, bench: str, *arguments: str) -> str:

@@ -2,8 +2,8 @@
 public struct Provenance: Sendable, Equatable {
   /// The language model whose activations it was trained on, "" if unknown.
   public var languageModel = ""
-  /// Where in that model, in TransformerLens's names (`blocks.10.hook_resid_pre`), "" if unknown.
-  public var hook = ""
+  /// Where in that model.
+  public var hook: HookPoint = ""
   /// Number of tokens it was trained on, nil if unknown.
   public var tokens: Int?
   /// How its latents were put in order, nil if they are as training left them.

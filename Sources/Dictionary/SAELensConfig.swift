@@ -40,163 +40,128 @@ struct SAELensConfig {
   private static let sizeMax = 1 << 30
 
   init(_ file: FileBytes) throws(FileError) {
-    func fault(_ text: String) -> FileError { FileError(file: file.path, fault: text) }
-    let root: JSONValue
-    do throws(StrictJSONError) { root = try StrictJSON.parse(file.bytes) } catch {
-      throw fault("is not valid JSON: \(error)")
+    let root = try JSONReader(file)
+    _ = try root.members()
+    func unsupported(_ text: String) -> FileError {
+      root.fault(text, kind: .unsupported)
     }
-    guard root.members != nil else { throw fault("is \(root.kind), an object is needed") }
-
-    func value<T>(
-      _ key: String, _ kind: String, _ convert: (JSONValue) -> T?
-    ) throws(FileError) -> T? {
-      guard let value = root[key], value != .null else { return nil }
-      guard let converted = convert(value) else {
-        throw fault("\(key) is \(StrictJSON.text(value).prefix(60)), \(kind) is needed")
-      }
-      return converted
-    }
-    func size(_ key: String) throws(FileError) -> Int {
-      guard let size = try value(key, "an integer", \.integer) else { throw fault("has no \(key)") }
-      guard (1...Self.sizeMax).contains(size) else {
-        throw fault("\(key) is \(size), it must be in 1 … \(Self.sizeMax)")
-      }
-      return size
-    }
-
     let metadata = root["metadata"]
     isOlderThanSix = metadata?["sae_lens_version"] == nil
-    dModel = try size("d_in")
-    latents = try size("d_sae")
+    dModel = try root.required("d_in").integer(in: 1...Self.sizeMax)
+    latents = try root.required("d_sae").integer(in: 1...Self.sizeMax)
 
-    var name = try value("architecture", "a string", \.string)
-    var legacyK: JSONValue?
+    var name = try root.optional("architecture")?.string()
+    var legacyK: JSONReader?
     if isOlderThanSix {
       // Before 6.0 the architecture was optional, and top-k an activation function of `standard`.
       let activation = root["activation_fn_str"] ?? root["activation_fn"]
-      if let activation = activation?.string, name ?? "standard" == "standard" {
+      if let activation = activation?.value.string, name ?? "standard" == "standard" {
         switch activation {
         case "topk":
           name = "topk"
           legacyK = root["activation_fn_kwargs"]?["k"]
         case "relu": break
-        default: throw fault("activation_fn \(activation) is not supported; known are relu, topk")
+        default:
+          throw unsupported("activation_fn \(activation) is not supported; known are relu, topk")
         }
       }
       name = name ?? "standard"
     }
-    guard let name else { throw fault("has no architecture") }
+    guard let name else { throw root.fault("has no architecture") }
     guard let architecture = Architecture(rawValue: name) else {
       let known = Architecture.allCases.map(\.rawValue).joined(separator: ", ")
       let reason = Self.reasons[name].map { ": \($0)" } ?? ""
-      throw fault("architecture \(name) is not supported\(reason); supported are \(known)")
+      throw unsupported("architecture \(name) is not supported\(reason); supported are \(known)")
     }
     self.architecture = architecture
 
-    guard let type = try value("dtype", "a string", \.string) else {
-      throw fault("has no dtype")
-    }
+    let type = try root.required("dtype").string()
     let short = type.hasPrefix("torch.") ? String(type.dropFirst(6)) : type
     guard ["float32", "float16", "bfloat16", "float64"].contains(short) else {
-      throw fault(
+      throw unsupported(
         "dtype \(type) is not supported; supported are float32, float16, bfloat16, float64")
     }
 
-    subtractsDecoderBias =
-      try value("apply_b_dec_to_input", "a truth value", \.bool) ?? true
+    subtractsDecoderBias = try root.optional("apply_b_dec_to_input")?.bool() ?? true
     // SAELens's default differs: true in training's configurations alone.
     let isCheckpoint = architecture == .batchtopk || architecture == .matryoshkaBatchTopK
     rescalesByDecoderNorm =
-      try value("rescale_acts_by_decoder_norm", "a truth value", \.bool) ?? isCheckpoint
+      try root.optional("rescale_acts_by_decoder_norm")?.bool() ?? isCheckpoint
     if architecture == .topk {
-      guard let value = root["k"] ?? legacyK else { throw fault("has no k") }
-      guard let k = value.integer else {
-        throw fault("k is \(StrictJSON.text(value).prefix(60)), an integer is needed")
-      }
-      guard (1...latents).contains(k) else {
-        throw fault("k is \(k), it must be in 1 … \(latents), d_sae")
-      }
-      self.k = k
+      guard let value = root["k"] ?? legacyK else { throw root.fault("has no k") }
+      k = try value.integer(in: 1...latents)
     } else {
       k = 0
     }
 
-    switch root["normalize_activations"] {
+    let normalize = root["normalize_activations"]
+    switch normalize?.value {
     case .bool(true), .string("expected_average_only_in"): wasScaled = true
     default: wasScaled = false
     }
-    switch root["normalize_activations"] {
+    switch normalize?.value {
     case nil, .null, .bool(false), .string("none"): normalization = .none
     // SAELens applies nothing at inference: the factor or matrix is not in the folder.
     case .bool(true), .string("expected_average_only_in"): normalization = .none
     case .string("covariance_whitening") where !isCheckpoint: normalization = .none
     case .string("constant_norm_rescale"): normalization = .constantNormRescale
     case .string("layer_norm"): normalization = .layerNorm
-    case .some(let other):
-      throw fault("normalize_activations \(StrictJSON.text(other).prefix(60)) is not supported")
+    case .some:
+      throw unsupported("normalize_activations \(normalize?.excerpt ?? "") is not supported")
     }
     // hook_z only flattens heads, and activations come flattened here.
-    if let reshape = try value("reshape_activations", "a string", \.string),
+    if let reshape = try root.optional("reshape_activations")?.string(),
       !["none", "hook_z"].contains(reshape)
     {
-      throw fault("reshape_activations \(reshape) is not supported; supported are none, hook_z")
+      throw unsupported(
+        "reshape_activations \(reshape) is not supported; supported are none, hook_z")
     }
     if let outputSize = root["d_out"] {
-      throw fault(
-        "d_out is \(StrictJSON.text(outputSize).prefix(60)): transcoders are not supported")
+      throw outputSize.fault(
+        "is \(outputSize.excerpt): transcoders are not supported", kind: .unsupported)
     }
 
-    granularities = try Self.granularities(root, latents: latents, fault: fault)
+    granularities = try Self.granularities(root, latents: latents)
     var provenance = Provenance()
     let own = metadata?["granule"]
-    provenance.languageModel =
-      own?["trained_on"]?["model"]?.string ?? metadata?["model_name"]?.string
-      ?? root["model_name"]?.string ?? ""
-    provenance.hook =
-      own?["trained_on"]?["hook"]?.string ?? metadata?["hook_name"]?.string
-      ?? root["hook_name"]?.string ?? root["hook_point"]?.string ?? ""
-    provenance.tokens = own?["trained_on"]?["tokens"]?.integer
-    provenance.orderedBy = own?["ordered_by"]?.string
-    provenance.activationScale = own?["activation_scale"]?.number
+    let trainedOn = own?["trained_on"]
+    func text(_ candidates: JSONReader?...) -> String {
+      candidates.lazy.compactMap { $0?.value.string }.first ?? ""
+    }
+    provenance.languageModel = text(
+      trainedOn?["model"], metadata?["model_name"], root["model_name"])
+    provenance.hook = HookPoint(
+      text(trainedOn?["hook"], metadata?["hook_name"], root["hook_name"], root["hook_point"]))
+    provenance.tokens = trainedOn?["tokens"]?.value.integer
+    provenance.orderedBy = own?["ordered_by"]?.value.string
+    provenance.activationScale = own?["activation_scale"]?.value.number
     self.provenance = provenance
   }
 
   /// Ours, with what was calibrated; else SAELens's cumulative Matryoshka widths.
   private static func granularities(
-    _ root: JSONValue, latents: Int, fault: (String) -> FileError
+    _ root: JSONReader, latents: Int
   ) throws(FileError) -> [Granularity] {
     let metadata = root["metadata"]
     var result: [Granularity] = []
     if let own = metadata?["granule"]?["granularities"] {
-      guard let elements = own.elements else {
-        throw fault("metadata.granule.granularities is \(own.kind), an array is needed")
-      }
-      for element in elements {
-        guard let count = element["latents"]?.integer, let k = element["k"]?.integer,
-          (1...latents).contains(count), (0...count).contains(k)
-        else {
-          throw fault(
-            "metadata.granule.granularities has \(StrictJSON.text(element).prefix(80)): latents must "
-              + "be in 1 … \(latents), k in 0 … latents")
-        }
+      for element in try own.elements() {
+        let count = try element.required("latents").integer(in: 1...latents)
         result.append(
           Granularity(
-            latents: count, k: k, l0: element["l0"]?.number.map { Float($0) },
-            fvu: element["fvu"]?.number.map { Float($0) }))
+            latents: count, k: try element.required("k").integer(in: 0...count),
+            l0: element["l0"]?.value.number.map { Float($0) },
+            fvu: element["fvu"]?.value.number.map { Float($0) }))
       }
     } else if let widths = metadata?["training_architecture_details"]?["matryoshka_widths"]
-      ?? root["matryoshka_widths"], widths != .null
+      ?? root["matryoshka_widths"], widths.value.elements != nil
     {
-      for element in widths.elements ?? [] {
-        guard let count = element.integer, (1...latents).contains(count) else {
-          throw fault(
-            "matryoshka_widths has \(StrictJSON.text(element).prefix(60)), d_sae is \(latents)")
-        }
-        result.append(Granularity(latents: count, k: 0))
+      for element in try widths.elements() {
+        result.append(Granularity(latents: try element.integer(in: 1...latents), k: 0))
       }
     }
     for (before, after) in zip(result, result.dropFirst()) where before.latents >= after.latents {
-      throw fault("granularities do not ascend: \(before.latents), then \(after.latents)")
+      throw root.fault("granularities do not ascend: \(before.latents), then \(after.latents)")
     }
     return result
   }

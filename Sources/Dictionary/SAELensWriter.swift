@@ -121,7 +121,9 @@ extension SparseAutoencoder {
     if !provenance.languageModel.isEmpty {
       trainedOn.append(.init("model", .string(provenance.languageModel)))
     }
-    if !provenance.hook.isEmpty { trainedOn.append(.init("hook", .string(provenance.hook))) }
+    if !provenance.hook.isUnknown {
+      trainedOn.append(.init("hook", .string(provenance.hook.name)))
+    }
     if let tokens = provenance.tokens { trainedOn.append(.init("tokens", JSONValue(tokens))) }
     own.append(.init("trained_on", .object(trainedOn)))
     if let orderedBy = provenance.orderedBy { own.append(.init("ordered_by", .string(orderedBy))) }
@@ -132,7 +134,7 @@ extension SparseAutoencoder {
     var metadata: [JSONValue.Member] = [
       .init("sae_lens_version", .string(Self.saeLensVersion)),
       .init("model_name", .string(provenance.languageModel)),
-      .init("hook_name", .string(provenance.hook)),
+      .init("hook_name", .string(provenance.hook.name)),
       .init("granule", .object(own)),
     ]
     if !granularities.isEmpty {

@@ -31,33 +31,25 @@ extension DictionaryImport {
     }
     let tensors = file.tensors
     let path = sibling("config.json")
-    let configuration = access(path, F_OK) == 0 ? try Configuration(path) : nil
-    let trainer = configuration?.root["trainer"]
-    let dictionaryClass = try dictionaryClass(tensors, configuration, trainer)
+    let configuration = access(path, F_OK) == 0 ? try JSONReader(configuration: path) : nil
+    let dictionaryClass = try dictionaryClass(tensors, configuration)
 
     var imported = try parts(of: dictionaryClass, tensors, progress)
-    try check(imported, configuration, trainer)
+    try check(imported, trainer: configuration?["trainer"])
     func known(_ key: String) throws(FileError) -> String {
-      let text = try configuration?.value(key, in: trainer, "a string", \.string) ?? ""
+      let text = try configuration?["trainer"]?.optional(key)?.string() ?? ""
       return text == "none" ? "" : text
     }
     imported.parts.provenance.languageModel = try known("lm_name")
-    imported.parts.provenance.hook = try known("submodule_name")
+    imported.parts.provenance.hook = HookPoint(try known("submodule_name"))
     return imported
   }
 
   private func dictionaryClass(
-    _ tensors: TensorCollection, _ configuration: Configuration?, _ trainer: JSONValue?
+    _ tensors: TensorCollection, _ configuration: JSONReader?
   ) throws(FileError) -> DictionaryClass {
     if let configuration {
-      guard let trainer,
-        let name = try configuration.value("dict_class", in: trainer, "a string", \.string)
-      else { throw configuration.fault("has no trainer.dict_class") }
-      guard let known = DictionaryClass(rawValue: name) else {
-        let classes = DictionaryClass.allCases.map(\.rawValue).joined(separator: ", ")
-        throw configuration.fault("dict_class \(name) is not supported; supported are \(classes)")
-      }
-      return known
+      return try configuration.required("trainer").required("dict_class").choice()
     }
     func has(_ name: String) -> Bool { tensors[name] != nil }
     if has("group_sizes") { return .matryoshka }
@@ -162,23 +154,21 @@ extension DictionaryImport {
 
   /// Sizes that the configuration names must be those of the tensors.
   private func check(
-    _ imported: ImportedParts, _ configuration: Configuration?, _ trainer: JSONValue?
+    _ imported: ImportedParts, trainer: JSONReader?
   ) throws(FileError) {
-    guard let configuration, let trainer else { return }
+    guard let trainer else { return }
     let parts = imported.parts
     for (key, count) in [
       ("activation_dim", parts.decoderBias.count), ("dict_size", parts.encoderBias.count),
     ] {
-      if let value = try configuration.value(key, in: trainer, "an integer", \.integer),
-        value != count
-      {
-        throw configuration.fault("\(key) is \(value), the tensors have \(count)")
+      if let value = try trainer.optional(key)?.integer(), value != count {
+        throw trainer.fault("has \(key) \(value), the tensors have \(count)")
       }
     }
     if case .topk(let k) = parts.selectionRule,
-      let value = try configuration.value("k", in: trainer, "an integer", \.integer), value != k
+      let value = try trainer.optional("k")?.integer(), value != k
     {
-      throw configuration.fault("k is \(value), the tensor k is \(k)")
+      throw trainer.fault("has k \(value), the tensor k is \(k)")
     }
   }
 }

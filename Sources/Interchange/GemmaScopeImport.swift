@@ -14,20 +14,19 @@ extension DictionaryImport {
 
   /// Gemma Scope 2: the same arrays in safetensors, beside a configuration.
   func gemmaScope2(_ progress: TransferProgress?) throws(FileError) -> ImportedParts {
-    let configuration = try Configuration(sibling("config.json"))
-    let architecture = try configuration.value("architecture", "a string", \.string)
-    guard let architecture else { throw configuration.fault("has no architecture") }
+    let configuration = try JSONReader(configuration: sibling("config.json"))
+    let architecture = try configuration.required("architecture").string()
     guard architecture == "jump_relu" else {
       throw configuration.fault(
-        "architecture \(architecture) is not supported; supported is jump_relu")
+        "architecture \(architecture) is not supported; supported is jump_relu", kind: .unsupported)
     }
-    let input = try configuration.value("hf_hook_point_in", "a string", \.string)
-    if let output = try configuration.value("hf_hook_point_out", "a string", \.string),
+    let input = try configuration.optional("hf_hook_point_in")?.string()
+    if let output = try configuration.optional("hf_hook_point_out")?.string(),
       output != input
     {
       throw configuration.fault(
         "hf_hook_point_out is \(output): a transcoder, which predicts other activations than it "
-          + "reads, is not supported")
+          + "reads, is not supported", kind: .unsupported)
     }
     let file = try SafetensorsFile(FileBytes.map(weights))
     if let skip = file["affine_skip_connection"] {
@@ -37,9 +36,9 @@ extension DictionaryImport {
       TensorCollection(file: weights, tensors: file.tensors.map(\.stored)), progress)
     imported.note("architecture", "jump_relu, \(jumpReLUDescription(imported))")
     imported.note("b_dec", "added to outputs only")
-    let model = try configuration.value("model_name", "a string", \.string)
+    let model = try configuration.optional("model_name")?.string()
     imported.parts.provenance.languageModel = model ?? ""
-    imported.parts.provenance.hook = input ?? ""
+    imported.parts.provenance.hook = HookPoint(input ?? "")
     return imported
   }
 

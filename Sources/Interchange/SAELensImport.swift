@@ -7,7 +7,7 @@ extension DictionaryImport {
   /// A folder of SAELens, as `SparseAutoencoder` reads it itself; of a training checkpoint that was
   /// not folded yet also the scale of activations.
   func saeLens(_ progress: TransferProgress?) throws(FileError) -> ImportedParts {
-    let configuration = try Configuration(sibling(DictionaryFiles.configName))
+    let configuration = try JSONReader(configuration: sibling(DictionaryFiles.configName))
     let companion = sibling(DictionaryFiles.companionName)
     let files = DictionaryFiles(
       config: try FileBytes.read(
@@ -29,28 +29,28 @@ extension DictionaryImport {
   /// What training multiplied activations by, which its checkpoints keep in a file of its own until
   /// it is folded into the weights at the end.
   private func checkpointScale(
-    _ path: String, _ configuration: Configuration
+    _ path: String, _ configuration: JSONReader
   ) throws(FileError) -> Double? {
     guard access(path, F_OK) == 0 else { return nil }
-    let scaler = try Configuration(path)
-    guard scaler.root["has_whitening"] != true else {
+    let scaler = try JSONReader(configuration: path)
+    guard scaler["has_whitening"]?.value != true else {
       throw scaler.fault(
         "has_whitening is true: whitened activations are not supported; fold the whitening with "
-          + "SAELens")
+          + "SAELens", kind: .unsupported)
     }
-    guard configuration.root["normalize_activations"] == "expected_average_only_in" else {
+    guard configuration["normalize_activations"]?.value == "expected_average_only_in" else {
       return nil
     }
-    return try scaler.value("scaling_factor", "a number", \.number)
+    return try scaler.optional("scaling_factor")?.number()
   }
 }
 
 extension ImportedParts {
   fileprivate mutating func noteSettings(
-    _ configuration: Configuration, scale: Double?, isStored: Bool
+    _ configuration: JSONReader, scale: Double?, isStored: Bool
   ) {
     func text(_ key: String) -> String? {
-      configuration.root[key].map { $0.string ?? StrictJSON.text($0) }
+      configuration[key].map { $0.value.string ?? StrictJSON.text($0.value) }
     }
     let architecture = text("architecture") ?? "standard"
     switch parts.selectionRule {
@@ -91,7 +91,7 @@ extension ImportedParts {
       default: note("normalize_activations", "\(normalization), applied to each input")
       }
     }
-    if configuration.root["rescale_acts_by_decoder_norm"] == true {
+    if configuration["rescale_acts_by_decoder_norm"]?.value == true {
       note("rescale_acts_by_decoder_norm", "folded into encoder and decoder")
     }
   }

@@ -32,9 +32,9 @@ struct TensorCollection {
   /// - Throws: `FileError` where it is no vector, or empty.
   func length(of name: String) throws(FileError) -> Int {
     let tensor = try tensor(name)
-    guard tensor.shape.count == 1, (1...Configuration.sizeMax).contains(tensor.shape[0]) else {
+    guard tensor.shape.count == 1, (1...JSONReader.sizeMax).contains(tensor.shape[0]) else {
       throw tensor.fault(
-        "has shape \(tensor.shape), one dimension of 1 … \(Configuration.sizeMax) is needed")
+        "has shape \(tensor.shape), one dimension of 1 … \(JSONReader.sizeMax) is needed")
     }
     return tensor.shape[0]
   }

@@ -1,3 +1,5 @@
+internal import HeapModule
+
 /// The merges of a byte-pair tokenizer, and how they are applied to a word.
 ///
 /// Symbols are numbers: at first a word is one symbol a byte. The merge of lowest rank that applies
@@ -20,17 +22,15 @@ struct BytePairMerges: Sendable {
 
   /// Merges the symbols of a word in place, in time n log n.
   ///
-  /// How: symbols form a linked list, a merge takes the place of its left symbol; a heap holds the
-  /// merges that apply, lowest rank first, then leftmost. One whose symbols have changed since is
-  /// passed over when it comes up.
+  /// Symbols form a linked list, in which a merge takes the place of its left symbol. A heap holds the
+  /// merges that apply; one whose symbols have changed since is passed over when it comes up.
   func apply(to symbols: inout [Int32], scratch: inout Scratch) {
     let count = symbols.count
     guard count > 1 else { return }
     scratch.next = (0..<count).map { Int32($0 + 1 < count ? $0 + 1 : -1) }
     scratch.previous = (0..<count).map { Int32($0 - 1) }
-    scratch.heap.removeAll(keepingCapacity: true)
     for left in 0..<count - 1 { push(left, left + 1, symbols, &scratch) }
-    while let candidate = scratch.popFirst() {
+    while let candidate = scratch.candidates.popMin() {
       let left = Int(candidate.left)
       let right = Int(scratch.next[left])
       guard right >= 0, symbols[left] == candidate.leftSymbol,
@@ -52,7 +52,7 @@ struct BytePairMerges: Sendable {
 
   private func push(_ left: Int, _ right: Int, _ symbols: [Int32], _ scratch: inout Scratch) {
     guard let merge = merges[Self.key(symbols[left], symbols[right])] else { return }
-    scratch.push(
+    scratch.candidates.insert(
       Candidate(
         rank: merge.rank, left: Int32(left), leftSymbol: symbols[left],
         rightSymbol: symbols[right], symbol: merge.symbol))
@@ -62,16 +62,16 @@ struct BytePairMerges: Sendable {
     UInt64(UInt32(bitPattern: left)) << 32 | UInt64(UInt32(bitPattern: right))
   }
 
-  /// A merge that applies at a place.
-  struct Candidate {
+  /// A merge that applies at a place; of lower rank first, then further left.
+  fileprivate struct Candidate: Comparable {
     var rank: Int32
     var left: Int32
     var leftSymbol: Int32
     var rightSymbol: Int32
     var symbol: Int32
 
-    fileprivate func comes(before other: Candidate) -> Bool {
-      (rank, left) < (other.rank, other.left)
+    static func < (one: Candidate, other: Candidate) -> Bool {
+      (one.rank, one.left) < (other.rank, other.left)
     }
   }
 
@@ -79,33 +79,7 @@ struct BytePairMerges: Sendable {
   struct Scratch {
     fileprivate var next: [Int32] = []
     fileprivate var previous: [Int32] = []
-    /// A binary heap: an element comes before those at 2i + 1 and 2i + 2.
-    fileprivate var heap: [Candidate] = []
-
-    fileprivate mutating func push(_ candidate: Candidate) {
-      heap.append(candidate)
-      var child = heap.count - 1
-      while child > 0 {
-        let parent = (child - 1) / 2
-        guard heap[child].comes(before: heap[parent]) else { return }
-        heap.swapAt(child, parent)
-        child = parent
-      }
-    }
-
-    fileprivate mutating func popFirst() -> Candidate? {
-      guard let first = heap.first, let last = heap.popLast() else { return nil }
-      guard !heap.isEmpty else { return first }
-      heap[0] = last
-      var parent = 0
-      while true {
-        var child = 2 * parent + 1
-        guard child < heap.count else { return first }
-        if child + 1 < heap.count, heap[child + 1].comes(before: heap[child]) { child += 1 }
-        guard heap[child].comes(before: heap[parent]) else { return first }
-        heap.swapAt(child, parent)
-        parent = child
-      }
-    }
+    /// Empty between two words.
+    fileprivate var candidates = Heap<Candidate>()
   }
 }

@@ -33,7 +33,7 @@ public struct GGUFFile: Sendable {
     var reader = GGUFReader(file)
     let magic = try reader.integer(UInt32.self)
     guard magic == 0x4655_4747 else {  // "GGUF"
-      throw FileError(file: file.path, fault: "is no GGUF file: it does not begin with GGUF")
+      throw FileError(file: file.path, fault: "is not a GGUF file: it does not begin with GGUF")
     }
     let version = try reader.integer(UInt32.self)
     guard version == 3 else {
@@ -64,7 +64,8 @@ public struct GGUFFile: Sendable {
       else {
         throw FileError(
           file: file.path,
-          fault: "key general.alignment: must be a power of two up to \(Self.alignmentMax)")
+          key: "general.alignment",
+          fault: "must be a power of two up to \(Self.alignmentMax)")
       }
       alignment = value
     }
@@ -98,13 +99,13 @@ public struct GGUFFile: Sendable {
 
   /// An error that names this file and a key of its metadata.
   public func fault(key: String, _ fault: String) -> FileError {
-    FileError(file: file.path, fault: "key \(key): \(fault)")
+    FileError(file: file.path, key: key, fault: fault)
   }
 
   /// The value of `key` in the form that `value` takes it.
   ///
   /// - Parameters:
-  ///   - what: the form, for the message.
+  ///   - what: the form with its article, for the message.
   ///   - value: nil where the form is another.
   /// - Returns: nil where the file has no such key.
   /// - Throws: `FileError` where the value has another form.
@@ -112,7 +113,7 @@ public struct GGUFFile: Sendable {
     _ key: String, _ what: String, _ value: (GGUFValue) -> T?
   ) throws(FileError) -> T? {
     guard let stored = metadata[key] else { return nil }
-    guard let result = value(stored) else { throw fault(key: key, "is no \(what)") }
+    guard let result = value(stored) else { throw fault(key: key, "is not \(what)") }
     return result
   }
 

@@ -1,3 +1,4 @@
+public import GranuleDictionary
 public import GranuleTensors
 
 /// A Llama-family language model that runs on all cores in float32.
@@ -10,30 +11,6 @@ public final class LanguageModel: Sendable {
   public let weights: LlamaWeights
   /// The model's shape.
   public var configuration: LlamaConfiguration { weights.configuration }
-
-  /// Somewhere in the model where activations can be taken.
-  public struct Site: Hashable, Sendable {
-    /// A block's number, from 0.
-    public var layer: Int
-    /// Where in that block.
-    public var hook: Hook
-
-    /// A place.
-    public init(layer: Int, hook: Hook) {
-      self.layer = layer
-      self.hook = hook
-    }
-  }
-
-  /// What is taken at a layer.
-  public enum Hook: String, Sendable, CaseIterable {
-    /// The residual stream before the block; layer may be `blocks`.
-    case residual = "resid"
-    /// What the block's MLP adds to the stream.
-    case mlp
-    /// What the block's attention adds to the stream.
-    case attention
-  }
 
   /// A model that shares `weights`.
   public init(_ weights: LlamaWeights) { self.weights = weights }
@@ -50,10 +27,16 @@ public final class LanguageModel: Sendable {
   /// Activations at several places in one pass, which ends with the last of them.
   ///
   /// - Returns: [rows, d_model] for each.
-  public func activations(at sites: Set<Site>, of batch: TokenBatch) -> [Site: FloatStorage] {
+  /// - Precondition: every point is at a block of the model.
+  public func activations(
+    at points: Set<HookPoint>, of batch: TokenBatch
+  ) -> [HookPoint: FloatStorage] {
     let hidden = embeddings(of: batch)
-    let last = sites.map { $0.hook == .residual ? $0.layer : $0.layer + 1 }.max() ?? 0
-    return advance(hidden, of: batch, from: 0, to: last, capturing: sites)
+    let last = points.map { point in
+      guard case .block(let layer, let site) = point else { return 0 }
+      return site == .residual ? layer : layer + 1
+    }
+    return advance(hidden, of: batch, from: 0, to: last.max() ?? 0, capturing: points)
   }
 
   /// Takes the residual stream before one layer through the blocks to another, in place.
@@ -61,31 +44,32 @@ public final class LanguageModel: Sendable {
   /// - Parameters:
   ///   - hidden: [rows, d_model], the stream before layer `from`, whoever made it; receives the
   ///     stream before layer `to`.
-  ///   - sites: places between the two, to be captured on the way.
-  /// - Returns: [rows, d_model] for each of `sites`.
+  ///   - points: places between the two, to be captured on the way.
+  /// - Returns: [rows, d_model] for each of `points`.
   @discardableResult
   public func advance(
     _ hidden: FloatStorage, of batch: TokenBatch, from: Int, to: Int,
-    capturing sites: Set<Site> = []
-  ) -> [Site: FloatStorage] {
+    capturing points: Set<HookPoint> = []
+  ) -> [HookPoint: FloatStorage] {
     check(hidden, batch)
     precondition(0 <= from && from <= to && to <= configuration.blocks, "layers \(from) to \(to)")
-    var captured: [Site: FloatStorage] = [:]
-    for site in sites {
-      let last = site.hook == .residual ? to : to - 1
-      precondition(from <= site.layer && site.layer <= last, "\(site) is not on the way")
-      captured[site] = FloatStorage(count: hidden.count)
+    var captured: [HookPoint: FloatStorage] = [:]
+    for point in points {
+      guard case .block(let layer, let site) = point, from <= layer,
+        layer <= (site == .residual ? to : to - 1)
+      else { preconditionFailure("\(point) is not on the way") }
+      captured[point] = FloatStorage(count: hidden.count)
     }
     guard batch.rows > 0 else { return captured }
     let pass = BlockPass(weights, batch: batch)
     for layer in from...to {
-      captured[Site(layer: layer, hook: .residual)]?.pointer
+      captured[.block(layer, .residual)]?.pointer
         .update(from: hidden.pointer, count: hidden.count)
       guard layer < to else { break }
       pass.forward(
         hidden, block: layer,
-        attentionOutput: captured[Site(layer: layer, hook: .attention)],
-        mlpOutput: captured[Site(layer: layer, hook: .mlp)])
+        attentionOutput: captured[.block(layer, .attention)],
+        mlpOutput: captured[.block(layer, .mlp)])
     }
     return captured
   }

@@ -7,21 +7,21 @@ extension LlamaConfiguration {
   /// - Throws: `FileError`, naming the key, where it is missing or wrong, or states an
   ///   architecture or a feature other than plain Llama.
   public init(_ file: GGUFFile) throws(FileError) {
-    let architecture = try file.required("general.architecture", "text", \.string)
+    let architecture = try file.required("general.architecture", "a text", \.string)
     guard architecture == "llama" else {
       throw file.fault(
         key: "general.architecture", "is \(architecture), only llama is supported")
     }
     func integer(_ key: String) throws(FileError) -> Int {
-      try file.required("llama.\(key)", "integer", \.integer)
+      try file.required("llama.\(key)", "an integer", \.integer)
     }
     func integer(_ key: String, default value: Int) throws(FileError) -> Int {
-      try file.optional("llama.\(key)", "integer", \.integer) ?? value
+      try file.optional("llama.\(key)", "an integer", \.integer) ?? value
     }
     guard try integer("expert_count", default: 0) == 0 else {
       throw file.fault(key: "llama.expert_count", "mixtures of experts are not supported")
     }
-    let scaling = try file.optional("llama.rope.scaling.type", "text", \.string) ?? "none"
+    let scaling = try file.optional("llama.rope.scaling.type", "a text", \.string) ?? "none"
     guard scaling == "none" else {
       throw file.fault(key: "llama.rope.scaling.type", "\(scaling) is not supported")
     }
@@ -53,10 +53,10 @@ extension LlamaConfiguration {
       keyValueHeads: try integer("attention.head_count_kv", default: heads),
       headDimension: headDimension, contextLength: try integer("context_length"),
       vocabulary: vocabulary,
-      ropeTheta: try file.optional("llama.rope.freq_base", "number", \.number) ?? 10_000,
+      ropeTheta: try file.optional("llama.rope.freq_base", "a number", \.number) ?? 10_000,
       rmsEpsilon: Float(
-        try file.required("llama.attention.layer_norm_rms_epsilon", "number", \.number)),
-      name: try file.optional("general.name", "text", \.string) ?? fileName)
+        try file.required("llama.attention.layer_norm_rms_epsilon", "a number", \.number)),
+      name: try file.optional("general.name", "a text", \.string) ?? fileName)
     if let fault { throw FileError(file: file.file.path, fault: fault) }
   }
 }

@@ -7,46 +7,35 @@ extension LlamaConfiguration {
   /// - Parameter folder: the model's folder, whose name becomes the model's.
   /// - Throws: `FileError`, naming the key, where it is missing or wrong, or states an
   ///   architecture or a feature other than plain Llama.
-  init(config: JSONValue, path: String, folder: String) throws(FileError) {
-    func fault(_ key: String, _ text: String) -> FileError {
-      FileError(file: path, fault: "key \(key): \(text)")
-    }
-    func value<T>(
-      _ key: String, default missing: T? = nil, _ what: String, _ value: (JSONValue) -> T?
-    ) throws(FileError) -> T {
-      guard let stored = config[key], stored != .null else {
-        guard let missing else { throw fault(key, "is missing") }
-        return missing
-      }
-      guard let result = value(stored) else { throw fault(key, "is \(stored.kind), no \(what)") }
-      return result
-    }
-    func integer(_ key: String, default missing: Int? = nil) throws(FileError) -> Int {
-      try value(key, default: missing, "integer", \.integer)
+  init(config: JSONReader, folder: String) throws(FileError) {
+    func integer(_ key: String, default standard: Int? = nil) throws(FileError) -> Int {
+      if let standard, config.optional(key) == nil { return standard }
+      return try config.required(key).integer()
     }
     /// Refuses a key unless it has the value that a plain Llama has.
     func expect(_ key: String, _ expected: JSONValue) throws(FileError) {
-      guard let stored = config[key], stored != .null, stored != expected else { return }
-      throw fault(
-        key, "\(StrictJSON.text(stored)) is not supported, only \(StrictJSON.text(expected))")
+      guard let stored = config.optional(key), stored.value != expected else { return }
+      throw stored.fault(
+        "is \(stored.excerpt), only \(StrictJSON.text(expected)) is supported", kind: .unsupported)
     }
-    let type = try value("model_type", "text", \.string)
-    guard type == "llama" else { throw fault("model_type", "is \(type), only llama is supported") }
+    _ = try config.required("model_type").string()
+    try expect("model_type", "llama")
     try expect("hidden_act", "silu")
     try expect("attention_bias", false)
     try expect("mlp_bias", false)
-    var theta = try value("rope_theta", default: 10_000, "number", \.number)
+    var theta = try config.optional("rope_theta")?.number() ?? 10_000
     // Newer writers keep the rotary embedding's constants in an object of their own.
     for key in ["rope_scaling", "rope_parameters"] {
-      guard let parameters = config[key], parameters != .null else { continue }
-      let kind = (parameters["rope_type"] ?? parameters["type"])?.string ?? "of no stated type"
-      guard kind == "default" else { throw fault(key, "\(kind) is not supported, only default") }
-      theta = parameters["rope_theta"]?.number ?? theta
+      guard let parameters = config.optional(key) else { continue }
+      let kind = (parameters["rope_type"] ?? parameters["type"])?.value.string
+      guard kind == "default" else {
+        throw parameters.fault(
+          "has rope_type \(kind ?? "unstated"), only default is supported", kind: .unsupported)
+      }
+      theta = parameters["rope_theta"]?.value.number ?? theta
     }
-    let (dModel, heads) = (try integer("hidden_size"), try integer("num_attention_heads"))
-    guard (1...Self.countMax).contains(heads) else {
-      throw fault("num_attention_heads", "is \(heads)")
-    }
+    let dModel = try integer("hidden_size")
+    let heads = try config.required("num_attention_heads").integer(in: 1...Self.countMax)
     self.init(
       blocks: try integer("num_hidden_layers"), dModel: dModel,
       feedForward: try integer("intermediate_size"), heads: heads,
@@ -54,9 +43,9 @@ extension LlamaConfiguration {
       headDimension: try integer("head_dim", default: dModel / heads),
       contextLength: try integer("max_position_embeddings"),
       vocabulary: try integer("vocab_size"), ropeTheta: theta,
-      rmsEpsilon: Float(try value("rms_norm_eps", "number", \.number)),
+      rmsEpsilon: Float(try config.required("rms_norm_eps").number()),
       name: folder.split(separator: "/").last.map(String.init) ?? folder)
-    if let fault = self.fault { throw FileError(file: path, fault: fault) }
+    if let fault = self.fault { throw config.fault(fault) }
   }
 }
 
@@ -70,9 +59,9 @@ extension LlamaWeights {
   /// - Throws: `FileError`, naming file and key or tensor, where one is missing, has another
   ///   shape than the configuration says, or is none that a plain Llama has.
   public convenience init(huggingFace folder: String) throws(FileError) {
-    let configPath = "\(folder)/config.json"
-    let config = try Self.json(configPath)
-    let shape = try LlamaConfiguration(config: config, path: configPath, folder: folder)
+    let config = try JSONReader(
+      contentsOf: "\(folder)/config.json", byteCountMax: Self.jsonBytesMax)
+    let shape = try LlamaConfiguration(config: config, folder: folder)
     var tensors = try Self.tensors(folder)
 
     func tensor(_ name: String, _ expected: [Int]) throws(FileError) -> FloatStorage {
@@ -110,7 +99,7 @@ extension LlamaWeights {
     }
     let outputNorm = try tensor("model.norm.weight", [d])
     var output = embedding
-    if config["tie_word_embeddings"]?.bool == true {
+    if config["tie_word_embeddings"]?.value.bool == true {
       // Some writers store the shared matrix under both names.
       tensors["lm_head.weight"] = nil
     } else {
@@ -148,15 +137,13 @@ extension LlamaWeights {
       let file = try SafetensorsFile(FileBytes.map("\(folder)/model.safetensors"))
       return Dictionary(uniqueKeysWithValues: file.tensors.map { ($0.name, $0) })
     }
-    guard let entries = try json(indexPath)["weight_map"]?.members else {
-      throw FileError(file: indexPath, fault: "key weight_map: is missing or no object")
-    }
+    let index = try JSONReader(contentsOf: indexPath, byteCountMax: jsonBytesMax)
     var files: [String: [String: Tensor]] = [:]
     var tensors: [String: Tensor] = [:]
-    for entry in entries {
-      guard let name = entry.value.string, !name.contains("/"), name != ".." else {
-        throw FileError(
-          file: indexPath, tensor: entry.key, fault: "its file is not one of the folder's")
+    for entry in try index.required("weight_map").members() {
+      let name = try entry.value.string()
+      guard !name.contains("/"), name != ".." else {
+        throw entry.value.fault("is \(name), which is not a file of the folder")
       }
       if files[name] == nil {
         let file = try SafetensorsFile(FileBytes.map("\(folder)/\(name)"))
@@ -168,12 +155,5 @@ extension LlamaWeights {
       tensors[entry.key] = tensor
     }
     return tensors
-  }
-
-  private static func json(_ path: String) throws(FileError) -> JSONValue {
-    let file = try FileBytes.read(path, byteCountMax: jsonBytesMax)
-    do throws(StrictJSONError) { return try StrictJSON.parse(file.bytes) } catch {
-      throw FileError(file: path, fault: "is not valid JSON: \(error)")
-    }
   }
 }

@@ -30,14 +30,11 @@ public struct TokenBatch: Sendable {
     var starts = [0]
     for (number, sequence) in sequences.enumerated() {
       guard (1...configuration.contextLength).contains(sequence.count) else {
-        throw LanguageModelError(
-          "sequence \(number) has \(sequence.count) tokens, the model takes 1 … "
-            + "\(configuration.contextLength)")
+        throw .sequenceLength(
+          sequence: number, tokens: sequence.count, limit: configuration.contextLength)
       }
       if let token = sequence.first(where: { !(0..<configuration.vocabulary).contains(Int($0)) }) {
-        throw LanguageModelError(
-          "sequence \(number) has token \(token), the model's are 0 … "
-            + "\(configuration.vocabulary - 1)")
+        throw .unknownToken(token, sequence: number, vocabulary: configuration.vocabulary)
       }
       starts.append(starts[number] + sequence.count)
     }

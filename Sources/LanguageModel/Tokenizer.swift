@@ -38,24 +38,24 @@ public struct Tokenizer: Sendable {
   ///   of tokenizer or pre-tokenizer that is not supported.
   public init(_ file: GGUFFile) throws(FileError) {
     let modelKey = "tokenizer.ggml.model"
-    let model = try file.required(modelKey, "text", \.string)
+    let model = try file.required(modelKey, "a text", \.string)
     guard model == "gpt2" else {
       throw file.fault(key: modelKey, "is \(model), only gpt2 (byte-level BPE) is supported")
     }
     let preTokenizerKey = "tokenizer.ggml.pre"
-    let name = try file.required(preTokenizerKey, "text", \.string)
+    let name = try file.required(preTokenizerKey, "a text", \.string)
     guard let preTokenizer = PreTokenizer(rawValue: name) else {
       let known = PreTokenizer.allCases.map(\.rawValue).joined(separator: ", ")
       throw file.fault(
         key: preTokenizerKey, "is \(name), which is not supported; known are \(known)")
     }
     let prefixKey = "tokenizer.ggml.add_space_prefix"
-    guard try file.optional(prefixKey, "truth value", \.bool) != true else {
-      throw file.fault(key: prefixKey, "a space before the text is not supported")
+    guard try file.optional(prefixKey, "a truth value", \.bool) != true else {
+      throw file.fault(key: prefixKey, "is true, but a space before the text is not supported")
     }
     func texts(_ key: String) throws(FileError) -> [String] {
-      guard let texts = try file.required(key, "array", \.array).strings() else {
-        throw file.fault(key: key, "is no array of texts")
+      guard let texts = try file.required(key, "an array", \.array).strings() else {
+        throw file.fault(key: key, "is not an array of texts")
       }
       return texts
     }
@@ -82,7 +82,7 @@ public struct Tokenizer: Sendable {
     }
 
     func token(_ key: String) throws(FileError) -> Int32? {
-      guard let id = try file.optional("tokenizer.ggml.\(key)", "integer", \.integer) else {
+      guard let id = try file.optional("tokenizer.ggml.\(key)", "an integer", \.integer) else {
         return nil
       }
       guard tokens.indices.contains(id) else {
@@ -91,7 +91,7 @@ public struct Tokenizer: Sendable {
       return Int32(id)
     }
     let addsBeginning = try file.optional(
-      "tokenizer.ggml.add_bos_token", "truth value", \.bool)
+      "tokenizer.ggml.add_bos_token", "a truth value", \.bool)
     beginningToken = addsBeginning == true ? try token("bos_token_id") : nil
     var endTokens: Set<Int32> = []
     for key in ["eos_token_id", "eot_token_id"] {

@@ -36,34 +36,32 @@ struct Manifest: Sendable {
   }
 
   /// Reads the manifest of the version in `folder`.
+  ///
+  /// - Throws: `ModelRepositoryError.corrupt` if it is missing or malformed.
   init(folder: String) throws(ModelRepositoryError) {
-    let path = "\(folder)/\(Self.fileName)"
-    func corrupt(_ fault: String) -> ModelRepositoryError { .corrupt(path: path, fault: fault) }
-    let file: FileBytes
     do throws(FileError) {
-      file = try FileBytes.read(path, byteCountMax: Self.bytesMax)
+      try self.init(
+        JSONReader(contentsOf: "\(folder)/\(Self.fileName)", byteCountMax: Self.bytesMax))
     } catch {
-      throw corrupt(error.fault)
+      throw .corrupt(error)
     }
-    let root: JSONValue
-    do throws(StrictJSONError) { root = try StrictJSON.parse(file.bytes) } catch {
-      throw corrupt("is not valid JSON: \(error)")
-    }
-    guard let format = root["format"]?.integer else { throw corrupt("has no integer format") }
-    guard format == Self.format else {
-      throw corrupt("has format \(format), this Granule reads \(Self.format)")
-    }
-    guard let members = root["files"]?.members else { throw corrupt("has no object files") }
+  }
+
+  private init(_ root: JSONReader) throws(FileError) {
+    try root.requireFormat(Self.format)
     files = []
-    for member in members {
-      guard !member.key.isEmpty, !member.key.contains("/"), !member.key.hasPrefix(".") else {
-        throw corrupt("names a file '\(member.key.prefix(60))', plain names are needed")
+    for (name, entry) in try root.required("files").members() {
+      guard !name.isEmpty, !name.contains("/"), !name.hasPrefix(".") else {
+        throw root.fault("names a file '\(name.prefix(60))', plain names are needed")
       }
-      guard let byteCount = member.value["bytes"]?.integer, byteCount >= 0,
-        let sha256 = member.value["sha256"]?.string
-      else { throw corrupt("\(member.key) has no bytes and sha256") }
-      files.append((member.key, Entry(byteCount: byteCount, sha256: sha256)))
+      files.append(
+        (
+          name,
+          Entry(
+            byteCount: try entry.required("bytes").integer(in: 0 ... .max),
+            sha256: try entry.required("sha256").string())
+        ))
     }
-    created = root["created"]?.string ?? ""
+    created = root["created"]?.value.string ?? ""
   }
 }

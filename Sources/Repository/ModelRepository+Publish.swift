@@ -24,19 +24,18 @@ extension ModelRepository {
     guard Self.isValidName(name) else { throw .invalidName(name) }
     // What cannot be loaded must not be published.
     do throws(FileError) { _ = try SparseAutoencoder(folder: folder) } catch {
-      throw .invalidDictionary("\(error)")
+      throw .invalidDictionary(error)
     }
     let modelFolder = "\(path)/\(name)"
     do throws(FileError) { try Folder.make(modelFolder) } catch {
-      throw .system(path: error.file, fault: error.fault)
+      throw .system(error)
     }
     sweepAbandoned(in: modelFolder)
 
     let (temporary, lock) = try Self.makeTemporaryFolder(in: modelFolder)
     var isPublished = false
     defer {
-      if !isPublished { Self.removeFolder(temporary) }
-      close(lock)
+      withExtendedLifetime(lock) { if !isPublished { Self.removeFolder(temporary) } }
     }
 
     var files: [(name: String, entry: Manifest.Entry)] = []
@@ -53,7 +52,7 @@ extension ModelRepository {
       let manifest = Manifest(files: files, created: Self.timestamp())
       try DurableFile.replace("\(temporary)/\(Manifest.fileName)", with: manifest.text)
     } catch {
-      throw .system(path: error.file, fault: error.fault)
+      throw .system(error)
     }
 
     let version = try claimVersion(for: temporary, name: name)
@@ -62,7 +61,7 @@ extension ModelRepository {
       try DurableFile.flushFolder(modelFolder)
       try DurableFile.flushFolder(path)
     } catch {
-      throw .system(path: error.file, fault: error.fault)
+      throw .system(error)
     }
     if let keep { try prune(name, keep: keep) }
     return version
@@ -87,7 +86,7 @@ extension ModelRepository {
       }
       let file: FileBytes
       do throws(FileError) { file = try FileBytes.read("\(folder)/\(fileName)") } catch {
-        throw .system(path: error.file, fault: error.fault)
+        throw .system(error)
       }
       guard digests[fileName] == Digest.sha256(file) else { return nil }
     }
@@ -105,7 +104,7 @@ extension ModelRepository {
       let hidden = "\(path)/\(name)/\(Self.temporaryPrefix)pruned-\(version)-\(getpid())"
       guard rename(folder, hidden) == 0 else {
         if errno == ENOENT { continue }  // another publisher pruned it
-        throw Self.systemError(folder)
+        throw .system(FileError.system(folder))
       }
       Self.removeFolder(hidden)
     }
@@ -121,34 +120,38 @@ extension ModelRepository {
     while true {
       let version = taken + 1
       guard version <= UInt64(Int64.max) else {
-        throw .system(path: modelFolder, fault: "has no version number left")
+        throw .system(FileError(file: modelFolder, fault: "has no version number left"))
       }
       let target = "\(modelFolder)/\(version)"
       // A folder is never renamed over one that holds files, and a published one always does.
       if rename(temporary, target) == 0 { return version }
       guard errno == EEXIST || errno == ENOTEMPTY || errno == ENOTDIR else {
-        throw Self.systemError(target)
+        throw .system(FileError.system(target))
       }
       taken = version
     }
   }
 
-  /// A new hidden folder and a descriptor that locks it: the lock tells other publishers that its
-  /// maker lives.
+  /// A new hidden folder with a lock, which tells other publishers that its maker lives.
   private static func makeTemporaryFolder(
     in modelFolder: String
-  ) throws(ModelRepositoryError) -> (path: String, lock: Int32) {
+  ) throws(ModelRepositoryError) -> (path: String, lock: FolderLock) {
     while true {
       let name = "\(temporaryPrefix)\(getpid())-\(UInt64.random(in: 0 ... .max))"
       let folder = "\(modelFolder)/\(name)"
-      guard mkdir(folder, 0o755) == 0 else { throw systemError(folder) }
-      let lock = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-      if lock >= 0, flock(lock, LOCK_EX) == 0, access(folder, F_OK) == 0 { return (folder, lock) }
-      let code = errno
-      let failure = systemError(folder)
-      if lock >= 0 { close(lock) }
-      // Between its making and its locking another publisher may have taken it for abandoned.
-      guard code == ENOENT else { throw failure }
+      do throws(FileError) {
+        guard mkdir(folder, 0o755) == 0 else { throw FileError.system(folder) }
+        do throws(FileError) {
+          let lock = try FolderLock(folder, waits: true)
+          guard lock.isEnforced, access(folder, F_OK) == 0 else { throw FileError.system(folder) }
+          return (folder, lock)
+        } catch  where error.kind == .notFound {
+          // Before it was locked, another publisher took it for abandoned.
+          continue
+        }
+      } catch {
+        throw .system(error)
+      }
     }
   }
 
@@ -156,10 +159,8 @@ extension ModelRepository {
     let names = (try? Folder.entries(of: modelFolder)) ?? []
     for name in names where name.hasPrefix(Self.temporaryPrefix) {
       let folder = "\(modelFolder)/\(name)"
-      let descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-      guard descriptor >= 0 else { continue }
-      if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { Self.removeFolder(folder) }
-      close(descriptor)
+      guard let lock = try? FolderLock(folder), lock.isEnforced else { continue }
+      withExtendedLifetime(lock) { Self.removeFolder(folder) }
     }
   }
 
@@ -176,9 +177,5 @@ extension ModelRepository {
     var text = [CChar](repeating: 0, count: 32)
     let count = strftime(&text, text.count, "%Y-%m-%dT%H:%M:%SZ", &parts)
     return String(decoding: text[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-  }
-
-  private static func systemError(_ path: String) -> ModelRepositoryError {
-    .system(path: path, fault: String(cString: strerror(errno)))
   }
 }

@@ -87,15 +87,17 @@ public struct ModelRepository: Sendable {
           || entry.byteCount <= DictionaryFiles.configBytesMax
       else {
         throw .corrupt(
-          path: filePath,
-          fault:
-            "is \(entry.byteCount) bytes long, the limit is \(DictionaryFiles.configBytesMax)")
+          FileError(
+            file: filePath, kind: .tooLarge(limit: DictionaryFiles.configBytesMax),
+            fault:
+              "is \(entry.byteCount) bytes long, the limit is \(DictionaryFiles.configBytesMax)"))
       }
       files[fileName] = try Self.verifiedFile(filePath, entry)
     }
     func file(_ fileName: String) throws(ModelRepositoryError) -> FileBytes {
       guard let file = files[fileName] else {
-        throw .corrupt(path: "\(folder)/\(Manifest.fileName)", fault: "does not list \(fileName)")
+        throw .corrupt(
+          FileError(file: "\(folder)/\(Manifest.fileName)", fault: "does not list \(fileName)"))
       }
       return file
     }
@@ -104,7 +106,7 @@ public struct ModelRepository: Sendable {
       config: try file(DictionaryFiles.configName), weights: try file(DictionaryFiles.weightsName),
       companion: files[DictionaryFiles.companionName])
     do throws(FileError) { dictionary = try SparseAutoencoder(files: dictionaryFiles) } catch {
-      throw .invalidDictionary("\(error)")
+      throw .invalidDictionary(error)
     }
     let sha256 = manifest.files.first { $0.name == DictionaryFiles.weightsName }?.entry.sha256 ?? ""
     let kept = latents.map { min($0, dictionary.latents) } ?? dictionary.latents
@@ -129,27 +131,28 @@ public struct ModelRepository: Sendable {
     do throws(FileError) {
       return try Folder.entries(of: folder).filter { !$0.hasPrefix(".") }
     } catch {
-      throw .system(path: error.file, fault: error.fault)
+      throw .system(error)
     }
   }
 
   private static func verifiedFile(
     _ path: String, _ entry: Manifest.Entry
   ) throws(ModelRepositoryError) -> FileBytes {
+    func changed(_ fault: String) -> ModelRepositoryError {
+      .corrupt(FileError(file: path, kind: .changed, fault: fault))
+    }
     let file: FileBytes
     do throws(FileError) {
       file = try FileBytes.read(path, byteCountMax: entry.byteCount)
     } catch {
-      throw .corrupt(path: path, fault: error.fault)
+      throw .corrupt(error)
     }
     guard file.bytes.count == entry.byteCount else {
-      throw .corrupt(
-        path: path,
-        fault: "is \(file.bytes.count) bytes long, the manifest says \(entry.byteCount)")
+      throw changed("is \(file.bytes.count) bytes long, the manifest says \(entry.byteCount)")
     }
     let digest = Digest.sha256(file)
     guard digest == entry.sha256 else {
-      throw .corrupt(path: path, fault: "has sha256 \(digest), the manifest says \(entry.sha256)")
+      throw changed("has sha256 \(digest), the manifest says \(entry.sha256)")
     }
     return file
   }

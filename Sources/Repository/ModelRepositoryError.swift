@@ -1,3 +1,5 @@
+public import GranuleFiles
+
 /// Why something cannot be published, found or loaded.
 public enum ModelRepositoryError: Error, CustomStringConvertible, Sendable {
   /// The name is not `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`.
@@ -6,12 +8,12 @@ public enum ModelRepositoryError: Error, CustomStringConvertible, Sendable {
   case unknownModel(String, repository: String)
   /// The model has no such version that is complete.
   case unknownVersion(String, version: UInt64, known: [UInt64])
-  /// A file of the version is not what its manifest says, or cannot be read.
-  case corrupt(path: String, fault: String)
+  /// A file of the version differs from what the manifest says, or cannot be read.
+  case corrupt(FileError)
   /// The dictionary cannot be read from its files.
-  case invalidDictionary(String)
-  /// The system refused an operation on a path.
-  case system(path: String, fault: String)
+  case invalidDictionary(FileError)
+  /// A file or folder of the repository cannot be read or written.
+  case system(FileError)
 
   /// What was wrong, where, and what would be right.
   public var description: String {
@@ -23,9 +25,7 @@ public enum ModelRepositoryError: Error, CustomStringConvertible, Sendable {
     case .unknownVersion(let name, let version, let known):
       "model \(name) has no version \(version); it has "
         + (known.isEmpty ? "none" : known.map(String.init).joined(separator: ", "))
-    case .corrupt(let path, let fault): "\(path): \(fault)"
-    case .invalidDictionary(let fault): fault
-    case .system(let path, let fault): "\(path): \(fault)"
+    case .corrupt(let error), .invalidDictionary(let error), .system(let error): "\(error)"
     }
   }
 }

@@ -1,7 +1,9 @@
 import ArgumentParser
 import Foundation
+import GranuleCommandLine
 import GranuleDictionary
 import GranuleFiles
+import GranuleReports
 import GranuleRepository
 import GranuleTensors
 import GranuleTraining
@@ -11,75 +13,76 @@ struct DistillCommand: AsyncParsableCommand {
     commandName: "distill",
     abstract: "Find the few latents that matter for the next token, cycle after cycle.",
     discussion: """
-      Each cycle trains a nested dictionary (batchtopk); splices the reconstruction by its innermost \
-      granularity into the language model and attributes the next-token loss to that granularity's \
-      latents, activation × gradient; keeps the fewest that have --coverage of all attribution; and \
-      carries only their encoder vectors into the next cycle, whose dictionary begins with them. \
-      The final core is of the features that were selected in half of the cycles or more (--core-rule).
+      Each cycle trains a nested dictionary (batchtopk), splices the reconstruction by its innermost \
+      granularity into the language model, and attributes the next-token loss to the latents of that \
+      granularity, as activation × gradient. It keeps the fewest latents whose attribution makes up \
+      --coverage of the total; the next cycle's dictionary begins with their encoder vectors and with \
+      nothing else of this one. The final core consists of the features that half of the cycles or \
+      more selected (--core-rule).
 
-      --activations are those of one layer that `granule harvest` wrote, --model the very language \
-      model that it ran: its manifest has the digest. --tokens are a cycle's. The folder --out \
-      receives a run for each cycle, with the core that it selected, and the final core in core/. \
-      Ctrl-C exits with 130; --resume goes on from there.
+      --activations are those of one layer that `granule harvest` wrote, and --model is the same \
+      language model file, whose digest their manifest records. --tokens counts the tokens of one \
+      cycle. The folder --out receives a run for each cycle, with the core that it selected, and the \
+      final core in core/. Ctrl-C exits with 130; --resume continues from there.
 
       With --repository and --publish each cycle's dictionary is published when it is done, and a \
       server of that repository swaps to it.
 
       EXAMPLE
-        granule distill --activations activations/layer-10 --model model.gguf --latents 16384 \\
-          --granularities 32,512,2048,8192,16384 --k 128 --tokens 8000000 --cycles 5 --out distilled
+        granule distill --activations activations/layer-10 --model model.gguf \\
+          --latents 16384 --granularities 32,512,2048,8192,16384 --k 128 \\
+          --tokens 8000000 --cycles 5 --out distilled
         granule inspect distilled/core
-        granule train --core distilled/core --activations activations/layer-10 --latents 8192 \\
-          --k 96 --tokens 8000000 --out runs/with-core
+        granule train --core distilled/core --activations activations/layer-10 \\
+          --latents 8192 --k 96 --tokens 8000000 --out runs/distilled
       """)
 
   @OptionGroup var training: TrainingOptions
-  @Option(help: "The language model that the activations are of, a GGUF file.")
+  @Option(help: "GGUF file of the language model that the activations come from.")
   var model: String?
   @Option(
     parsing: .upToNextOption,
-    help: "Text to attribute on, files or folders of them. Default: what was harvested.")
+    help: "Text files, or folders of them, to attribute on. Default: the text that was harvested.")
   var text: [String] = []
   @Option(help: "Number of cycles. Default: 7.")
   var cycles: Int?
-  @Option(help: "The share of all attribution that is kept. Default: 0.9.")
+  @Option(help: "Share of the total attribution to keep. Default: 0.9.")
   var coverage: Double?
   @Option(
     help: ArgumentHelp(
-      "What a latent's attributions at single tokens become: quantile (of absolute values) or "
-        + "mean-abs. Default: quantile."))
+      "Summary of a latent's attributions over tokens: quantile (of absolute values) or mean-abs. "
+        + "Default: quantile."))
   var aggregation: Aggregation?
-  @Option(help: "Which quantile. Default: 0.99.")
+  @Option(help: "Quantile to take, from 0 to 1. Default: 0.99.")
   var quantile: Double?
   @Option(
-    help: "Over which tokens: active (those where the latent is) or all. Default: active.",
+    help: "Tokens to take the quantile over: active (of the latent) or all. Default: active.",
     transform: choice)
   var quantileOver: AttributionAggregation.Positions?
   @Option(
-    help: "Tokens to attribute in each cycle, at even distances over the text. Default: 65536.")
+    help: "Number of tokens to attribute per cycle, evenly spaced. Default: 65536.")
   var attributionTokens: Int?
   @Option(
     help: ArgumentHelp(
-      "Which features make the final core: last (those of the last cycle), intersection:N (those of "
-        + "each of the last N), or votes:N (those of at least N). Default: votes of half the cycles."
+      "Rule for the features of the final core: last (those of the last cycle), intersection:N (those "
+        + "of each of the last N), or votes:N (those of at least N). Default: votes of half the cycles."
     ),
     transform: { (text: String) throws -> CoreRule in
       guard let rule = CoreRule(text) else {
-        throw ValidationError("\(text) is none of last, intersection:N, votes:N")
+        throw ValidationError("\(text) is not one of last, intersection:N, votes:N")
       }
       return rule
     })
   var coreRule: CoreRule?
-  @Option(help: "Publish each cycle's dictionary in this model repository, as --publish.")
+  @Option(help: "Model repository to publish each cycle's dictionary in; needs --publish.")
   var repository: String?
-  @Option(help: "The name to publish as.")
+  @Option(help: "Name of the model to publish as; needs --repository.")
   var publish: String?
-  @Option(help: "The distillation's folder.")
+  @Option(help: "Folder of the distillation.")
   var out: String
-  @Flag(help: "Go on with the distillation in --out, with its own configuration.")
+  @Flag(help: "Continue the distillation in --out, with its own configuration.")
   var resume = false
-  @Flag(help: "Print the outcome as JSON; no progress.")
-  var json = false
+  @OptionGroup var result: ResultOptions
 
   enum Aggregation: String, ExpressibleByArgument {
     case quantile
@@ -109,20 +112,22 @@ struct DistillCommand: AsyncParsableCommand {
       try training.requireNone()
       guard ownOptions.isEmpty else {
         throw ValidationError(
-          "--resume goes on with the distillation's own configuration: leave out "
+          "--resume continues with the distillation's own configuration: leave out "
             + ownOptions.joined(separator: ", "))
       }
       return
     }
     try training.require(k: true)
     if model == nil {
-      throw ValidationError("--model is needed: the language model that the activations are of")
+      throw ValidationError(
+        "--model is needed: name the language model that the activations come from")
     }
     if (repository == nil) != (publish == nil) {
-      throw ValidationError("--repository and --publish belong together: where, and as what")
+      throw ValidationError("--repository and --publish must be given together")
     }
     if aggregation == .meanAbsolute, quantile != nil || quantileOver != nil {
-      throw ValidationError("--quantile and --quantile-over are of no use with mean-abs")
+      throw ValidationError(
+        "--quantile and --quantile-over do nothing with mean-abs: leave them out")
     }
   }
 
@@ -130,53 +135,55 @@ struct DistillCommand: AsyncParsableCommand {
     let distillation =
       try resume
       ? Distillation(resuming: out) : Distillation(newConfiguration(), folder: out)
-    if !json { introduce(distillation) }
-    var bar = ProgressBar(isQuiet: json)
+    if !result.json { introduce(distillation) }
+    let bar = ProgressBar(isQuiet: result.json)
     let start = Date()
     Interruption.install()
-    let isQuiet = json
     let outcome = try distillation.run(
-      onProgress: { progress in
-        bar.update(fraction: progress.fraction, Self.status(progress))
-      },
+      onProgress: { bar.update(fraction: $0.fraction, Self.status($0)) },
       onCycle: { cycle in
         bar.finish()
-        if !isQuiet { printError(Self.line(cycle)) }
-        var training = distillation.configuration.training
-        training.coreLatents = cycle.coreLatents
-        if let leftOut = training.granularitiesLeftOutText { printError(leftOut) }
-        if let share = cycle.flooredShare, share > 0 {
-          printError(
-            "In \((100 * share).formatted(digits: 1)) % of cycle \(cycle.number)'s steps the core "
-              + "alone had more than three quarters of k active latents: L0 was above k there.")
-        }
+        tell(cycle, of: distillation)
       }, shouldStop: { Interruption.isRequested })
     bar.finish()
     switch outcome {
     case .interrupted(let cycle):
-      printError(
-        "Interrupted in cycle \(cycle) of \(distillation.configuration.cycles); go on with:\n"
+      throw CommandError.interrupted(
+        "Interrupted in cycle \(cycle) of \(distillation.configuration.cycles); continue with:\n"
           + "  granule distill --resume --out \(out)")
-      throw ExitCode(Interruption.exitCode)
     case .finished(let core):
-      let seconds = Date().timeIntervalSince(start)
-      let folder = "\(out)/\(Distillation.coreFolderName)"
-      if json {
-        print(
-          StrictJSON.text([
-            "cycles": .array(distillation.cycles.map(\.json)), "core": .string(folder),
-            "core_latents": JSONValue(core.latents),
-            "selections": .array(core.core?.selections.map { JSONValue($0) } ?? []),
-            "seconds": JSONValue(seconds),
-          ]))
-        return
-      }
-      print("\n\(Self.table(distillation.cycles).text)")
-      print(
-        "The core, \(core.latents.grouped) latents (\(distillation.configuration.rule.text) of "
-          + "\(distillation.cycles.count) cycles), is \(folder) "
-          + "(\(ProgressBar.duration(seconds)))")
+      report(distillation, core, seconds: Date().timeIntervalSince(start))
     }
+  }
+
+  private func tell(_ cycle: DistillationCycle, of distillation: Distillation) {
+    if !result.json { printError(Self.line(cycle)) }
+    var training = distillation.configuration.training
+    training.coreLatents = cycle.coreLatents
+    if let leftOut = training.granularitiesLeftOutText { printError(leftOut) }
+    if let share = cycle.flooredShare, share > 0 {
+      printError(
+        "In \((100 * share).formatted(digits: 1)) % of cycle \(cycle.number)'s steps the core "
+          + "alone had more than three quarters of k active latents: L0 was above k there.")
+    }
+  }
+
+  private func report(_ distillation: Distillation, _ core: SparseAutoencoder, seconds: Double) {
+    let folder = "\(out)/\(Distillation.coreFolderName)"
+    if result.json {
+      print(
+        StrictJSON.text([
+          "cycles": .array(distillation.cycles.map(\.json)), "core": .string(folder),
+          "core_latents": JSONValue(core.latents),
+          "selections": .array(core.core?.selections.map { JSONValue($0) } ?? []),
+          "seconds": JSONValue(seconds),
+        ]))
+      return
+    }
+    print("\n\(Self.table(distillation.cycles).text)")
+    print(
+      "The core, \(core.latents.grouped) latents (\(distillation.configuration.rule.text) of "
+        + "\(distillation.cycles.count) cycles), is \(folder) (\(seconds.duration))")
   }
 
   private func newConfiguration() throws -> DistillationConfiguration {
@@ -218,12 +225,12 @@ struct DistillCommand: AsyncParsableCommand {
       case .attribution(let share): "attributing, \((100 * share).formatted(digits: 0)) %"
       }
     return "cycle \(progress.cycle)/\(progress.cycles)  \(what)  "
-      + "\(ProgressBar.duration(progress.secondsLeft)) left"
+      + "\(progress.secondsLeft.duration) left"
   }
 
   private static func line(_ cycle: DistillationCycle) -> String {
     "Cycle \(cycle.number): \(cycle.selected.count.grouped) of \(cycle.candidates.grouped) latents "
-      + "have the attribution asked for, \(cycle.kept.grouped) of them of the core of "
+      + "make up the coverage, \(cycle.kept.grouped) of them from the core of "
       + "\(cycle.coreLatents.grouped)"
       + (cycle.publishedVersion.map { "; published as version \($0)" } ?? "")
   }

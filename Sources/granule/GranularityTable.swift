@@ -1,8 +1,9 @@
 import GranuleDictionary
 import GranuleFiles
+import GranuleReports
 
 extension SparseAutoencoder {
-  /// The listed granularities, for people.
+  /// The listed granularities as a table.
   var granularityTable: TextTable {
     var table = TextTable("granularity", "k", "L0", "FVU")
     for granularity in granularities {
@@ -14,7 +15,7 @@ extension SparseAutoencoder {
     return table
   }
 
-  /// The listed granularities, for scripts.
+  /// The listed granularities as JSON.
   var granularitiesJSON: JSONValue {
     func known(_ number: Float?) -> JSONValue { number.map { JSONValue(Double($0)) } ?? .null }
     return .array(

@@ -1,12 +1,11 @@
-import ArgumentParser
-import GranuleBLAS
-import GranuleDictionary
+package import ArgumentParser
+import GranuleCommandLine
 import GranuleServer
 
-/// The command line: one subcommand a file.
+/// The command line: one subcommand per file.
 @main
-struct Granule: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(
+package struct Granule: AsyncParsableCommand {
+  package static let configuration = CommandConfiguration(
     commandName: "granule",
     abstract:
       "Progressive sparse autoencoders: train nested dictionaries, serve any prefix of them.",
@@ -21,12 +20,23 @@ struct Granule: AsyncParsableCommand {
     ]
   )
 
-  static func main() async {
-    BLAS.configure()
-    await main(nil)
-  }
+  package init() {}
 
-  func validate() throws {
-    if let complaint = EncoderCPU.complaint { throw ValidationError(complaint) }
+  package static func main() async { await start() }
+}
+
+/// `granule bench`, which is an executable of its own now.
+struct BenchCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "bench", abstract: "Name the executable that took its place.",
+    shouldDisplay: false)
+
+  @Argument(parsing: .captureForPassthrough)
+  var arguments: [String] = []
+
+  func run() async throws {
+    throw CommandError.usage(
+      "granule bench is an executable of its own now: run granule-bench "
+        + arguments.joined(separator: " "))
   }
 }

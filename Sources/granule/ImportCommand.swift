@@ -1,11 +1,12 @@
 public import ArgumentParser
-import Foundation
+import GranuleCommandLine
 import GranuleDictionary
 import GranuleFiles
 public import GranuleInterchange
+import GranuleReports
 import GranuleTensors
 
-// A public type's conformance to a public protocol: hence the public imports.
+// A public type's conformance to a public protocol needs public imports.
 extension DictionaryFormat: ExpressibleByArgument {}
 
 struct ImportCommand: AsyncParsableCommand {
@@ -13,48 +14,48 @@ struct ImportCommand: AsyncParsableCommand {
     commandName: "import",
     abstract: "Read a dictionary that another library wrote, to order, evaluate and serve it.",
     discussion: """
-      Recognises SAELens's folders (also training checkpoints of BatchTopK and Matryoshka), Gemma \
-      Scope 1 (params.npz) and 2, folders of EleutherAI's sparsify, dictionary_learning's ae.pt and \
-      OpenAI's .pt, which are read without running what is in them. Says what each setting became; \
-      what cannot be served with the same outputs is refused, with the reason. docs/importing.md \
-      lists both.
+      The input may be a SAELens folder (also a training checkpoint of BatchTopK and Matryoshka), \
+      Gemma Scope 1 (params.npz) or 2, a folder of EleutherAI's sparsify, dictionary_learning's ae.pt \
+      or OpenAI's .pt; pickles are read without running the code in them. The command prints what each \
+      setting became, and refuses with the reason a dictionary that it could not serve with the same \
+      outputs. docs/importing.md lists both.
 
       The result is a dictionary folder: `granule order` sorts its latents and finds its \
-      granularities, `granule publish` makes it available to a server. Large files are read in \
-      pieces, so memory is that of the weights in float32.
+      granularities, and `granule publish` makes it available to a server. Large files are read in \
+      pieces, so the memory needed is that of the weights in float32.
 
       EXAMPLE
-        granule import gemma-scope/layer_12/width_16k/average_l0_82/params.npz --out gemma/
+        granule import gemma-scope/layer_12/width_16k/average_l0_82/params.npz \\
+          --out gemma/
         granule import sparsify-checkpoint/layers.10 --out pythia/
         granule import runs/ae.pt --granularities 512,2048,16384 --out matryoshka/
       """)
 
-  @Argument(help: "A folder, or the file with the weights.")
+  @Argument(help: "Folder of the dictionary, or file of its weights.")
   var path: String
-  @Option(help: "The folder for the dictionary; it must not be there yet.")
+  @Option(help: "Folder to write the dictionary to; it must not exist yet.")
   var out: String
-  @Option(help: "What wrote it, where that is not recognised.")
+  @Option(help: "Format of the input. Default: recognised from the files.")
   var format: DictionaryFormat?
   @Option(
     help: """
-      The granularities that it was trained for, ascending, where the files do not record them (or to list \
-      others).
+      Granularities that the dictionary was trained for, ascending. Default: those that the files \
+      record.
       """)
   var granularities: Granularities?
   @Option(
     help: """
-      What its training multiplied activations by, where the weights do not have it yet; it is folded \
-      into them.
+      Factor by which training multiplied activations, to be folded into weights that do not contain \
+      it yet.
       """)
   var activationScale: Double?
   @Flag(
     help: """
-      Sort latents by the mean squares that the file has of them (OpenAI's): a progressive coder \
+      Sort latents by the mean squares that the file records (OpenAI's), which gives granularities \
       without activations.
       """)
   var sortLatents = false
-  @Flag(help: "Print JSON; no progress.")
-  var json = false
+  @OptionGroup var result: ResultOptions
 
   func run() async throws {
     try Folder.requireFree(out)
@@ -62,30 +63,24 @@ struct ImportCommand: AsyncParsableCommand {
     source.granularities = granularities?.values
     source.activationScale = activationScale
     source.sortsLatents = sortLatents
-    Interruption.install()
     let bytes = try source.byteCount()
-    // Small files are there at once.
-    var bar = ProgressBar(isQuiet: json || bytes < 64 << 20)
-    func progress(_ what: String, from start: Double, bytes: Int) -> TransferProgress {
-      TransferProgress(
-        total: bytes, onProgress: { bar.update(fraction: start + $0 / 2, "\(what) \(path)") },
-        shouldStop: { Interruption.isRequested })
-    }
-    let imported: DictionaryImport.Result
-    do {
-      imported = try source.read(progress: progress("reading", from: 0, bytes: bytes))
+    // A file below 64 MiB is read too soon for a bar.
+    let bar = ProgressBar(isQuiet: result.json || bytes < 64 << 20)
+    let imported = try Interruption.guarding(bar) {
+      func progress(_ work: String, from start: Double, bytes: Int) -> TransferProgress {
+        TransferProgress(
+          total: bytes, onProgress: { bar.update(fraction: start + $0 / 2, "\(work) \(path)") },
+          shouldStop: { Interruption.isRequested })
+      }
+      let imported = try source.read(progress: progress("reading", from: 0, bytes: bytes))
       try imported.dictionary.write(
         newFolder: out,
         progress: progress(
           "writing", from: 0.5, bytes: 8 * imported.dictionary.encoderWeights.count))
-    } catch {
-      bar.finish()
-      if Interruption.isRequested { throw ExitCode(Interruption.exitCode) }
-      throw error
+      return imported
     }
-    bar.finish()
     let dictionary = imported.dictionary
-    if json {
+    if result.json {
       print(
         StrictJSON.text([
           "out": .string(out), "format": .string(source.format.rawValue),

@@ -1,41 +1,42 @@
 import ArgumentParser
 import Foundation
+import GranuleCommandLine
 import GranuleDictionary
 import GranuleFiles
+import GranuleReports
 import GranuleRepository
 import GranuleTensors
+import GranuleTraining
 
 struct InspectCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "inspect",
-    abstract: "Show what a dictionary is, and the memory that it takes.",
+    abstract: "Show a dictionary's architecture, granularities, origin and memory.",
     discussion: """
-      Reads a dictionary folder, Granule's or SAELens's, a finished run, or a published version, \
-      whose digests are verified. Shows architecture and sizes, the granularities with what was \
-      measured there, where the dictionary comes from, and the memory that a server needs for it: \
-      weights in float32, and the encoder's copy in 8 bits that encoding screens with. Of an ordered \
-      dictionary also each latent's index before it was ordered, all of them with --json. Of a \
-      core, or a dictionary trained with one, also what the distillation found of the core's latents: \
-      attribution, frequency, and in how many cycles each was selected.
+      The input may be a dictionary folder of Granule or SAELens, a finished run, or a published \
+      version, whose digests are verified. Memory is what a server needs: weights in float32, and the \
+      encoder's copy in 8 bits that encoding screens with. For an ordered dictionary the output \
+      includes each latent's index before it was ordered, all of them with --json. For a core, or a \
+      dictionary trained with one, it includes what the distillation measured for each latent of the \
+      core: attribution, frequency, and the number of cycles that selected it.
 
       EXAMPLE
         granule inspect runs/first
-        granule inspect models/smollm2-block10/1
+        granule inspect models/smollm2/1
         granule inspect my-saelens-folder --json
       """)
 
   @Argument(
     help: ArgumentHelp(
-      "A dictionary folder, a finished run, or REPOSITORY/NAME/VERSION.", valueName: "dictionary"))
+      "Dictionary folder, finished run, or REPOSITORY/NAME/VERSION.", valueName: "dictionary"))
   var path: String
-  @Flag(help: "Print JSON.")
-  var json = false
+  @OptionGroup var result: ResultOptions
 
   func run() async throws {
     let (dictionary, files, sha256) = try read()
     dictionary.prepareEncoder()
     let companions = try files.companion.map { try SafetensorsFile($0).tensors } ?? []
-    if json {
+    if result.json {
       print(
         StrictJSON.text(
           Self.json(dictionary, companions: companions, sha256: sha256), indented: true))
@@ -44,7 +45,7 @@ struct InspectCommand: AsyncParsableCommand {
     }
   }
 
-  /// The dictionary, its files, and its weights' digest where it is published.
+  /// The dictionary, its files, and the digest of its weights if it is published.
   private func read() throws -> (SparseAutoencoder, DictionaryFiles, sha256: String?) {
     let parts = URL(fileURLWithPath: path).standardizedFileURL.pathComponents
     if parts.count > 3, let version = UInt64(parts[parts.count - 1]) {
@@ -60,7 +61,7 @@ struct InspectCommand: AsyncParsableCommand {
       let root = "/" + parts[1..<parts.count - 1].joined(separator: "/")
       let versions = try ModelRepository(path: root).versions(of: name)
       if let last = versions.last {
-        throw CommandError(
+        throw CommandError.input(
           "\(path) is a published model with \(versions.count) versions: name one, such as "
             + "\(path)/\(last)")
       }
@@ -82,7 +83,7 @@ struct InspectCommand: AsyncParsableCommand {
     line("b_dec", dictionary.subtractsDecoderBias ? "subtracted from inputs" : "output only")
     let provenance = dictionary.provenance
     line("language model", provenance.languageModel.isEmpty ? "unknown" : provenance.languageModel)
-    line("hook", provenance.hook.isEmpty ? "unknown" : provenance.hook)
+    line("hook", provenance.hook.isUnknown ? "unknown" : provenance.hook.name)
     line("trained on", provenance.tokens.map { "\($0.grouped) tokens" } ?? "unknown")
     if let order = provenance.orderedBy { line("ordered by", order) }
     if let order = dictionary.latentOrder {
@@ -132,7 +133,7 @@ struct InspectCommand: AsyncParsableCommand {
     }
     print(table.text, terminator: "")
     if core.latents > shown {
-      print("… and \((core.latents - shown).grouped) more: all of them with --json")
+      print("… and \((core.latents - shown).grouped) more; --json prints all")
     }
     print()
   }
@@ -163,7 +164,7 @@ struct InspectCommand: AsyncParsableCommand {
       "subtracts_decoder_bias": .bool(dictionary.subtractsDecoderBias),
       "granularities": dictionary.granularitiesJSON,
       "provenance": [
-        "language_model": known(provenance.languageModel), "hook": known(provenance.hook),
+        "language_model": known(provenance.languageModel), "hook": known(provenance.hook.name),
         "tokens": provenance.tokens.map { JSONValue($0) } ?? .null,
         "ordered_by": provenance.orderedBy.map { .string($0) } ?? .null,
         "activation_scale": provenance.activationScale.map { JSONValue($0) } ?? .null,
@@ -187,7 +188,7 @@ struct InspectCommand: AsyncParsableCommand {
 }
 
 extension SparseAutoencoder {
-  /// SAELens's name of what it is.
+  /// SAELens's name of the architecture.
   fileprivate var architecture: String {
     switch selectionRule {
     case .topk: "topk"

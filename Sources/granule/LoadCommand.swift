@@ -1,34 +1,36 @@
 import ArgumentParser
 import GranuleClient
+import GranuleCommandLine
 
-/// `granule load`: serve a version, and keep to it or follow the newest.
 struct LoadCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "load",
-    abstract: "Serve a version of a model and keep to it, or follow the newest.",
+    abstract: "Serve one version of a model from now on, or follow the newest.",
     discussion: """
       EXAMPLE
         granule load smollm2 --version 3 --admin unix:models/.granule-admin.sock
-        granule load smollm2 --version 2 --beside --admin unix:models/.granule-admin.sock
+        granule load smollm2 --version 2 --beside \\
+          --admin unix:models/.granule-admin.sock
       """)
 
-  @Argument(help: "The model's name.")
+  @Argument(help: "Name of the model.")
   var name: String
 
   @Option(
     name: .customLong("version"),
-    help: ArgumentHelp("The version to keep to; without it the newest is followed."))
+    help: "Number of the version to serve and to keep. Default: follow the newest.")
   var modelVersion: UInt64?
 
   @Flag(
-    help: "Keep the version for requests that name it, and go on serving the one that serves.")
+    help:
+      "Keep the version in memory for requests that name it, and leave unchanged which is served.")
   var beside = false
 
   @OptionGroup var admin: AdminOptions
 
   func validate() throws {
     guard (modelVersion ?? 0) > 0 || !beside else {
-      throw ValidationError("--beside: needs --version")
+      throw ValidationError("--beside needs --version: name the version to keep")
     }
   }
 

@@ -1,9 +1,10 @@
 import ArgumentParser
 import GranuleClient
+import GranuleCommandLine
 import GranuleFiles
+import GranuleReports
 import GranuleWire
 
-/// `granule models`: what a server has, and what it does with it.
 struct ModelsCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "models",
@@ -14,17 +15,15 @@ struct ModelsCommand: AsyncParsableCommand {
       """)
 
   @OptionGroup var connection: ConnectionOptions
-
-  @Flag(name: .long, help: "Print JSON.")
-  var json = false
+  @OptionGroup var result: ResultOptions
 
   func run() async throws {
     let models = try await connection.connect().listModels(timeout: .seconds(10))
-    show(models, json: json)
+    show(models, json: result.json)
   }
 }
 
-/// Prints models as a table, a version a line, or as JSON.
+/// Prints models as a table with one version per line, or as JSON.
 func show(_ models: [ModelStatus], json: Bool) {
   guard !json else {
     return print(StrictJSON.text(.array(models.map(\.json)), indented: true))
@@ -34,7 +33,7 @@ func show(_ models: [ModelStatus], json: Bool) {
   for model in models {
     for version in model.versions {
       let isServing = version.version == model.servingVersion
-      // Only files that have been read tell how large they are.
+      // The sizes of a version are known once its files have been read.
       func known(_ number: Int) -> String { version.dModel == 0 ? "" : number.grouped }
       table.add(
         model.name, "\(version.version)",

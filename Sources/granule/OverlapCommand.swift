@@ -1,6 +1,8 @@
 import ArgumentParser
+import GranuleCommandLine
 import GranuleDictionary
 import GranuleFiles
+import GranuleReports
 import GranuleTraining
 
 struct OverlapCommand: AsyncParsableCommand {
@@ -8,26 +10,25 @@ struct OverlapCommand: AsyncParsableCommand {
     commandName: "overlap",
     abstract: "Compare two dictionaries' latents by the cosines of their encoder vectors.",
     discussion: """
-      For each latent of the first the largest cosine with one of the second: how much of the one is \
-      found again in the other, say the cores of two distillations. Beside it the same with the first's \
-      own other latents, whose vectors may all lie in one region, and what chance gives: with \
-      as many directions drawn at random, and, with --pool, with as many latents drawn at random from \
-      a dictionary, each the mean of ten draws.
+      The table shows the largest cosine of each latent of the first dictionary with the latents of \
+      the second: how much of the first is found again in the second, for example the cores of two \
+      distillations. For comparison it shows the same with the first's own other latents, since all \
+      vectors may lie in one region; with as many directions drawn at random; and, with --pool, with \
+      as many latents drawn at random from a dictionary. Each random row is the mean of 10 draws.
 
       EXAMPLE
         granule overlap seed-0/core seed-1/core --pool seed-1/cycle-5
       """)
 
-  @Argument(help: "A dictionary folder, or a finished run.")
+  @Argument(help: "Dictionary folder, or finished run, whose latents to look for.")
   var first: String
-  @Argument(help: "Another.")
+  @Argument(help: "Dictionary folder, or finished run, to look for them in.")
   var second: String
-  @Option(help: "A dictionary to draw latents from at random, for comparison.")
+  @Option(help: "Dictionary folder, or finished run, to draw random latents from.")
   var pool: String?
-  @Option(help: "Seed of what is drawn.")
+  @Option(help: "Seed of the random number generator.")
   var seed: UInt64 = 0
-  @Flag(help: "Print JSON.")
-  var json = false
+  @OptionGroup var result: ResultOptions
 
   private static let draws = 10
   private static let shares = [0.5, 0.7, 0.9]
@@ -50,7 +51,7 @@ struct OverlapCommand: AsyncParsableCommand {
   }
 
   func run() async throws {
-    // Apart, since Swift 6.3's optimiser crashes on splitting it as an asynchronous function.
+    // A function of its own, because Swift 6.3's optimiser crashes on splitting it if asynchronous.
     try compare()
   }
 
@@ -77,7 +78,7 @@ struct OverlapCommand: AsyncParsableCommand {
           try EncoderOverlap.randomDirections(
             of: one, count: other.latents, seed: seed &+ UInt64($0))
         }))
-    if json {
+    if result.json {
       var members: [JSONValue.Member] = [
         .init("latents", [JSONValue(one.latents), JSONValue(other.latents)])
       ]

@@ -1,20 +1,23 @@
 import ArgumentParser
 import GranuleClient
+import GranuleCommandLine
 
-/// `granule resize`: how many latents of a model are in memory.
 struct ResizeCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "resize",
     abstract: "Keep only the first latents of a model in memory, or all again.",
     discussion: """
       EXAMPLE
-        granule resize smollm2 --granularity 4096 --admin unix:models/.granule-admin.sock
+        granule resize smollm2 --granularity 4096 \\
+          --admin unix:models/.granule-admin.sock
       """)
 
-  @Argument(help: "The model's name.")
+  @Argument(help: "Name of the model.")
   var name: String
 
-  @Option(help: ArgumentHelp("Latents to keep in memory; 0: all.", valueName: "latents"))
+  @Option(
+    help: ArgumentHelp(
+      "Number of latents to keep in memory, from the first; 0 keeps all.", valueName: "latents"))
   var granularity: UInt32
 
   @OptionGroup var admin: AdminOptions

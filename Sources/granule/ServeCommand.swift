@@ -1,19 +1,19 @@
 import ArgumentParser
 import Glibc
+import GranuleCommandLine
 import GranuleServer
 import GranuleThreads
 import GranuleTransport
 import Logging
 
-/// `granule serve`: answers requests for the models of a repository.
 struct ServeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "serve",
     abstract: "Serve the dictionaries of a model repository.",
     discussion: """
-      Prints one line on standard output once it answers, and logs on standard error. New versions that are \
-      published while it runs take over without a failed request. SIGTERM and SIGINT end it after what it has \
-      admitted; a second one at once.
+      The server prints one line on standard output when it is ready, and logs on standard error. \
+      Versions that are published while it runs take over without a failed request. After SIGTERM or \
+      SIGINT it answers the requests that it has admitted and exits; a second signal ends it at once.
 
       EXAMPLE
         granule serve --repository models --listen 127.0.0.1:7700 --limit idle=600
@@ -29,73 +29,70 @@ struct ServeCommand: ParsableCommand {
     }.joined(separator: "\n")
   }
 
-  @Option(help: ArgumentHelp("The folder of published models.", valueName: "folder"))
+  @Option(help: ArgumentHelp("Folder of the model repository.", valueName: "folder"))
   var repository: String
 
   @Option(
     help: ArgumentHelp(
-      "Where to answer: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 picks a free one.",
+      "Address to listen on: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 picks a free one.",
       valueName: "address"))
   var listen: SocketAddress
 
   @Option(
     help: ArgumentHelp(
-      "Where to answer administration too; a Unix socket in the repository by default.",
+      "Address that also answers administration. Default: a Unix socket in the repository.",
       valueName: "address"))
   var adminListen: SocketAddress?
 
   @Option(
     help: ArgumentHelp(
-      "Where to answer HTTP: /metrics for Prometheus, /healthz and /readyz; nowhere by default.",
+      "Address that answers HTTP: /metrics for Prometheus, /healthz and /readyz. Default: none.",
       valueName: "address"))
   var http: SocketAddress?
 
-  @Option(help: ArgumentHelp("Threads that compute; one a core by default.", valueName: "count"))
+  @Option(
+    help: ArgumentHelp("Number of computing threads. Default: one per core.", valueName: "count"))
   var workers: Int?
 
   @Option(
     help: ArgumentHelp(
-      "The most latents of each model to keep in memory, until it is resized; all by default.",
-      valueName: "latents"))
+      "Largest number of latents of each model to keep in memory, until the model is resized. "
+        + "Default: all.", valueName: "latents"))
   var maxGranularity: Int?
 
   @Option(
     help: ArgumentHelp(
-      "Seconds between two looks at the repository for new versions.", valueName: "seconds"))
+      "Seconds from one look for new versions in the repository to the next.",
+      valueName: "seconds"))
   var pollInterval = 1.0
 
   @Option(
     help: ArgumentHelp(
-      "Seconds that requests in flight may take once the server has been told to stop.",
+      "Seconds in which admitted requests may finish after the server has been told to stop.",
       valueName: "seconds"))
   var drainTimeout = 30.0
 
   @Option(
     help: ArgumentHelp(
-      "Sets a limit, such as stall=10; may be given again. They are listed above.",
+      "Limit to set, such as stall=10; repeat the option for more. LIMITS lists them.",
       valueName: "name=value"))
   var limit: [String] = []
 
-  @Option(help: ArgumentHelp("The least important messages to log: debug, info, warning or error."))
+  @Option(
+    help: ArgumentHelp("Least severe messages to log: debug, info, warning or error."))
   var logLevel = "info"
 
   func validate() throws {
-    if let workers, !(1...1024).contains(workers) {
-      throw ValidationError("--workers: is \(workers); it must be 1 to 1024")
-    }
-    if let maxGranularity, maxGranularity < 1 {
-      throw ValidationError("--max-granularity: is \(maxGranularity); it must be at least 1")
-    }
+    try require("--workers", workers, in: 1...1024)
+    try require("--max-granularity", maxGranularity, atLeast: 1)
     for (name, seconds) in [("--poll-interval", pollInterval), ("--drain-timeout", drainTimeout)] {
-      guard seconds >= 0.001, seconds <= 86_400 else {
-        throw ValidationError("\(name): is \(seconds); it must be 0.001 to 86400 seconds")
-      }
+      try require(name, seconds, in: 0.001...86_400, "seconds")
     }
     do throws(ServerLimitError) { _ = try limits() } catch {
       throw ValidationError("--limit: \(error)")
     }
     guard ["debug", "info", "warning", "error"].contains(logLevel) else {
-      throw ValidationError("--log-level: \(logLevel) is none of debug, info, warning, error")
+      throw ValidationError("--log-level: \(logLevel) is not one of debug, info, warning, error")
     }
   }
 
@@ -107,8 +104,6 @@ struct ServeCommand: ParsableCommand {
   }
 
   func run() throws {
-    ProcessSettings.ignoreBrokenPipes()
-    ProcessSettings.raiseOpenFilesLimit()
     LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
     var options = ServerOptions(repository: repository, listen: listen)
     options.adminListen = adminListen
@@ -127,12 +122,12 @@ struct ServeCommand: ParsableCommand {
     print(
       "granule: serving \(repository) on \(server.address) (admin \(server.adminAddress))"
         + (server.httpAddress.map { ", metrics at http://\($0)/metrics" } ?? ""))
-    // A script that waits for the line reads it through a pipe.
+    // A script that waits for the line may read it through a pipe, which is buffered.
     fflush(nil)
     service.tell("READY=1")
     server.wait(finishingLoad: false)
     fflush(nil)
-    // Without what exit(3) runs: the loader may be at work.
+    // exit(3) would run destructors, and the loader may still be at work.
     _exit(0)
   }
 

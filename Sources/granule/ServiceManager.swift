@@ -1,9 +1,9 @@
 import Glibc
 
-/// The service manager that started this process, such as systemd with `Type=notify`; where there is
-/// none, nobody is told anything.
+/// The service manager that started this process, such as systemd with `Type=notify`, if there is
+/// one.
 ///
-/// The protocol is the one that sd_notify(3) documents for those who do not link libsystemd: one
+/// The protocol is the one that sd_notify(3) documents for programs that do not link libsystemd: one
 /// datagram to the Unix socket that `NOTIFY_SOCKET` names.
 struct ServiceManager: Sendable {
   private let path: String?
@@ -13,8 +13,9 @@ struct ServiceManager: Sendable {
     path = environment
   }
 
-  /// Tells a change of state, such as `READY=1`. A manager that cannot be reached is no reason to
-  /// stop serving; false then, and where there is none.
+  /// Tells the manager a change of state, such as `READY=1`.
+  ///
+  /// - Returns: whether it was told; the server goes on serving if it was not.
   @discardableResult
   func tell(_ state: String) -> Bool {
     var name = sockaddr_un()

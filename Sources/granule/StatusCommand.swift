@@ -1,26 +1,25 @@
 import ArgumentParser
 import GranuleClient
+import GranuleCommandLine
 import GranuleFiles
+import GranuleReports
 import GranuleWire
 
-/// `granule status`: how a server is.
 struct StatusCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "status",
-    abstract: "Show how a server is.",
+    abstract: "Show a server's load and the outcome of its requests.",
     discussion: """
       EXAMPLE
         granule status --server 127.0.0.1:7700
       """)
 
   @OptionGroup var connection: ConnectionOptions
-
-  @Flag(name: .long, help: "Print JSON.")
-  var json = false
+  @OptionGroup var result: ResultOptions
 
   func run() async throws {
     let status = try await connection.connect().status(timeout: .seconds(10))
-    guard !json else {
+    guard !result.json else {
       let object: JSONValue = [
         "ready": .bool(status.ready), "server_version": .string(status.serverVersion),
         "connections": JSONValue(Int(status.connections)),
@@ -51,6 +50,6 @@ struct StatusCommand: AsyncParsableCommand {
     print("refused          \(count(status.refusedRequests))")
     print("expired          \(count(status.expiredRequests))")
     print("cancelled        \(count(status.cancelledRequests))")
-    print("uptime           \(ProgressBar.duration(status.uptimeSeconds))")
+    print("uptime           \(status.uptimeSeconds.duration)")
   }
 }

@@ -1,7 +1,9 @@
 import ArgumentParser
 import Foundation
+import GranuleCommandLine
 import GranuleDictionary
 import GranuleFiles
+import GranuleReports
 import GranuleTensors
 import GranuleTraining
 
@@ -10,30 +12,31 @@ struct TrainCommand: AsyncParsableCommand {
     commandName: "train",
     abstract: "Train a nested dictionary on activations.",
     discussion: """
-      Every granularity is a prefix of the dictionary that is trained to reconstruct by itself. The \
-      run's folder receives config.json, metrics.jsonl (a line a step), checkpoints/ and at the end \
-      dictionary/, a folder that SAELens loads and `granule publish` publishes. Ctrl-C writes a \
-      checkpoint and exits with 130; --resume goes on from there.
+      Every granularity is a prefix of the dictionary that is trained to reconstruct on its own. The \
+      run's folder receives config.json, metrics.jsonl (one line per step), checkpoints/ and at the \
+      end dictionary/, a folder that SAELens loads and `granule publish` publishes. Ctrl-C writes a \
+      checkpoint and exits with 130; --resume continues from there.
 
       Activations are .npy or .safetensors files, or folders of them: [sequences, positions, \
       d_model], whose position 0 is dropped, or [tokens, d_model].
 
       EXAMPLE
         granule train --activations activations/ --latents 8192 \\
-          --granularities 512,1024,2048,4096,8192 --k 64 --tokens 2000000 --out runs/first
+          --granularities 512,1024,2048,4096,8192 --k 64 --tokens 2000000 \\
+          --out runs/first
         granule train --resume --out runs/first
-        granule train --config runs/first/config.json --objective batchtopk --out runs/second
-        granule train --activations activations/ --core distilled/core --latents 8192 --k 32 \\
-          --tokens 2000000 --out runs/with-core
+        granule train --config runs/first/config.json --objective batchtopk \\
+          --out runs/second
+        granule train --activations activations/ --core distilled/core \\
+          --latents 8192 --k 32 --tokens 2000000 --out runs/with-core
       """)
 
   @OptionGroup var training: TrainingOptions
-  @Option(help: "The run's folder.")
+  @Option(help: "Folder of the run.")
   var out: String
-  @Flag(help: "Go on with the run in --out from its last checkpoint, with its own configuration.")
+  @Flag(help: "Continue the run in --out from its last checkpoint, with its own configuration.")
   var resume = false
-  @Flag(help: "Print the outcome as JSON; no progress.")
-  var json = false
+  @OptionGroup var result: ResultOptions
 
   func validate() throws {
     if out.isEmpty { throw ValidationError("--out is empty, a folder is needed") }
@@ -45,68 +48,72 @@ struct TrainCommand: AsyncParsableCommand {
   }
 
   func run() async throws {
-    let trainer = try resume ? Trainer(resuming: out) : Trainer(asked(), run: out)
+    let trainer =
+      try resume ? Trainer(resuming: out) : Trainer(newConfiguration(), run: out)
     let configuration = trainer.configuration
     if let damaged = trainer.damagedCheckpoint {
-      printError("The newest checkpoint is damaged, an older one is taken up instead: \(damaged)")
+      printError(
+        "The newest checkpoint is damaged; the run continues from an older one: \(damaged)")
     }
-    if !json { introduce(trainer) }
+    if !result.json { introduce(trainer) }
 
-    var bar = ProgressBar(isQuiet: json)
+    let bar = ProgressBar(isQuiet: result.json)
     let start = Date()
-    // Only from here on: until then nothing is lost if a signal ends the process.
+    // Only from here on: until now nothing is lost if a signal ends the process.
     Interruption.install()
     let outcome = try trainer.train(
       onProgress: { progress in
         bar.update(
           fraction: Double(progress.step) / Double(progress.steps),
           progress.text(isDrawn: configuration.sampledGranularities != nil) + "  "
-            + "\(ProgressBar.duration(progress.secondsLeft)) left")
+            + "\(progress.secondsLeft.duration) left")
       }, shouldStop: { Interruption.isRequested })
     bar.finish()
-    let seconds = Date().timeIntervalSince(start)
-
     switch outcome {
     case .interrupted(let step):
-      let from =
-        trainer.checkpointStep.map { "the checkpoint before, of step \($0)" } ?? "the beginning"
-      let goesOn =
-        trainer.checkpointStep == step
-        ? "go on with"
-        : "its loss looked like diverging, so that it was not kept. From \(from), go on with"
-      printError(
-        "Interrupted at step \(step) of \(configuration.steps); \(goesOn):\n"
-          + "  granule train --resume --out \(out)")
-      throw ExitCode(Interruption.exitCode)
+      throw CommandError.interrupted(interruption(of: trainer, at: step))
     case .finished(let dictionary):
-      if let warning = Self.warning(flooredSteps: trainer.flooredSteps, of: configuration) {
-        printError(warning)
-      }
-      let folder = "\(out)/\(Trainer.dictionaryFolderName)"
-      if json {
-        print(
-          StrictJSON.text([
-            "dictionary": .string(folder), "steps": JSONValue(trainer.step),
-            "seconds": JSONValue(seconds), "granularities": dictionary.granularitiesJSON,
-          ]))
-        return
-      }
-      let on = trainer.heldOut == nil ? "the training activations" : "held-out activations"
-      print(
-        "Trained in \(ProgressBar.duration(seconds)). Measured on \(on):\n\n"
-          + dictionary.granularityTable.text)
-      if let fvu = dictionary.granularities.last?.fvu, fvu >= 1 {
-        print("Its reconstructions are no better than the mean: it has learnt nothing of use.")
-      }
-      print("The dictionary is \(folder)")
+      report(trainer, dictionary, seconds: Date().timeIntervalSince(start))
     }
   }
 
-  /// The configuration that is asked for.
-  private func asked() throws -> TrainingConfiguration {
+  private func interruption(of trainer: Trainer, at step: Int) -> String {
+    let from =
+      trainer.checkpointStep.map { "the previous checkpoint, of step \($0)" } ?? "the beginning"
+    let reason =
+      trainer.checkpointStep == step
+      ? "continue with"
+      : "its loss showed the first signs of divergence, so it was not kept. Continue from \(from) with"
+    return "Interrupted at step \(step) of \(trainer.configuration.steps); \(reason):\n"
+      + "  granule train --resume --out \(out)"
+  }
+
+  private func report(_ trainer: Trainer, _ dictionary: SparseAutoencoder, seconds: Double) {
+    if let warning = Self.warning(flooredSteps: trainer.flooredSteps, of: trainer.configuration) {
+      printError(warning)
+    }
+    let folder = "\(out)/\(Trainer.dictionaryFolderName)"
+    if result.json {
+      print(
+        StrictJSON.text([
+          "dictionary": .string(folder), "steps": JSONValue(trainer.step),
+          "seconds": JSONValue(seconds), "granularities": dictionary.granularitiesJSON,
+        ]))
+      return
+    }
+    let on = trainer.heldOut == nil ? "the training activations" : "held-out activations"
+    print(
+      "Trained in \(seconds.duration). Measured on \(on):\n\n" + dictionary.granularityTable.text)
+    if let fvu = dictionary.granularities.last?.fvu, fvu >= 1 {
+      print("Its reconstructions are no better than the mean: it has learnt nothing useful.")
+    }
+    print("The dictionary is \(folder)")
+  }
+
+  private func newConfiguration() throws -> TrainingConfiguration {
     let configuration = try training.configuration()
     if training.trainCoreEncoders, configuration.core.isEmpty {
-      throw ValidationError("--train-core-encoders is of no use without --core")
+      throw ValidationError("--train-core-encoders does nothing without --core: leave it out")
     }
     return configuration
   }
@@ -123,13 +130,13 @@ struct TrainCommand: AsyncParsableCommand {
       "\(name) with sparsity coefficient \(configuration.penaltyWeight)\(target)\(sampled)"
   }
 
-  /// That a core left too little of k, nil where it did not.
+  /// The warning that a core left too little of k; nil if it did not.
   static func warning(flooredSteps: Int, of configuration: TrainingConfiguration) -> String? {
     guard flooredSteps > 0 else { return nil }
     return
       "In \(flooredSteps.grouped) steps the core alone had more than three quarters of k = "
-      + "\(configuration.k) active latents; the others were given a quarter all the same, so that L0 "
-      + "was above k there. A smaller core, or a larger --k, keeps to it."
+      + "\(configuration.k) active latents; the other latents got a quarter all the same, so L0 was "
+      + "above k there. Use a smaller core or a larger --k to keep L0 at k."
   }
 
   private func introduce(_ trainer: Trainer) {
@@ -153,7 +160,7 @@ struct TrainCommand: AsyncParsableCommand {
     if let leftOut = configuration.granularitiesLeftOutText { print(leftOut) }
     if epochs > 4 {
       print(
-        "So few tokens seen so often are learnt by heart: expect held-out FVU well above training "
+        "So few tokens, seen so often, are memorised: expect a held-out FVU well above the training "
           + "FVU.")
     }
     if configuration.deadAfterTokens < 10_000_000 {
@@ -165,12 +172,12 @@ struct TrainCommand: AsyncParsableCommand {
 }
 
 extension TrainingConfiguration {
-  /// Which granularities a core leaves no room for; nil where it leaves room for all.
+  /// The granularities that a core leaves no room for; nil if it leaves room for all.
   var granularitiesLeftOutText: String? {
     let leftOut = granularitiesLeftOut
     if leftOut.isEmpty { return nil }
     return
-      "Larger by the core, \(leftOut.map(String.init).joined(separator: ", ")) would not be below "
-      + "\(latents): left out."
+      "Granularities \(leftOut.map(String.init).joined(separator: ", ")) are left out: with the core "
+      + "added they would not be below \(latents)."
   }
 }

@@ -1,12 +1,13 @@
+import GranuleReports
 import GranuleTraining
 
 extension Trainer.Progress {
-  /// The most granularities that one line shows.
+  /// The largest number of granularities that one line shows.
   private static let prefixesMax = 8
 
-  /// A step's figures, for a line of progress, their parts two spaces apart.
+  /// The figures of a step for a line of progress, two spaces apart.
   ///
-  /// - Parameter isDrawn: whether granularities are other ones at each step, so that each is named.
+  /// - Parameter isDrawn: whether each step draws new granularities, so that each is named.
   func text(isDrawn: Bool) -> String {
     let core =
       coreL0 > 0 ? " (core \(coreL0.formatted(digits: 1))\(isFloored ? ", exceeds k" : ""))" : ""
@@ -21,7 +22,7 @@ extension Trainer.Progress {
     ].joined(separator: "  ")
   }
 
-  /// All, or so many as a line has room for, at even distances, the last among them.
+  /// All prefixes, or as many as `prefixesMax` at even distances, ending with the last.
   private var shownPrefixes: [Prefix] {
     let count = min(prefixes.count, Self.prefixesMax)
     return (0..<count).map { prefixes[($0 + 1) * prefixes.count / count - 1] }

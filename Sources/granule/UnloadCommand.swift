@@ -1,7 +1,7 @@
 import ArgumentParser
 import GranuleClient
+import GranuleCommandLine
 
-/// `granule unload`: stop serving a model until it is loaded again.
 struct UnloadCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "unload",
@@ -11,12 +11,12 @@ struct UnloadCommand: AsyncParsableCommand {
         granule unload smollm2 --admin unix:models/.granule-admin.sock
       """)
 
-  @Argument(help: "The model's name.")
+  @Argument(help: "Name of the model.")
   var name: String
 
   @Option(
     name: .customLong("version"),
-    help: "Only this version, which was loaded with --beside; without it the whole model.")
+    help: "Number of a version that was loaded with --beside. Default: the whole model.")
   var modelVersion: UInt64?
 
   @OptionGroup var admin: AdminOptions

@@ -100,7 +100,9 @@ struct DistillTests {
     let (code, output, errors) = try CommandProcess.run(arguments)
     #expect(code == 0, "\(errors)")
     for cycle in 1...3 { #expect(errors.contains("Cycle \(cycle): ")) }
-    #expect(errors.contains("Larger by the core, 59 would not be below 60: left out."))
+    #expect(
+      errors.contains(
+        "Granularities 59 are left out: with the core added they would not be below 60."))
     // The first begins without a core.
     #expect(!errors.contains("of cycle 1's steps"))
     #expect(errors.contains("of cycle 2's steps the core alone had more than three quarters of k"))

@@ -92,8 +92,8 @@ extension TrainTests {
     #expect(floored > 0)
     let warning =
       "In \(floored) steps the core alone had more than three quarters of k = 4 active latents; the "
-      + "others were given a quarter all the same, so that L0 was above k there. A smaller core, or a "
-      + "larger --k, keeps to it.\n"
+      + "other latents got a quarter all the same, so L0 was above k there. Use a smaller core or a "
+      + "larger --k to keep L0 at k.\n"
     #expect(messages == [warning, warning])
   }
 }

@@ -185,21 +185,4 @@ struct TrainTests {
       "train", "--resume", "--out", path("first"), "--tokens", "5", "--seed", "1")
     #expect(code == 64 && errors.contains("--tokens") && errors.contains("--seed"))
   }
-
-  @Test("measures a step's parts, and the losses of steps")
-  func bench() throws {
-    let small = [
-      "bench", "train", "--d-model", "24", "--latents", "96", "--k", "6", "--batch", "64",
-      "--json",
-    ]
-    let rows = try #require(try json(small + ["--dead", "0,10", "--steps", "2"]).elements)
-    #expect(rows.compactMap { $0["dead"]?.integer } == [0, 0, 10, 10])
-    #expect(rows.compactMap { $0["granularities"]?.integer } == [1, 5, 1, 5])
-    #expect(rows.allSatisfy { ($0["ms"]?.number ?? 0) > 0 })
-    let (code, output, errors) = try CommandProcess.run(
-      small + ["--dead", "0", "--steps", "7", "--curve", "3"])
-    #expect(code == 0, "\(errors)")
-    let steps = try output.split(separator: "\n").map { try StrictJSON.parse(String($0)) }
-    #expect(steps.compactMap { $0["step"]?.integer } == [0, 3, 6])
-  }
 }

@@ -237,7 +237,7 @@ struct DistillationTests {
     var harvest = HarvestConfiguration(
       model: model, layers: [1], text: [path("text.txt")], out: path("mlp"))
     harvest.context = 24
-    harvest.hook = .mlp
+    harvest.site = .mlp
     _ = try ActivationHarvester(harvest).harvest()
     harvest = HarvestConfiguration(
       model: model, layers: [1], text: [path("text.txt")], out: path("short"))

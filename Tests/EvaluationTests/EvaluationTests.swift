@@ -161,8 +161,6 @@ struct EvaluationTests {
       correlations.values.flatMap { $0 }, try fixture.values("metric_correlations"), within: 1e-4,
       "correlations")
     #expect(MetricCorrelations(try evaluate([8, 24]), nil, sparsity: .asTrained) == nil)
-    #expect(PearsonCorrelation([1, 2, 3], [5, 5, 5]).value == nil)
-    #expect(PearsonCorrelation([], []).value == nil)
   }
 
   @Test("ends where it is told to, and refuses what does not fit")

@@ -1,3 +1,4 @@
+import GranuleDictionary
 import GranuleFiles
 import GranuleLanguageModel
 import GranuleTensors
@@ -47,27 +48,27 @@ struct ForwardTests {
     let model = LanguageModel(weights)
     let sequences = weights.randomSequences(small.lengths, seed: 5)
     let batch = try TokenBatch(sequences, for: weights.configuration)
-    var sites = Set((0...small.blocks).map { LanguageModel.Site(layer: $0, hook: .residual) })
+    var sites = Set((0...small.blocks).map { HookPoint.block($0, .residual) })
     for layer in 0..<small.blocks {
-      sites.insert(.init(layer: layer, hook: .attention))
-      sites.insert(.init(layer: layer, hook: .mlp))
+      sites.insert(.block(layer, .attention))
+      sites.insert(.block(layer, .mlp))
     }
     let captured = model.activations(at: sites, of: batch)
     #expect(captured.count == sites.count)
 
     let reference = ReferenceLanguageModel(weights)
-    var expected: [LanguageModel.Site: [Double]] = [:]
+    var expected: [HookPoint: [Double]] = [:]
     for sequence in sequences {
       var hidden = reference.embeddings(sequence)
       for layer in 0..<small.blocks {
-        expected[.init(layer: layer, hook: .residual), default: []] += hidden.flatMap { $0 }
+        expected[.block(layer, .residual), default: []] += hidden.flatMap { $0 }
         let result = reference.block(layer, hidden)
-        expected[.init(layer: layer, hook: .attention), default: []] += result.attention
+        expected[.block(layer, .attention), default: []] += result.attention
           .flatMap { $0 }
-        expected[.init(layer: layer, hook: .mlp), default: []] += result.mlp.flatMap { $0 }
+        expected[.block(layer, .mlp), default: []] += result.mlp.flatMap { $0 }
         hidden = result.hidden
       }
-      expected[.init(layer: small.blocks, hook: .residual), default: []] += hidden.flatMap { $0 }
+      expected[.block(small.blocks, .residual), default: []] += hidden.flatMap { $0 }
     }
     for site in sites {
       let storage = try #require(captured[site])

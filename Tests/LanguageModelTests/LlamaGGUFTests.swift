@@ -47,11 +47,11 @@ struct LlamaGGUFTests {
       #expect(error?.description.contains(text) == true, "\(error?.description ?? "")")
     }
     expectFault("is gemma2, only llama") { $0.set("general.architecture", .string("gemma2")) }
-    expectFault("general.architecture: is missing") { $0.metadata.removeFirst() }
+    expectFault("general.architecture is missing") { $0.metadata.removeFirst() }
     expectFault("experts") { $0.set("llama.expert_count", .uint32(8)) }
     expectFault("yarn") { $0.set("llama.rope.scaling.type", .string("yarn")) }
     expectFault("llama.rope.dimension_count") { $0.set("llama.rope.dimension_count", .uint32(2)) }
-    expectFault("llama.block_count: is no integer") { $0.set("llama.block_count", .string("2")) }
+    expectFault("llama.block_count is not an integer") { $0.set("llama.block_count", .string("2")) }
     expectFault("share 3 key/value heads") {
       $0.set("llama.attention.head_count_kv", .uint32(3))
     }

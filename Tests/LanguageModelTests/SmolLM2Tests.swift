@@ -1,3 +1,4 @@
+import GranuleDictionary
 import GranuleFiles
 import GranuleLanguageModel
 import GranuleTensors
@@ -42,13 +43,13 @@ struct SmolLM2Tests {
     let layers = [0, 1, 2, 10, 15, 29]
     let blocks = model.configuration.blocks
     let captured = model.activations(
-      at: Set((layers + [blocks]).map { .init(layer: $0, hook: .residual) }), of: batch)
+      at: Set((layers + [blocks]).map { HookPoint.block($0, .residual) }), of: batch)
     for layer in layers {
-      let hidden = try #require(captured[.init(layer: layer, hook: .residual)])
+      let hidden = try #require(captured[HookPoint.block(layer, .residual)])
       let error = worstRowError(hidden.array, try expected("h\(layer)"), columns: dModel)
       #expect(error < Self.tolerance, "before block \(layer)")
     }
-    let final = try #require(captured[.init(layer: blocks, hook: .residual)])
+    let final = try #require(captured[HookPoint.block(blocks, .residual)])
     let normed = model.normalized(final, rows: Array(0..<batch.rows))
     let error = worstRowError(normed.array, try expected("final_normed"), columns: dModel)
     #expect(error < Self.tolerance)

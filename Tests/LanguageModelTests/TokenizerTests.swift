@@ -175,13 +175,13 @@ struct TokenizerTests {
     expectFault("is llama-bpe, which is not supported; known are gpt-2, smollm") {
       $0.set("tokenizer.ggml.pre", .string("llama-bpe"))
     }
-    expectFault("tokenizer.ggml.tokens: is missing") { $0.metadata.remove(at: 2) }
-    expectFault("no array of texts") { $0.set("tokenizer.ggml.tokens", .array(0, [.uint8(1)])) }
+    expectFault("tokenizer.ggml.tokens is missing") { $0.metadata.remove(at: 2) }
+    expectFault("not an array of texts") { $0.set("tokenizer.ggml.tokens", .array(0, [.uint8(1)])) }
     expectFault("has 0 tokens") { $0.set("tokenizer.ggml.tokens", .strings([])) }
     expectFault("merge 0, ab, is not two symbols") {
       $0.set("tokenizer.ggml.merges", .strings(["ab"]))
     }
-    expectFault("eos_token_id: is 3, there are 3") {
+    expectFault("eos_token_id is 3, there are 3") {
       $0.set("tokenizer.ggml.eos_token_id", .uint32(3))
     }
     expectFault("add_space_prefix") { $0.set("tokenizer.ggml.add_space_prefix", .bool(true)) }

@@ -63,7 +63,7 @@ struct TrainerTests {
 
   /// The folder of a core of random vectors.
   func core(
-    _ latents: Int, dModel: Int = 16, hook: String = "", languageModel: String = "",
+    _ latents: Int, dModel: Int = 16, hook: HookPoint = "", languageModel: String = "",
     seed: UInt64 = 71
   ) throws -> String {
     let path = "\(folder.path)/core-\(latents)-\(dModel)-\(hook)\(languageModel)\(seed)"
@@ -268,8 +268,8 @@ struct TrainerTests {
   @Test("is refused to a second trainer while the first has it")
   func lock() throws {
     let first = try Trainer(configuration(), run: run("a"))
-    let error = #expect(throws: TrainingError.self) { try Trainer(resuming: run("a")) }
-    #expect(error?.description.contains("another process") == true)
+    let error = #expect(throws: FileError.self) { try Trainer(resuming: run("a")) }
+    #expect(error?.kind == .busy)
     withExtendedLifetime(first) {}
   }
 

@@ -4,14 +4,17 @@ import Testing
 
 @Suite("NumPy files")
 struct NumpyTests {
-  func file(header: String, data: [UInt8], version: UInt8 = 1, magic: String = "NUMPY") -> FileBytes
-  {
+  func file(
+    header: String, data: [UInt8], version: UInt8 = 1, magic: String = "NUMPY"
+  ) throws(FileError) -> FileBytes {
     var bytes: [UInt8] = [0x93] + Array(magic.utf8) + [version, 0]
     let text = Array(header.utf8)
     bytes += [UInt8(text.count & 255), UInt8(text.count >> 8)]
     if version > 1 { bytes += [0, 0] }
     bytes += text + data
-    return bytes.withBytes { FileBytes.copy($0, named: "test.npy") }
+    return try bytes.withBytes { (bytes) throws(FileError) in
+      try FileBytes.copy(bytes, named: "test.npy")
+    }
   }
 
   @Test("of every floating-point width are read as float32")
@@ -49,10 +52,10 @@ struct NumpyTests {
   @Test("cut at any byte are refused")
   func truncated() throws {
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
-    let whole = file(header: header, data: [UInt8](repeating: 0, count: 8))
+    let whole = try file(header: header, data: [UInt8](repeating: 0, count: 8))
     _ = try NumpyFile(whole)
     for count in 0..<whole.bytes.count {
-      let part = FileBytes.copy(
+      let part = try FileBytes.copy(
         UnsafeRawBufferPointer(rebasing: whole.bytes[..<count]), named: "cut")
       #expect(throws: FileError.self) { try NumpyFile(part) }
     }

@@ -57,7 +57,7 @@ struct SafetensorsTests {
     try writeExample()
     let whole = try FileBytes.read(path)
     for count in 0..<whole.bytes.count {
-      let part = FileBytes.copy(
+      let part = try FileBytes.copy(
         UnsafeRawBufferPointer(rebasing: whole.bytes[..<count]), named: "cut")
       #expect(throws: FileError.self) { try SafetensorsFile(part) }
     }
@@ -69,7 +69,9 @@ struct SafetensorsTests {
         bytes[Int.random(in: 0..<bytes.count, using: &generator)] = .random(
           in: 0...255, using: &generator)
       }
-      let damaged = bytes.withBytes { FileBytes.copy($0, named: "damaged") }
+      let damaged = try bytes.withBytes { (bytes) throws(FileError) in
+        try FileBytes.copy(bytes, named: "damaged")
+      }
       do throws(FileError) {
         for tensor in try SafetensorsFile(damaged).tensors {
           #expect(tensor.bytes.count == tensor.count * tensor.type.byteCount)

@@ -12,7 +12,10 @@ public enum TinyLlama {
   public static let contextLength = 64
 
   /// The file; its output head is tied to the embedding unless `separateOutput`.
-  public static func gguf(seed: UInt64, separateOutput: Bool = false) -> GGUFWriter {
+  public static func gguf(
+    seed: UInt64, separateOutput: Bool = false, blocks: Int = blocks,
+    contextLength: Int = contextLength
+  ) -> GGUFWriter {
     var generator = SeededGenerator(seed: seed)
     let keys = dModel / heads * keyValueHeads
     func tensor(_ name: String, _ shape: [Int]) -> GGUFWriter.Tensor {

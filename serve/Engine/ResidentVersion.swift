@@ -56,7 +56,7 @@ final class ResidentVersion: Sendable {
         latents: UInt32($0.latents), k: UInt32($0.k), l0: $0.l0 ?? 0, fvu: $0.fvu ?? 0)
     }
     status.languageModel = dictionary.provenance.languageModel
-    status.hook = dictionary.provenance.hook
+    status.hook = dictionary.provenance.hook.name
     status.sha256 = sha256
     return status
   }

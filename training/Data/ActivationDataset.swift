@@ -1,3 +1,4 @@
+public import GranuleDictionary
 public import GranuleErrors
 internal import GranuleFiles
 package import GranuleTensors
@@ -26,11 +27,11 @@ public struct ActivationDataset: Sendable {
   public struct Origin: Sendable, Equatable {
     /// The model's name.
     public var languageModel: String
-    /// Where in the model, such as blocks.10.hook_resid_pre.
-    public var hook: String
+    /// Where in the model.
+    public var hook: HookPoint
 
     /// An origin.
-    public init(languageModel: String, hook: String) {
+    public init(languageModel: String, hook: HookPoint) {
       self.languageModel = languageModel
       self.hook = hook
     }
@@ -268,7 +269,7 @@ public struct ActivationDataset: Sendable {
     let activations = try tensors.tensor("activations")
     var origin: Origin?
     if let model = tensors.metadata["model"], let hook = tensors.metadata["hook"] {
-      origin = Origin(languageModel: model, hook: hook)
+      origin = Origin(languageModel: model, hook: HookPoint(hook))
     }
     guard let stored = tensors["sequence_starts"], activations.shape.count == 2 else {
       return (activations, nil, origin)
@@ -291,7 +292,7 @@ public struct ActivationDataset: Sendable {
     }
     guard !names.isEmpty else {
       let layers = try Folder.entries(of: path).filter {
-        $0.hasPrefix(ActivationHarvester.layerFolderPrefix) && Folder.isFolder("\(path)/\($0)")
+        HookPoint.layer(ofFolder: $0) != nil && Folder.isFolder("\(path)/\($0)")
       }
       if layers.count == 1 { return try files("\(path)/\(layers[0])") }
       let which =

@@ -1,4 +1,5 @@
 internal import Glibc
+internal import GranuleDictionary
 internal import GranuleErrors
 internal import GranuleFiles
 public import GranuleLanguageModel
@@ -12,8 +13,6 @@ internal import GranuleTensors
 /// on nothing but the parameters; `OUT/manifest.json`, replaced after every shard, says which of them
 /// are in shards on the disk.
 public final class ActivationHarvester {
-  /// Names of layers' folders begin with it.
-  public static let layerFolderPrefix = "layer-"
   /// Tokens that go through the model together, at most, but for a single sequence.
   static let batchTokensMax = 4096
 
@@ -57,7 +56,7 @@ public final class ActivationHarvester {
   public var tokens: Int { manifest.tokens }
   /// The folders that activations are written to, in the order of the layers.
   public var folders: [String] {
-    configuration.layers.map { "\(configuration.out)/\(Self.layerFolderPrefix)\($0)" }
+    configuration.layers.map { "\(configuration.out)/\(HookPoint.folderName(layer: $0))" }
   }
 
   private let model: LanguageModel
@@ -129,7 +128,7 @@ public final class ActivationHarvester {
           .init("sha256", .string(digest)), .init("name", .string(weights.configuration.name)),
         ])),
       .init("layers", .array(configuration.layers.map { JSONValue($0) })),
-      .init("hook", .string(configuration.hook.rawValue)),
+      .init("hook", .string(configuration.site.rawValue)),
       .init("d_model", JSONValue(weights.configuration.dModel)),
       .init("context", JSONValue(configuration.context)),
       .init("tokens_asked", configuration.tokens.map { JSONValue($0) } ?? .null),
@@ -161,7 +160,7 @@ public final class ActivationHarvester {
   ) throws -> Outcome {
     if manifest.isComplete { return .finished }
     for folder in folders { try Folder.make(folder) }
-    let lock = try RunLock(configuration.out)
+    let lock = try FolderLock(configuration.out)
     defer { withExtendedLifetime(lock) {} }
     // Another process may have gone on meanwhile.
     try manifest.resume(from: configuration.out)
@@ -174,7 +173,7 @@ public final class ActivationHarvester {
       HarvestShard(
         dModel: dModel, type: configuration.type, rowsExpected: min(shardRows, total))
     }
-    let sites = configuration.layers.map { LanguageModel.Site(layer: $0, hook: configuration.hook) }
+    let points = configuration.layers.map { HookPoint.block($0, configuration.site) }
     var tokenIDs: [Int32] = []
     var starts: [Int64] = []
     var firstOfShard = manifest.nextSequence
@@ -187,7 +186,8 @@ public final class ActivationHarvester {
       let name = Self.shardName(manifest.shards.count)
       for (number, shard) in shards.enumerated() {
         try shard.write(
-          tokenIDs: tokenIDs, sequenceStarts: starts, metadata: metadata(of: sites[number]),
+          tokenIDs: tokenIDs, sequenceStarts: starts,
+          metadata: metadata(layer: configuration.layers[number]),
           folder: folders[number], name: name)
         shard.removeAll()
       }
@@ -213,7 +213,7 @@ public final class ActivationHarvester {
         next += 1
       }
       let batch = try TokenBatch(batchTokens, for: shape)
-      let captured = model.activations(at: Set(sites), of: batch)
+      let captured = model.activations(at: Set(points), of: batch)
       for (offset, tokens) in batchTokens.enumerated() {
         let sequence = sequences[first + offset]
         if !tokenIDs.isEmpty, tokenIDs.count + sequence.rows > shardRows {
@@ -222,11 +222,11 @@ public final class ActivationHarvester {
         starts.append(Int64(tokenIDs.count))
         let kept = Self.kept(tokens, configuration, tokenizer.endTokens).prefix(sequence.rows)
         tokenIDs += kept.map { tokens[$0] }
-        for (site, shard) in zip(sites, shards) {
-          guard let activations = captured[site] else { preconditionFailure("\(site)") }
+        for (point, shard) in zip(points, shards) {
+          guard let activations = captured[point] else { preconditionFailure("\(point)") }
           for position in kept {
             let row = activations.pointer + (batch.starts[offset] + position) * dModel
-            guard shard.append(row) else { throw unstorable(site, sequence, position) }
+            guard shard.append(row) else { throw unstorable(point, sequence, position) }
           }
         }
       }
@@ -267,19 +267,20 @@ public final class ActivationHarvester {
     Self.sequence(fileTokens[sequence.file][sequence.range], tokenizer)
   }
 
-  private func metadata(of site: LanguageModel.Site) -> [String: String] {
+  private func metadata(layer: Int) -> [String: String] {
     [
-      "model": shape.name, "model_sha256": digest, "layer": String(site.layer),
-      "hook": site.hook.name(layer: site.layer), "context": String(configuration.context),
+      "model": shape.name, "model_sha256": digest, "layer": String(layer),
+      "hook": HookPoint.block(layer, configuration.site).name,
+      "context": String(configuration.context),
     ]
   }
 
   private func unstorable(
-    _ site: LanguageModel.Site, _ sequence: Sequence, _ position: Int
+    _ point: HookPoint, _ sequence: Sequence, _ position: Int
   ) -> TrainingError {
     let advice = configuration.type == .float16 ? "; harvest as float32" : ""
     return TrainingError(
-      "\(site.hook.name(layer: site.layer)): an activation at position \(position) of a sequence "
+      "\(point): an activation at position \(position) of a sequence "
         + "does not fit \(configuration.type.safetensorsName)\(advice)")
   }
 

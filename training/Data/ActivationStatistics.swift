@@ -1,5 +1,6 @@
 internal import Glibc
 package import GranuleErrors
+internal import GranuleStatistics
 internal import GranuleTensors
 
 /// What training needs to know of activations before it starts.
@@ -39,8 +40,7 @@ package struct ActivationStatistics: Equatable {
     let dModel = dataset.dModel
     let count = min(dataset.tokens, tokensMax)
     let row = FloatStorage(count: dModel)
-    var sums = [Double](repeating: 0, count: dModel)
-    var squareSums = [Double](repeating: 0, count: dModel)
+    var moments = ColumnMoments(columns: dModel, isShifted: false)
     var (norms, squaredNorms) = (0.0, 0.0)
     for sample in 0..<count {
       let token = dataset.tokens * sample / count
@@ -48,25 +48,22 @@ package struct ActivationStatistics: Equatable {
       var squares = 0.0
       for i in 0..<dModel {
         let value = Double(row.pointer[i])
-        sums[i] += value
-        squareSums[i] += value * value
         squares += value * value
       }
       guard squares.isFinite else {
         throw TrainingError("\(dataset.describe(token: token)): the activation is not finite")
       }
+      moments.add(row.pointer, rows: 1)
       norms += squares.squareRoot()
       squaredNorms += squares
     }
-    let mean = sums.map { $0 / Double(count) }
+    let mean = moments.means
     let variance = squaredNorms / Double(count) - mean.reduce(0) { $0 + $1 * $1 }
     // What is less than the rounding of sums this long is none.
     let least = 1e-12 * squaredNorms / Double(count)
-    let deviation = zip(squareSums, mean).map {
-      Float(max($0 / Double(count) - $1 * $1, 0).squareRoot())
-    }
     return (
-      mean.map { Float($0) }, deviation, norms / Double(count), variance > least ? variance : 0
+      mean.map { Float($0) }, moments.deviations.map { Float($0) }, norms / Double(count),
+      variance > least ? variance : 0
     )
   }
 

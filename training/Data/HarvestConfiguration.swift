@@ -1,6 +1,7 @@
+public import GranuleDictionary
 internal import GranuleErrors
 internal import GranuleFiles
-public import GranuleLanguageModel
+internal import GranuleLanguageModel
 public import GranuleTensors
 
 /// What to harvest: activations of a language model on text.
@@ -10,7 +11,7 @@ public struct HarvestConfiguration: Sendable, Equatable {
   /// Blocks at which to take activations, in one pass.
   public var layers: [Int]
   /// What to take there.
-  public var hook = LanguageModel.Hook.residual
+  public var site = HookPoint.Site.residual
   /// Text files and folders; a folder stands for the `.txt`, `.md` and `.rst` files in it and in its
   /// sub-folders.
   public var text: [String]
@@ -41,7 +42,7 @@ public struct HarvestConfiguration: Sendable, Equatable {
     func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(TrainingError) {
       if !condition { throw TrainingError(message()) }
     }
-    let last = hook == .residual ? shape.blocks : shape.blocks - 1
+    let last = site == .residual ? shape.blocks : shape.blocks - 1
     try require(!layers.isEmpty, "layer: at least one is needed")
     try require(Set(layers).count == layers.count, "layer: one is named twice")
     for layer in layers {
@@ -85,17 +86,6 @@ public struct HarvestConfiguration: Sendable, Equatable {
         return try textFiles(in: path, depth: depth + 1)
       }
       return [".txt", ".md", ".rst"].contains { name.hasSuffix($0) } ? [path] : []
-    }
-  }
-}
-
-extension LanguageModel.Hook {
-  /// The name that the field's tools use for this place in a block.
-  func name(layer: Int) -> String {
-    switch self {
-    case .residual: "blocks.\(layer).hook_resid_pre"
-    case .mlp: "blocks.\(layer).hook_mlp_out"
-    case .attention: "blocks.\(layer).hook_attn_out"
     }
   }
 }

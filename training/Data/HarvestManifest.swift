@@ -55,34 +55,28 @@ struct HarvestManifest {
 
   /// Takes over the shards of an earlier harvest into the folder, where there was one.
   ///
-  /// - Throws: `TrainingError` where it had other parameters, naming the first that differs, or its
-  ///   manifest is malformed.
+  /// - Throws: `TrainingError` if it had other parameters, naming the first that differs; `FileError`
+  ///   if its manifest is malformed.
   mutating func resume(from folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
     guard access(path, F_OK) == 0 else { return }
-    let file = try FileBytes.read(path, byteCountMax: Self.bytesMax)
-    let root: JSONValue
-    do throws(StrictJSONError) { root = try StrictJSON.parse(file.bytes) } catch {
-      throw TrainingError("\(path): is not valid JSON: \(error)")
-    }
-    guard root["format"]?.integer == 1, let stored = root["shards"]?.elements,
-      let isComplete = root["complete"]?.bool
-    else { throw TrainingError("\(path): is no manifest of a harvest") }
-    for parameter in parameters where root[parameter.key] != parameter.value {
+    let root = try JSONReader(contentsOf: path, byteCountMax: Self.bytesMax)
+    try root.requireFormat(1)
+    let isComplete = try root.required("complete").bool()
+    for parameter in parameters where root[parameter.key]?.value != parameter.value {
       throw TrainingError(
-        "\(path): the harvest there had \(Self.difference(root[parameter.key], parameter)); "
+        "\(path): the harvest there had \(Self.difference(root[parameter.key]?.value, parameter)); "
           + "harvest into another folder, or repeat its options to go on with it")
     }
     var shards: [Shard] = []
     var next = 0
-    for entry in stored {
-      guard let file = entry["file"]?.string, !file.contains("/"),
-        let tokens = entry["tokens"]?.integer,
-        (0...Self.shardTokensMax).contains(tokens),
-        let ends = entry["sequences"]?.elements?.compactMap(\.integer),
-        ends.count == 2,
-        ends[0] == next, ends[0] < ends[1]
-      else { throw TrainingError("\(path): shard \(shards.count) is malformed") }
+    for entry in try root.required("shards").elements() {
+      let file = try entry.required("file").string()
+      let tokens = try entry.required("tokens").integer(in: 0...Self.shardTokensMax)
+      let ends = try entry.required("sequences").elements().map { try $0.integer() }
+      guard !file.contains("/"), ends.count == 2, ends[0] == next, ends[0] < ends[1] else {
+        throw entry.fault("does not follow from the shard before, or names a file elsewhere")
+      }
       shards.append(Shard(file: file, sequences: ends[0]..<ends[1], tokens: tokens))
       next = ends[1]
     }

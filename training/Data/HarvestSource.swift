@@ -1,5 +1,6 @@
+internal import GranuleDictionary
 package import GranuleErrors
-internal import GranuleFiles
+package import GranuleFiles
 package import GranuleLanguageModel
 internal import GranuleTensors
 
@@ -14,7 +15,7 @@ package struct HarvestSource {
   /// Tokens a sequence.
   package let context: Int
   /// The text's files, as they were named and what they held then.
-  package let text: [TextFile]
+  package let text: [Fingerprint]
   private let path: String
 
   /// Finds the manifest beside the layer's folder that activations are in.
@@ -30,36 +31,30 @@ package struct HarvestSource {
     }
     let name = folder.split(separator: "/").last.map(String.init) ?? ""
     path = "\(Self.parent(folder))/\(HarvestManifest.fileName)"
-    let prefix = ActivationHarvester.layerFolderPrefix
-    guard name.hasPrefix(prefix), let layer = Int(name.dropFirst(prefix.count)) else {
+    guard let layer = HookPoint.layer(ofFolder: name) else {
       throw TrainingError(
         "\(folder): is no layer-L folder of granule harvest: attribution needs to know which "
           + "language model the activations are of, and where")
     }
-    let root = try JSONFile.read(path)
-    guard let model = root["model"], let sha256 = model["sha256"]?.string,
-      let modelName = model["name"]?.string, let context = root["context"]?.integer,
-      let layers = root["layers"]?.elements?.map(\.integer), let hook = root["hook"]?.string,
-      let stored = root["text"]?.elements
-    else { throw TrainingError("\(path): is no manifest of a harvest") }
+    let root = try JSONReader(kept: path)
+    let model = try root.required("model")
+    let hook = try root.required("hook").string()
+    let layers = try root.required("layers").elements().map { try $0.integer() }
     guard layers.contains(layer) else {
       throw TrainingError("\(path): the harvest was not of layer \(layer), which \(folder) claims")
     }
-    let stated = LanguageModel.Hook.residual.name(layer: layer)
-    guard hook == LanguageModel.Hook.residual.rawValue, dataset.origin?.hook ?? stated == stated
+    let stated = HookPoint.block(layer, .residual)
+    guard hook == HookPoint.Site.residual.rawValue, dataset.origin?.hook ?? stated == stated
     else {
       throw TrainingError(
-        "\(path): the activations are of \(dataset.origin?.hook ?? hook), \(stated) is needed: only "
+        "\(path): the activations are of \(dataset.origin?.hook.name ?? hook), \(stated) is needed: only "
           + "the residual stream can be attributed")
     }
-    modelSHA256 = sha256
-    self.modelName = modelName
+    modelSHA256 = try model.required("sha256").string()
+    modelName = try model.required("name").string()
     self.layer = layer
-    self.context = context
-    text = stored.compactMap { TextFile(json: $0) }
-    guard text.count == stored.count else {
-      throw TrainingError("\(path): a text has no file or no sha256")
-    }
+    context = try root.required("context").integer()
+    text = try root.required("text").elements().map { try Fingerprint(text: $0) }
   }
 
   /// - Throws: `TrainingError` where a model's file is not the one that the activations are of.
@@ -75,7 +70,7 @@ package struct HarvestSource {
   /// - Throws: `TrainingError` where a text, of those that were harvested, has changed since;
   ///   `FileError` where it cannot be read.
   package func checkText() throws {
-    for file in text where try TextFile(reading: file.path) != file {
+    for file in text where try Fingerprint(digesting: file.path) != file {
       throw TrainingError(
         "\(file.path): has other contents than when it was harvested, says \(path); name text to "
           + "attribute on with --text")

@@ -1,4 +1,5 @@
 internal import GranuleErrors
+internal import GranuleStatistics
 
 /// How a latent's attributions at single tokens become its score.
 ///
@@ -37,11 +38,9 @@ public enum AttributionAggregation: Sendable, Equatable {
     case .quantile(let quantile, let positions):
       let zeros = positions == .active ? 0 : tokens - attributions.count
       let sorted = attributions.map { Double(abs($0)) }.sorted()
-      let place = quantile * Double(zeros + sorted.count - 1)
-      func value(_ rank: Int) -> Double { rank < zeros ? 0 : sorted[rank - zeros] }
-      let below = Int(place)
-      let above = min(below + 1, zeros + sorted.count - 1)
-      return value(below) + (place - Double(below)) * (value(above) - value(below))
+      return Quantile.interpolated(quantile, count: zeros + sorted.count) { rank in
+        rank < zeros ? 0 : sorted[rank - zeros]
+      }
     }
   }
 }

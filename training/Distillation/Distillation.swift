@@ -66,7 +66,7 @@ public final class Distillation {
   public var languageModel: String { source.modelName }
   private let folder: String
   private let source: HarvestSource
-  private var lock: RunLock?
+  private var lock: FolderLock?
 
   /// Begins a distillation in a new folder. All that can be wrong is looked at before.
   ///
@@ -94,7 +94,7 @@ public final class Distillation {
       try source.checkText()
       configuration.text = source.text.map { Folder.absolute($0.path) }
     }
-    configuration.textFiles = try TextFile.read(configuration.text)
+    configuration.textFiles = try Fingerprint.text(configuration.text)
     if let repository = configuration.repository {
       try Folder.make(repository)
       guard access(repository, W_OK | X_OK) == 0 else {
@@ -104,7 +104,7 @@ public final class Distillation {
     self.configuration = configuration
     cycles = []
     try Folder.make(folder)
-    lock = try RunLock(folder)
+    lock = try FolderLock(folder)
     // Before the configuration, with which there is a distillation.
     try RunActivations(activations).write(to: folder)
     try configuration.write(to: folder)
@@ -117,7 +117,7 @@ public final class Distillation {
   public init(resuming folder: String) throws {
     configuration = try DistillationConfiguration(folder: folder)
     self.folder = folder
-    lock = try RunLock(folder)
+    lock = try FolderLock(folder)
     let activations: ActivationDataset
     (source, activations) = try Self.check(configuration)
     try RunActivations.check(activations, of: folder)
@@ -184,7 +184,9 @@ public final class Distillation {
   /// - Throws: `TrainingError` where the text is not what the distillation was begun on.
   private func checkText() throws {
     guard let begun = configuration.textFiles,
-      let change = TextFile.change(from: begun, to: try TextFile.read(configuration.text))
+      let change = Fingerprint.changes(
+        from: begun, to: try Fingerprint.text(configuration.text)
+      ).first
     else { return }
     throw TrainingError(
       "\(folder): the text to attribute on is not that which it was begun on: \(change). Restore it, or "

@@ -25,7 +25,7 @@ public struct DistillationConfiguration: Sendable, Equatable {
   /// Text files and folders to attribute on; empty: those that were harvested.
   public var text: [String] = []
   /// The text's files when the distillation began; nil: not known.
-  var textFiles: [TextFile]?
+  var textFiles: [Fingerprint]?
   /// Which features make the final core; nil: those selected in at least half of the cycles.
   public var coreRule: CoreRule?
   /// The model repository to publish each cycle's dictionary in; nil: it is not published.
@@ -99,7 +99,7 @@ public struct DistillationConfiguration: Sendable, Equatable {
       .init("attribution_tokens", JSONValue(attributionTokens)), .init("model", .string(model)),
       .init("text", .array(text.map { .string($0) })), .init("core_rule", .string(rule.text)),
     ]
-    if let textFiles { members.append(.init("text_files", .array(textFiles.map(\.json)))) }
+    if let textFiles { members.append(.init("text_files", .array(textFiles.map(\.textJSON)))) }
     if let repository {
       members.append(.init("repository", .string(repository)))
       members.append(.init("published_name", .string(publishedName)))
@@ -117,48 +117,32 @@ public struct DistillationConfiguration: Sendable, Equatable {
   /// - Throws: `TrainingError` or `FileError`, naming the key that is missing or wrong.
   public init(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
-    let root = try JSONFile.read(path)
-    func required<Value>(
-      _ key: String, _ convert: (JSONValue) -> Value?
-    ) throws(TrainingError) -> Value {
-      guard let value = root[key].flatMap(convert) else {
-        throw TrainingError("\(path): \(key) is missing or malformed")
-      }
-      return value
-    }
-    guard root["format"]?.integer == 1 else {
-      throw TrainingError("\(path): has another format than 1, which this Granule reads")
-    }
+    let root = try JSONReader(kept: path)
+    try root.requireFormat(1)
     training = try TrainingConfiguration(
-      json: required("training") { $0 }, source: "\(path): training")
-    cycles = try required("cycles", \.integer)
-    coverage = try required("coverage", \.number)
-    switch try required("aggregation", \.string) {
-    case "mean-abs": aggregation = .meanAbsolute
+      json: root.required("training").value, source: "\(path): training")
+    cycles = try root.required("cycles").integer()
+    coverage = try root.required("coverage").number()
+    let aggregation = try root.required("aggregation")
+    switch try aggregation.string() {
+    case "mean-abs": self.aggregation = .meanAbsolute
     case "quantile":
-      aggregation = .quantile(
-        try required("quantile", \.number),
-        over: try required("quantile_over") {
-          $0.string.flatMap(AttributionAggregation.Positions.init)
-        })
-    default: throw TrainingError("\(path): aggregation is none of mean-abs, quantile")
+      self.aggregation = .quantile(
+        try root.required("quantile").number(), over: try root.required("quantile_over").choice())
+    default: throw aggregation.fault("is neither mean-abs nor quantile")
     }
-    attributionTokens = try required("attribution_tokens", \.integer)
-    model = try required("model", \.string)
-    func all<Value>(_ convert: @escaping (JSONValue) -> Value?) -> (JSONValue) -> [Value]? {
-      { json in
-        let values = json.elements?.compactMap(convert)
-        return values?.count == json.elements?.count ? values : nil
-      }
+    attributionTokens = try root.required("attribution_tokens").integer()
+    model = try root.required("model").string()
+    text = try root.required("text").elements().map { try $0.string() }
+    textFiles = try root["text_files"]?.elements().map { try Fingerprint(text: $0) }
+    let rule = try root.required("core_rule")
+    coreRule = CoreRule(try rule.string())
+    guard coreRule != nil else {
+      throw rule.fault("is \(rule.excerpt), it must be last, intersection:N or votes:N")
     }
-    text = try required("text", all(\.string))
-    if root["text_files"] != nil {
-      textFiles = try required("text_files", all(TextFile.init(json:)))
-    }
-    coreRule = try required("core_rule") { $0.string.flatMap { CoreRule($0) } }
-    if root["repository"] != nil {
-      repository = try required("repository", \.string)
-      publishedName = try required("published_name", \.string)
+    if let repository = root["repository"] {
+      self.repository = try repository.string()
+      publishedName = try root.required("published_name").string()
     }
     try validate()
   }

@@ -109,49 +109,40 @@ public struct DistillationCycle: Sendable, Equatable {
   /// - Throws: `TrainingError` or `FileError` where it is damaged.
   init(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
-    let root = try JSONFile.read(path)
-    func required<Value>(_ key: String, _ value: Value?) throws(TrainingError) -> Value {
-      guard let value else { throw TrainingError("\(path): \(key) is missing or malformed") }
-      return value
+    let root = try JSONReader(kept: path)
+    number = try root.required("cycle").integer()
+    coreLatents = try root.required("core_latents").integer()
+    candidates = try root.required("candidates").integer()
+    kept = try root.required("kept").integer()
+    let selected = try root.required("selected")
+    self.selected = try selected.elements().map {
+      Feature(
+        id: try $0.required("feature").integer(in: 0...Self.idMax),
+        latent: try $0.required("latent").integer(in: 0 ... .max),
+        attribution: try $0.required("attribution").number(),
+        frequency: try $0.required("frequency").number())
     }
-    func elements<Value>(
-      _ key: String, _ read: (JSONValue) -> Value?
-    ) throws(TrainingError) -> [Value] {
-      let stored = try required(key, root[key]?.elements)
-      let values = stored.compactMap(read)
-      guard values.count == stored.count else {
-        throw TrainingError("\(path): \(key) is missing or malformed")
-      }
-      return values
+    latentsForCoverage = try root.required("latents_for_coverage").elements().map {
+      guard let latents = try $0.elements().last else { throw $0.fault("is empty") }
+      return try latents.integer()
     }
-    number = try required("cycle", root["cycle"]?.integer)
-    coreLatents = try required("core_latents", root["core_latents"]?.integer)
-    candidates = try required("candidates", root["candidates"]?.integer)
-    kept = try required("kept", root["kept"]?.integer)
-    selected = try elements("selected") { json in
-      guard let id = json["feature"]?.integer, let latent = json["latent"]?.integer,
-        let attribution = json["attribution"]?.number, let frequency = json["frequency"]?.number,
-        id >= 0, latent >= 0
-      else { return nil }
-      return Feature(id: id, latent: latent, attribution: attribution, frequency: frequency)
+    rows = try root.required("granularities").elements().map {
+      Row(
+        latents: try $0.required("latents").integer(), l0: try $0.required("l0").number(),
+        fvu: try $0.required("fvu").number())
     }
-    latentsForCoverage = try elements("latents_for_coverage") { $0.elements?.last?.integer }
-    rows = try elements("granularities") { json in
-      guard let latents = json["latents"]?.integer, let l0 = json["l0"]?.number,
-        let fvu = json["fvu"]?.number
-      else { return nil }
-      return Row(latents: latents, l0: l0, fvu: fvu)
+    attributedTokens = try root.required("attributed_tokens").integer()
+    crossEntropy = try root.required("cross_entropy").number()
+    trainingSeconds = root["training_seconds"]?.value.number
+    attributionSeconds = root["attribution_seconds"]?.value.number
+    flooredShare = root["floored_share"]?.value.number
+    publishedVersion = root["published_version"]?.value.integer
+    guard (0...max(candidates, 0)).contains(coreLatents), !self.selected.isEmpty,
+      self.selected.allSatisfy({ $0.latent < candidates }),
+      Set(self.selected.map(\.id)).count == self.selected.count
+    else {
+      throw selected.fault("must name different features, all of them candidates, at least one")
     }
-    attributedTokens = try required("attributed_tokens", root["attributed_tokens"]?.integer)
-    crossEntropy = try required("cross_entropy", root["cross_entropy"]?.number)
-    trainingSeconds = root["training_seconds"]?.number
-    attributionSeconds = root["attribution_seconds"]?.number
-    flooredShare = root["floored_share"]?.number
-    publishedVersion = root["published_version"]?.integer
-    guard coreLatents >= 0, coreLatents <= candidates, !selected.isEmpty,
-      selected.allSatisfy({ $0.latent < candidates && $0.id <= Self.idMax }),
-      Set(selected.map(\.id)).count == selected.count
-    else { throw TrainingError("\(path): selected is malformed") }
   }
 
   init(

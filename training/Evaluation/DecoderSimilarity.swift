@@ -1,6 +1,7 @@
 internal import GranuleBLAS
 public import GranuleDictionary
 internal import GranuleLanguageModel
+internal import GranuleStatistics
 internal import GranuleTensors
 internal import GranuleThreads
 
@@ -29,13 +30,11 @@ public struct DecoderSimilarity: Sendable {
 
     /// A quantile of `maximumEarlierCosines`, 0 … 1, linearly interpolated; nil for the first block.
     public func earlierCosine(quantile: Double) -> Double? {
-      guard let last = maximumEarlierCosines.indices.last else { return nil }
-      let position = quantile * Double(last)
-      let low = Int(position)
-      let (below, above) = (
-        maximumEarlierCosines[low], maximumEarlierCosines[min(low + 1, last)]
-      )
-      return Double(below) + (position - Double(low)) * Double(above - below)
+      maximumEarlierCosines.isEmpty
+        ? nil
+        : Quantile.interpolated(quantile, count: maximumEarlierCosines.count) {
+          Double(maximumEarlierCosines[$0])
+        }
     }
 
     /// The share of latents whose largest cosine with an earlier latent is more than `cosine`; nil

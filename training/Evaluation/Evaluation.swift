@@ -1,6 +1,7 @@
 public import GranuleData
 public import GranuleDictionary
 internal import GranuleErrors
+internal import GranuleStatistics
 internal import GranuleTensors
 
 /// How well each granularity of a dictionary reconstructs activations.
@@ -66,7 +67,7 @@ public struct Evaluation: Sendable {
     let (latents, fullK) = (dictionary.latents, dictionary.defaultK(at: dictionary.latents))
     let fullWidth = rows.firstIndex { $0.granularity == latents && $0.k == fullK }
     var statistics = LatentStatistics(dictionary)
-    var moments = Moments(dModel: dModel)
+    var moments = ColumnMoments(columns: dModel)
     var storedMeanVariance = dictionary.activationMean == nil ? nil : 0.0
     var sums = rows.map { row in
       (squaredError: 0.0, active: 0, isDead: [Bool](repeating: true, count: row.granularity))

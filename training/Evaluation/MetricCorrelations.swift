@@ -1,3 +1,5 @@
+internal import GranuleStatistics
+
 /// How metrics go together over the granularities of a dictionary: Pearson's correlation of each two.
 public struct MetricCorrelations: Sendable {
   /// How k was chosen.

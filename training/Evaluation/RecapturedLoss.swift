@@ -1,6 +1,7 @@
 public import GranuleDictionary
 internal import GranuleErrors
 public import GranuleLanguageModel
+internal import GranuleStatistics
 internal import GranuleTensors
 internal import GranuleThreads
 
@@ -83,7 +84,7 @@ public struct RecapturedLoss: Sendable {
 
     // The mean must be known before anything is replaced by it; activations are computed again
     // rather than kept, so that memory does not grow with the text.
-    var moments = Moments(dModel: shape.dModel)
+    var moments = ColumnMoments(columns: shape.dModel)
     var (replaced, predicted) = (0, 0)
     for batch in batches {
       let stream = model.residual(of: batch, before: layer)

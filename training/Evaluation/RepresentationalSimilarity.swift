@@ -1,5 +1,6 @@
 internal import GranuleBLAS
 internal import GranuleLanguageModel
+internal import GranuleStatistics
 internal import GranuleTensors
 internal import GranuleThreads
 

@@ -1,3 +1,5 @@
+internal import GranuleStatistics
+
 /// Notices a loss that will not come back.
 package struct DivergenceWatch {
   /// A loss of more than so many times the running median is suspect.
@@ -48,7 +50,5 @@ package struct DivergenceWatch {
       + "for \(stepsMax) steps"
   }
 
-  private var median: Double? {
-    recent.isEmpty ? nil : recent.sorted()[recent.count / 2]
-  }
+  private var median: Double? { Quantile.median(recent) }
 }

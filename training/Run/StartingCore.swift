@@ -53,14 +53,15 @@ package struct StartingCore {
 
   /// - Throws: `TrainingError` where it is not of the same place in the same language model as these
   ///   activations, as far as both say where they come from.
-  func check(dModel: Int, languageModel: String, hook: String) throws(TrainingError) {
+  func check(dModel: Int, languageModel: String, hook: HookPoint) throws(TrainingError) {
     guard dictionary.dModel == dModel else {
       throw TrainingError(
         "\(folder): the core has d_model \(dictionary.dModel), the activations have \(dModel)")
     }
     let provenance = dictionary.provenance
     for (what, own, theirs) in [
-      ("hook", provenance.hook, hook), ("language model", provenance.languageModel, languageModel),
+      ("hook", provenance.hook.name, hook.name),
+      ("language model", provenance.languageModel, languageModel),
     ] where !own.isEmpty && !theirs.isEmpty && own != theirs {
       throw TrainingError(
         "\(folder): the core's \(what) is \(own), the activations' is \(theirs): a core is of use "

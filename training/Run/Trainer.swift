@@ -88,7 +88,7 @@ public final class Trainer {
   public private(set) var checkpointStep: Int?
   private let run: String
   /// Held until training ends.
-  private var lock: RunLock?
+  private var lock: FolderLock?
   private var state: Checkpoint
   private let core: StartingCore?
 
@@ -113,7 +113,7 @@ public final class Trainer {
     self.run = run
     damagedCheckpoint = nil
     try Folder.make(run)
-    lock = try RunLock(run)
+    lock = try FolderLock(run)
     if let core {
       // A copy: the run goes on also where the folder it came from is gone.
       let copy = "\(run)/\(StartingCore.folderName)"
@@ -146,7 +146,7 @@ public final class Trainer {
   public init(resuming run: String) throws {
     configuration = try TrainingConfiguration(run: run)
     self.run = run
-    lock = try RunLock(run)
+    lock = try FolderLock(run)
     (training, heldOut) = try Self.split(run: run)
     core =
       configuration.core.isEmpty
@@ -550,7 +550,7 @@ public final class Trainer {
     result.activations = configuration.activations.map(Folder.absolute)
     let dataset = try ActivationDataset(paths: configuration.activations)
     if result.languageModel.isEmpty { result.languageModel = dataset.origin?.languageModel ?? "" }
-    if result.hook.isEmpty { result.hook = dataset.origin?.hook ?? "" }
+    if result.hook.isUnknown { result.hook = dataset.origin?.hook ?? "" }
     return result
   }
 

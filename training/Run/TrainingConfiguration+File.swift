@@ -1,5 +1,6 @@
-package import GranuleErrors
 internal import GranuleData
+internal import GranuleDictionary
+package import GranuleErrors
 package import GranuleFiles
 internal import GranuleObjective
 internal import GranuleTensors
@@ -162,7 +163,8 @@ extension TrainingConfiguration {
       .integer("core_latents", \.coreLatents),
       .flag("trains_core_encoders", \.trainsCoreEncoders),
       .string("language_model", \.languageModel),
-      .string("hook", \.hook),
+      Field(
+        "hook", \.hook, write: { .string($0.name) }, read: { $0.string.map { HookPoint($0) } }),
     ]
   }
 
@@ -257,6 +259,6 @@ extension TrainingConfiguration {
   /// - Throws: `TrainingError` or `FileError`, naming the key that is missing or wrong.
   public init(run: String) throws {
     let path = "\(run)/\(Self.fileName)"
-    try self.init(json: JSONFile.read(path), source: path)
+    try self.init(json: JSONReader(kept: path).value, source: path)
   }
 }

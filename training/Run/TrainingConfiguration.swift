@@ -1,5 +1,6 @@
 internal import Glibc
 internal import GranuleData
+public import GranuleDictionary
 public import GranuleErrors
 public import GranuleObjective
 internal import GranuleStep
@@ -92,7 +93,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// Provenance, written into the dictionary; "" if unknown.
   public var languageModel = ""
   /// Provenance: where in the language model, "" if unknown.
-  public var hook = ""
+  public var hook: HookPoint = ""
 
   /// Defaults for a dictionary of a size: papers' where they state one, else those of the codebases
   /// that the field uses (learning rate 2·10⁻⁴ / √(N / 2¹⁴); dead after 10 million tokens, in a

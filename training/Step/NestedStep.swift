@@ -1,6 +1,7 @@
 internal import CGranuleKernels
 package import GranuleDictionary
 package import GranuleObjective
+internal import GranuleStatistics
 package import GranuleTensors
 internal import GranuleThreads
 
@@ -138,7 +139,7 @@ package final class NestedStep {
     setGranularities(objective.granularities)
     let usesAuxiliary = !dead.isEmpty && objective.auxiliaryCoefficient > 0
     reserve(tokens: tokens, usesAuxiliary: usesAuxiliary)
-    let variance = BatchMoments.variance(of: batch.pointer, rows: tokens, columns: dModel)
+    let variance = ColumnMoments.variance(of: batch.pointer, rows: tokens, columns: dModel)
 
     var losses = Losses()
     let codes = try seconds.timing(\.encode) { () throws(EncodingError) in
@@ -429,7 +430,7 @@ package final class NestedStep {
   private func reviveDead(
     _ batch: FloatStorage, tokens: Int, dead: [Int], _ objective: StepObjective
   ) throws(EncodingError) -> Double {
-    let variance = BatchMoments.variance(of: residuals.pointer, rows: tokens, columns: dModel)
+    let variance = ColumnMoments.variance(of: residuals.pointer, rows: tokens, columns: dModel)
     var scale = Float(2 * objective.auxiliaryCoefficient / variance)
     let deadWeights = DictionaryWeights(latents: dead.count, dModel: dModel)
     Parallel.forRanges(dead.count) { _, range in

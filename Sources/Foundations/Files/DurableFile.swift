@@ -31,7 +31,7 @@ public enum DurableFile {
     let target = target(of: path)
     let temporary = hiddenNeighbour(of: target)
     let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-    guard descriptor >= 0 else { throw systemError(path, "cannot be created") }
+    guard descriptor >= 0 else { throw FileError.system(path, "cannot be created") }
     do throws(FileError) {
       do throws(FileError) {
         try body { (chunk) throws(FileError) in
@@ -39,17 +39,19 @@ public enum DurableFile {
           while done < chunk.count {
             let wrote = Glibc.write(descriptor, chunk.baseAddress! + done, chunk.count - done)
             if wrote < 0 && errno == EINTR { continue }
-            guard wrote > 0 else { throw systemError(path, "cannot be written") }
+            guard wrote > 0 else { throw FileError.system(path, "cannot be written") }
             done += wrote
           }
         }
-        guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be flushed") }
+        guard fsync(descriptor) == 0 else { throw FileError.system(path, "cannot be flushed") }
       } catch {
         close(descriptor)
         throw error
       }
-      guard close(descriptor) == 0 else { throw systemError(path, "cannot be closed") }
-      guard rename(temporary, target) == 0 else { throw systemError(path, "cannot be replaced") }
+      guard close(descriptor) == 0 else { throw FileError.system(path, "cannot be closed") }
+      guard rename(temporary, target) == 0 else {
+        throw FileError.system(path, "cannot be replaced")
+      }
     } catch {
       unlink(temporary)
       throw error
@@ -72,9 +74,9 @@ public enum DurableFile {
   /// - Throws: `FileError` with the system's reason.
   public static func flushFolder(_ path: String) throws(FileError) {
     let descriptor = open(path.isEmpty ? "/" : path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
+    guard descriptor >= 0 else { throw FileError.system(path, "cannot be opened") }
     defer { close(descriptor) }
-    guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be flushed") }
+    guard fsync(descriptor) == 0 else { throw FileError.system(path, "cannot be flushed") }
   }
 
   /// Where a link leads; the path itself where it is none, or leads nowhere yet.
@@ -96,11 +98,8 @@ public enum DurableFile {
   public static func requireReplaceable(_ path: String) throws(FileError) {
     var status = stat()
     guard stat(path, &status) == 0, status.st_mode & S_IFMT != S_IFREG else { return }
-    throw FileError(file: path, fault: "is there already and is not a regular file")
-  }
-
-  private static func systemError(_ path: String, _ what: String) -> FileError {
-    FileError(file: path, fault: "\(what): \(String(cString: strerror(errno)))")
+    throw FileError(
+      file: path, kind: .exists, fault: "is there already and is not a regular file")
   }
 }
 

@@ -36,7 +36,7 @@ public final class FileBytes: Sendable {
       return FileBytes(path: path, bytes: .init(start: nil, count: 0), isMapped: true)
     }
     let start = mmap(nil, count, PROT_READ, MAP_PRIVATE, descriptor, 0)
-    guard let start, start != MAP_FAILED else { throw systemError(path, "cannot be mapped") }
+    guard let start, start != MAP_FAILED else { throw FileError.system(path, "cannot be mapped") }
     return FileBytes(
       path: path, bytes: UnsafeRawBufferPointer(start: start, count: count), isMapped: true)
   }
@@ -62,14 +62,16 @@ public final class FileBytes: Sendable {
     defer { close(descriptor) }
     guard count <= byteCountMax else {
       throw FileError(
-        file: path, fault: "is \(count) bytes long, at most \(byteCountMax) are expected")
+        file: path, kind: .tooLarge(limit: byteCountMax),
+        fault: "is \(count) bytes long, at most \(byteCountMax) are expected")
     }
     // A sparse file can claim any size; to ask for more memory than there is would end the process.
     let memory = sysconf(Int32(_SC_PHYS_PAGES)) * sysconf(Int32(_SC_PAGESIZE))
     var block: UnsafeMutableRawPointer?
     guard count <= memory, posix_memalign(&block, 64, max(count, 1)) == 0, let block else {
       throw FileError(
-        file: path, fault: "is \(count) bytes long, more than fits this machine's memory")
+        file: path, kind: .outOfMemory,
+        fault: "is \(count) bytes long, more than fits this machine's memory")
     }
     let buffer = UnsafeMutableRawBufferPointer(start: block, count: count)
     var filled = 0
@@ -77,10 +79,14 @@ public final class FileBytes: Sendable {
       let got = Glibc.read(descriptor, buffer.baseAddress! + filled, count - filled)
       if got < 0 && errno == EINTR { continue }
       guard got > 0 else {
-        let fault =
-          got == 0 ? "ended after \(filled) of \(count) bytes while it was read" : systemFault()
+        let failure =
+          got < 0
+          ? FileError.system(path)
+          : FileError(
+            file: path, kind: .changed,
+            fault: "ended after \(filled) of \(count) bytes while it was read")
         free(block)
-        throw FileError(file: path, fault: fault)
+        throw failure
       }
       filled += got
     }
@@ -88,9 +94,15 @@ public final class FileBytes: Sendable {
   }
 
   /// A copy of bytes that are in memory already, under a name for messages.
-  public static func copy(_ source: UnsafeRawBufferPointer, named path: String) -> FileBytes {
+  ///
+  /// - Throws: `FileError` of kind `outOfMemory`.
+  public static func copy(
+    _ source: UnsafeRawBufferPointer, named path: String
+  ) throws(FileError) -> FileBytes {
     guard let block = malloc(max(source.count, 1)) else {
-      fatalError("out of memory: \(source.count) bytes asked for")
+      throw FileError(
+        file: path, kind: .outOfMemory,
+        fault: "needs \(source.count) bytes of memory, more than is free")
     }
     let buffer = UnsafeMutableRawBufferPointer(start: block, count: source.count)
     buffer.copyMemory(from: source)
@@ -100,11 +112,11 @@ public final class FileBytes: Sendable {
   private static func open(_ path: String) throws(FileError) -> (Int32, Int) {
     // Without waiting: to open a named pipe would block until somebody writes to it.
     let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-    guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
+    guard descriptor >= 0 else { throw FileError.system(path, "cannot be opened") }
     var status = stat()
     guard fstat(descriptor, &status) == 0 else {
       defer { close(descriptor) }
-      throw systemError(path, "cannot be examined")
+      throw FileError.system(path, "cannot be examined")
     }
     guard status.st_mode & S_IFMT == S_IFREG else {
       close(descriptor)
@@ -112,10 +124,4 @@ public final class FileBytes: Sendable {
     }
     return (descriptor, Int(status.st_size))
   }
-
-  private static func systemError(_ path: String, _ what: String) -> FileError {
-    FileError(file: path, fault: "\(what): \(systemFault())")
-  }
-
-  private static func systemFault() -> String { String(cString: strerror(errno)) }
 }

@@ -6,7 +6,7 @@ public enum Folder {
   ///
   /// - Throws: `FileError` with the system's reason.
   public static func entries(of path: String) throws(FileError) -> [String] {
-    guard let directory = opendir(path) else { throw systemError(path) }
+    guard let directory = opendir(path) else { throw FileError.system(path) }
     defer { closedir(directory) }
     var names: [String] = []
     while let entry = readdir(directory) {
@@ -25,7 +25,7 @@ public enum Folder {
     var partial = path.hasPrefix("/") ? "/" : ""
     for component in path.split(separator: "/") {
       partial += component + "/"
-      if mkdir(partial, 0o755) != 0 && errno != EEXIST { throw systemError(partial) }
+      if mkdir(partial, 0o755) != 0 && errno != EEXIST { throw FileError.system(partial) }
     }
     guard isFolder(path) else { throw FileError(file: path, fault: "is not a folder") }
   }
@@ -47,7 +47,7 @@ public enum Folder {
     try make(temporary)
     do throws(FileError) {
       try fill(temporary)
-      guard rename(temporary, target) == 0 else { throw systemError(path) }
+      guard rename(temporary, target) == 0 else { throw FileError.system(path) }
     } catch {
       for name in (try? entries(of: temporary)) ?? [] { unlink("\(temporary)/\(name)") }
       rmdir(temporary)
@@ -65,9 +65,10 @@ public enum Folder {
     }
     var status = stat()
     guard lstat(path, &status) != 0 else {
-      throw FileError(file: path, fault: "is there already: choose another path")
+      throw FileError(
+        file: path, kind: .exists, fault: "is there already: choose another path")
     }
-    guard errno == ENOENT else { throw systemError(path) }
+    guard errno == ENOENT else { throw FileError.system(path) }
   }
 
   /// The same path from the root, which means the same wherever a later process runs.
@@ -81,9 +82,5 @@ public enum Folder {
   public static func isFolder(_ path: String) -> Bool {
     var status = stat()
     return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
-  }
-
-  private static func systemError(_ path: String) -> FileError {
-    FileError(file: path, fault: String(cString: strerror(errno)))
   }
 }

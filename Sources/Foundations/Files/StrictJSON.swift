@@ -49,14 +49,9 @@ public enum StrictJSON {
 
   /// The text of `value`: one line, or indented by two spaces. Reals keep 17 significant digits.
   public static func text(_ value: JSONValue, indented: Bool = false) -> String {
-    let tree = node(of: value)
-    defer { json_decref(tree) }
-    let realPrecision = 17 << 11  // JSON_REAL_PRECISION(17), a macro that Swift does not see
-    let layout = indented ? 2 : Int(JSON_COMPACT)
-    let flags = Int(JSON_PRESERVE_ORDER | JSON_ENCODE_ANY) | realPrecision | layout
-    guard let text = json_dumps(tree, flags) else { outOfMemory() }
-    defer { free(text) }
-    return String(cString: text)
+    var writer = JSONWriter(isIndented: indented)
+    writer.append(value)
+    return writer.text
   }
 
   private static func value(
@@ -94,38 +89,6 @@ public enum StrictJSON {
     case JSON_TRUE: return .bool(true)
     case JSON_FALSE: return .bool(false)
     default: return .null
-    }
-  }
-
-  /// A text that lacks a part would be worse than none.
-  private static func outOfMemory() -> Never {
-    fatalError("out of memory: libjansson could not allocate a JSON value")
-  }
-
-  private static func node(of value: JSONValue) -> UnsafeMutablePointer<json_t>? {
-    switch value {
-    case .object(let members):
-      let object = json_object()
-      for member in members {
-        let code = json_object_set_new(object, member.key, node(of: member.value))
-        if code != 0 { outOfMemory() }
-      }
-      return object
-    case .array(let elements):
-      let array = json_array()
-      for element in elements {
-        if json_array_append_new(array, node(of: element)) != 0 { outOfMemory() }
-      }
-      return array
-    case .string(let text):
-      var text = text
-      return text.withUTF8 { utf8 in
-        utf8.withMemoryRebound(to: CChar.self) { json_stringn($0.baseAddress, $0.count) }
-      }
-    case .integer(let value): return json_integer(json_int_t(value))
-    case .real(let value): return value.isFinite ? json_real(value) : json_null()
-    case .bool(let value): return value ? json_true() : json_false()
-    case .null: return json_null()
     }
   }
 }

@@ -23,6 +23,8 @@ public final class TransferProgress {
   package func advance(_ byteCount: Int, of file: String) throws(FileError) {
     done += byteCount
     onProgress(total > 0 ? min(1, Double(done) / Double(total)) : 1)
-    guard !shouldStop() else { throw FileError(file: file, fault: "was interrupted") }
+    guard !shouldStop() else {
+      throw FileError(file: file, kind: .interrupted, fault: "was interrupted")
+    }
   }
 }

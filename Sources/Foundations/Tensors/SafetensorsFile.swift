@@ -46,34 +46,27 @@ public struct SafetensorsFile: Sendable {
     guard dataStart <= bytes.count else {
       throw fault(nil, "claims a header of \(claimed) bytes, but is only \(bytes.count) bytes long")
     }
-    let header: JSONValue
+    let header: JSONReader
     do throws(StrictJSONError) {
-      header = try StrictJSON.parse(UnsafeRawBufferPointer(rebasing: bytes[8..<dataStart]))
+      header = JSONReader(
+        try StrictJSON.parse(UnsafeRawBufferPointer(rebasing: bytes[8..<dataStart])),
+        file: file.path)
     } catch {
       throw fault(nil, "the header is not valid JSON: \(error)")
     }
-    guard let members = header.members else {
-      throw fault(nil, "the header is \(header.kind), an object is needed")
-    }
 
+    guard header.value.members != nil else {
+      throw fault(nil, "the header is \(header.value.kind), an object is needed")
+    }
     var metadata: [String: String] = [:]
     var tensors: [(start: Int, tensor: Tensor)] = []
-    for member in members {
-      if member.key == "__metadata__" {
-        guard let entries = member.value.members else {
-          throw fault(nil, "__metadata__ is \(member.value.kind), an object is needed")
-        }
-        for entry in entries {
-          guard let text = entry.value.string else {
-            throw fault(
-              nil, "__metadata__ key \(entry.key) is \(entry.value.kind), a string is needed")
-          }
-          metadata[entry.key] = text
-        }
-        continue
+    for (name, value) in try header.members() {
+      if name == "__metadata__" {
+        for entry in try value.members() { metadata[entry.key] = try entry.value.string() }
+      } else {
+        let entry = JSONReader(value.value, file: file.path, tensor: name)
+        tensors.append(try Self.tensor(name, entry, of: file, dataStart: dataStart))
       }
-      let tensor = try Self.tensor(member, of: file, dataStart: dataStart)
-      tensors.append(tensor)
     }
     tensors.sort { $0.start < $1.start }
     var expected = 0
@@ -95,37 +88,28 @@ public struct SafetensorsFile: Sendable {
   }
 
   private static func tensor(
-    _ member: JSONValue.Member, of file: FileBytes, dataStart: Int
+    _ name: String, _ header: JSONReader, of file: FileBytes, dataStart: Int
   ) throws(FileError) -> (start: Int, tensor: Tensor) {
     func fault(_ text: String) -> FileError {
-      FileError(file: file.path, tensor: member.key, fault: text)
+      FileError(file: file.path, tensor: name, fault: text)
     }
-    guard let fields = member.value.members else {
-      throw fault("its header entry is \(member.value.kind), an object is needed")
-    }
-    if let unknown = fields.first(where: { !["dtype", "shape", "data_offsets"].contains($0.key) }) {
+    let known = ["dtype", "shape", "data_offsets"]
+    if let unknown = try header.members().first(where: { !known.contains($0.key) }) {
       throw fault("its header entry has an unknown key \(unknown.key)")
     }
-    guard let typeName = member.value["dtype"]?.string else { throw fault("has no dtype") }
-    guard let type = ElementType(rawValue: typeName) else {
-      let known = ElementType.allCases.map(\.safetensorsName).joined(separator: ", ")
-      throw fault("has dtype \(typeName), known are \(known)")
-    }
-    guard let dimensions = member.value["shape"]?.elements else { throw fault("has no shape") }
+    let type: ElementType = try header.required("dtype").choice()
     var shape: [Int] = []
     var byteCount = type.byteCount
-    for dimension in dimensions {
-      guard let length = dimension.integer, length >= 0 else {
-        throw fault("its shape has an entry that is no integer ≥ 0")
-      }
+    for dimension in try header.required("shape").elements() {
+      let length = try dimension.integer(in: 0 ... .max)
       shape.append(length)
       let (product, overflow) = byteCount.multipliedReportingOverflow(by: length)
       guard !overflow else { throw fault("its shape \(shape) is beyond 63 bits of bytes") }
       byteCount = product
     }
-    guard let offsets = member.value["data_offsets"]?.elements, offsets.count == 2,
-      let begin = offsets[0].integer, let end = offsets[1].integer
-    else { throw fault("its data_offsets are not two integers") }
+    let offsets = try header.required("data_offsets").elements()
+    guard offsets.count == 2 else { throw fault("its data_offsets are not two integers") }
+    let (begin, end) = (try offsets[0].integer(), try offsets[1].integer())
     guard 0 <= begin, begin <= end else {
       throw fault("its data_offsets [\(begin), \(end)) are reversed or negative")
     }
@@ -140,7 +124,7 @@ public struct SafetensorsFile: Sendable {
     }
     let range = dataStart + begin..<dataStart + end
     return (
-      begin, Tensor(name: member.key, type: type, shape: shape, file: file, byteRange: range)
+      begin, Tensor(name: name, type: type, shape: shape, file: file, byteRange: range)
     )
   }
 }
