@@ -324,6 +324,8 @@ let package = Package(
       ],
       path: "Tests/FuzzTargets", swiftSettings: strict),
     tests("Fuzz", ["FuzzTargets"], exclude: ["Corpora"]),
+    // The rules of CONTRIBUTING.md, as far as a machine can check them.
+    tests("Tidy", []),
   ]
 )
 

@@ -181,7 +181,7 @@ public struct EncodeRun: Sendable {
       granularities: granularities, k: k)
   }
 
-  /// Adds to a server's error where the request's tokens lie in the files, since the server counts
+  /// Adds the place of the request's tokens in the files to a server's error, since the server counts
   /// from the request's first.
   func naming<Value>(_ range: Range<Int>, _ body: () async throws -> Value) async throws -> Value {
     do {

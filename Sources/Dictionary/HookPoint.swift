@@ -55,7 +55,7 @@ public enum HookPoint: Hashable, Sendable {
   /// The folder in which a harvest writes the activations of a layer.
   public static func folderName(layer: Int) -> String { "layer-\(layer)" }
 
-  /// The layer whose activations a harvest writes in a folder of this name; nil if it is another
+  /// The layer whose activations a harvest writes in a folder of this name; nil if it is a different one
   /// name.
   public static func layer(ofFolder name: String) -> Int? {
     let layer = name.split(separator: "-", maxSplits: 1).last.flatMap { Int($0) }

@@ -12,7 +12,7 @@ extension SparseAutoencoder.Parts {
   /// of the products already. A latent whose row is zero stays without effect.
   ///
   /// - Parameter tensor: the decoder's, for messages.
-  /// - Throws: `FileError` where a scaled weight overflows float32.
+  /// - Throws: `FileError` if a scaled weight overflows float32.
   package func foldDecoderNorms(tensor: StoredTensor) throws(FileError) {
     for latent in 0..<encoderBias.count {
       let row = decoderWeights.pointer + latent * dModel
@@ -38,7 +38,7 @@ extension SparseAutoencoder.Parts {
   ///   - bias: b_gate, [latents]
   ///   - magnitude: r, [latents]
   ///   - tensor: that of r, for messages.
-  /// - Throws: `FileError` where a scaled weight overflows float32.
+  /// - Throws: `FileError` if a scaled weight overflows float32.
   package mutating func foldGate(
     bias: FloatStorage, magnitude: FloatStorage, tensor: StoredTensor
   ) throws(FileError) {
@@ -62,7 +62,7 @@ extension SparseAutoencoder.Parts {
   /// it: the encoder longer by it, the decoder and its bias shorter.
   ///
   /// - Parameter tensor: the decoder's, for messages.
-  /// - Throws: `FileError` where the factor is not positive, inputs are normalised besides, or
+  /// - Throws: `FileError` if the factor is not positive, inputs are normalised besides, or
   ///   a scaled weight overflows float32.
   package mutating func foldActivationScale(
     _ scale: Double, tensor: StoredTensor

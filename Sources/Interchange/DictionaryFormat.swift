@@ -18,7 +18,7 @@ public enum DictionaryFormat: String, Sendable, CaseIterable {
   /// OpenAI's sparse_autoencoder: a `.pt` file.
   case openAI = "openai"
 
-  /// The name of the weights' file in a folder; nil where it may have any.
+  /// The name of the weights' file in a folder; nil if it may have any.
   var weightsName: String? {
     switch self {
     case .saeLens: DictionaryFiles.weightsName
@@ -34,7 +34,7 @@ public enum DictionaryFormat: String, Sendable, CaseIterable {
   ///
   /// - Parameter path: a folder, or the file with the weights.
   /// - Returns: the format and the path of the weights' file.
-  /// - Throws: `FileError` where nothing is recognised, or more than one thing.
+  /// - Throws: `FileError` if nothing is recognised, or more than one thing.
   public static func recognize(
     _ path: String
   ) throws(FileError) -> (format: DictionaryFormat, weights: String) {

@@ -37,7 +37,7 @@ public struct DictionaryImport {
   /// Finds the dictionary at a path: a folder, or the file with the weights.
   ///
   /// - Parameter format: nil recognises it.
-  /// - Throws: `FileError` where nothing is found or recognised.
+  /// - Throws: `FileError` if nothing is found or recognised.
   public init(_ path: String, format: DictionaryFormat? = nil) throws(FileError) {
     let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
     guard let format else {
@@ -68,7 +68,7 @@ public struct DictionaryImport {
 
   /// Bytes that will be read at most: what the progress of reading refers to.
   ///
-  /// - Throws: `FileError` where the file cannot be examined.
+  /// - Throws: `FileError` if the file cannot be examined.
   public func byteCount() throws(FileError) -> Int { try FileBytes.map(weights).bytes.count }
 
   /// Reads the dictionary; memory is that of its float32 weights and some MiB.

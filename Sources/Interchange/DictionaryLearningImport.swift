@@ -61,7 +61,7 @@ extension DictionaryImport {
       file: weights,
       fault: has("k")
         ? "has no config.json beside it, which says whether it is AutoEncoderTopK or BatchTopKSAE"
-        : "is no dictionary that is known by its tensors: it has \(names)")
+        : "is not a dictionary that is known by its tensors: it has \(names)")
   }
 
   private func parts(

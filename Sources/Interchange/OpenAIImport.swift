@@ -12,7 +12,7 @@ extension DictionaryImport {
     let tensors = file.tensors
     for name in file.others.keys.sorted()
     where !["activation", "activation_state_dict"].contains(name) {
-      throw fault("its state dict has \(name), which is no tensor")
+      throw fault("its state dict has \(name), which is not a tensor")
     }
     let names = WeightNames(
       encoder: "encoder.weight", encoderIsTransposed: false, decoder: "decoder.weight",
@@ -26,7 +26,7 @@ extension DictionaryImport {
 
     let activation: String
     if let value = file.others["activation"] {
-      guard let name = value.string else { throw fault("its activation is no string") }
+      guard let name = value.string else { throw fault("its activation is not a string") }
       activation = name
     } else {
       activation = "ReLU"
@@ -67,7 +67,7 @@ extension DictionaryImport {
     imported.note("pre_bias", "subtracted from inputs")
     if let squares = tensors["latents_mean_square"] {
       let values = try squares.vector(count: latents).array
-      // As it was made, where nothing was measured.
+      // As it was made, if nothing was measured.
       if values.contains(where: { $0 > 0 }), values.allSatisfy({ $0 >= 0 }) {
         imported.meanSquares = values
       }

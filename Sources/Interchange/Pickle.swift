@@ -175,7 +175,7 @@ package struct PickleReader {
       guard items.count.isMultiple(of: 2) else { throw fault("a key has no value") }
       let dictionary = try pop()
       guard case .dictionary(let members) = dictionary.kind else {
-        throw fault("items are set in what is no dictionary")
+        throw fault("items are set in what is not a dictionary")
       }
       for index in stride(from: 0, to: items.count, by: 2) {
         members.pairs.append((key: items[index], value: items[index + 1]))
@@ -185,7 +185,7 @@ package struct PickleReader {
     func append(_ items: [PickledValue]) throws(PickleError) {
       let list = try pop()
       guard case .list(let members) = list.kind else {
-        throw fault("items are appended to what is no list")
+        throw fault("items are appended to what is not a list")
       }
       members.values += items
       push(try container(.list(members), list.depth, of: items))
@@ -194,7 +194,7 @@ package struct PickleReader {
       let global = "\(module) \(name)"
       guard knownGlobals.contains(global) else {
         throw fault(
-          "it names \(module).\(name), which is no part of a state dict: it is not read, and never "
+          "it names \(module).\(name), which is not part of a state dict: it is not read, and never "
             + "called")
       }
       push(PickledValue(.global(global)))
@@ -278,7 +278,7 @@ package struct PickleReader {
         // A state dict has attributes, its _metadata; they say nothing of tensors.
         let state = try pop()
         guard state.members != nil, case .value(let target)? = stack.last, target.members != nil
-        else { throw fault("attributes are set of what is no dictionary") }
+        else { throw fault("attributes are set of what is not a dictionary") }
       default:
         at = start
         throw fault("opcode 0x\(String(opcode, radix: 16)) is none that a state dict needs")

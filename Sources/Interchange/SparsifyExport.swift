@@ -9,8 +9,8 @@ extension SparseAutoencoder {
   /// sparsify always subtracts b_dec from inputs: where this dictionary does not, W_enc b_dec is
   /// added to b_enc.
   ///
-  /// - Throws: `FileError` where sparsify has no such selection rule or input normalisation,
-  ///   where there is something at `folder`, or with the system's reason.
+  /// - Throws: `FileError` if sparsify has no such selection rule or input normalisation,
+  ///   if there is something at `folder`, or with the system's reason.
   public func writeSparsify(
     newFolder folder: String, progress: TransferProgress? = nil
   ) throws(FileError) {

@@ -13,7 +13,7 @@ struct TensorCollection {
 
   /// The tensor called `name`.
   ///
-  /// - Throws: `FileError` where there is none, naming those there are.
+  /// - Throws: `FileError` if there is none, naming those there are.
   func tensor(_ name: String) throws(FileError) -> StoredTensor {
     if let tensor = self[name] { return tensor }
     let names = tensors.prefix(20).map(\.name).joined(separator: ", ")
@@ -29,7 +29,7 @@ struct TensorCollection {
 
   /// The length of a vector.
   ///
-  /// - Throws: `FileError` where it is no vector, or empty.
+  /// - Throws: `FileError` if it is not a vector, or is empty.
   func length(of name: String) throws(FileError) -> Int {
     let tensor = try tensor(name)
     guard tensor.shape.count == 1, (1...JSONReader.sizeMax).contains(tensor.shape[0]) else {
@@ -41,7 +41,7 @@ struct TensorCollection {
 
   /// The value of a tensor of one integer.
   ///
-  /// - Throws: `FileError` where it is none, or outside `range`.
+  /// - Throws: `FileError` if it is none, or outside `range`.
   func integer(_ name: String, in range: ClosedRange<Int>) throws(FileError) -> Int {
     let tensor = try tensor(name)
     guard tensor.count == 1 else { throw tensor.fault("has shape \(tensor.shape), [] is needed") }
@@ -55,7 +55,7 @@ struct TensorCollection {
   /// The one threshold of a BatchTopK dictionary, which training calibrates; its libraries begin
   /// with −1 or 0.
   ///
-  /// - Throws: `FileError` where it is no scalar, or not positive and finite.
+  /// - Throws: `FileError` if it is not a scalar, or is not positive and finite.
   func calibratedThreshold(_ name: String) throws(FileError) -> Float {
     let tensor = try tensor(name)
     guard tensor.count == 1 else { throw tensor.fault("has shape \(tensor.shape), [] is needed") }

@@ -7,7 +7,7 @@ internal import GranuleTensors
 package struct TorchFile {
   /// The tensors, under their keys.
   let tensors: TensorCollection
-  /// Values that are no tensors: strings, numbers, dictionaries.
+  /// Values that are not tensors: strings, numbers, dictionaries.
   let others: [String: PickledValue]
 
   /// The longest pickle that is read, in bytes: it names tensors, and holds none.
@@ -50,7 +50,7 @@ package struct TorchFile {
     var others: [String: PickledValue] = [:]
     var names: Set<String> = []
     for (key, value) in members {
-      guard let name = key.string else { throw fault("its state dict has a key that is no string") }
+      guard let name = key.string else { throw fault("its state dict has a key that is not a string") }
       guard names.insert(name).inserted else { throw fault("its state dict has \(name) twice") }
       if let view = value.object as? View {
         tensors.append(try view.tensor(name, archive, isBigEndian: isBigEndian))
@@ -112,7 +112,7 @@ package struct TorchFile {
       guard let parts = id.tuple, parts.count == 5, parts[0].string == "storage",
         let type = parts[1].global?.split(separator: " ").last.flatMap({ types[String($0)] }),
         let key = parts[2].string, let count = parts[4].integer, count >= 0
-      else { throw fault("has a persistent id that is no storage") }
+      else { throw fault("has a persistent id that is not a storage") }
       guard let entry = archive["\(prefix)data/\(key)"] else {
         throw fault("names storage \(key), which the archive does not have")
       }

@@ -22,7 +22,7 @@ final class ZipArchive {
 
   /// Reads the directory.
   ///
-  /// - Throws: `FileError` where the file cannot be read, is no zip, or has an entry that is
+  /// - Throws: `FileError` if the file cannot be read, is not a zip file, or has an entry that is
   ///   encrypted, named twice, or named by no UTF-8.
   init(_ path: String) throws(FileError) {
     var status = stat()
@@ -84,7 +84,7 @@ final class ZipArchive {
   /// Reads an entry from the byte `first` on; with the last of `count` bytes the rest is read, too,
   /// and checked.
   ///
-  /// - Throws: `FileError` where the entry cannot be opened; what is returned throws one where
+  /// - Throws: `FileError` if the entry cannot be opened; what is returned throws one where
   ///   the entry is shorter or longer than it claims, or damaged.
   func source(
     of entry: Entry, from first: Int, count: Int
@@ -101,7 +101,7 @@ final class ZipArchive {
 
   /// All bytes of an entry.
   ///
-  /// - Throws: `FileError` where it claims more than `byteCountMax`, or cannot be read.
+  /// - Throws: `FileError` if it claims more than `byteCountMax`, or cannot be read.
   func bytes(of entry: Entry, byteCountMax: Int) throws(FileError) -> [UInt8] {
     guard entry.byteCount <= byteCountMax else {
       throw FileError(

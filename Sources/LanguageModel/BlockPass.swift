@@ -176,7 +176,7 @@ struct BlockPass {
     }
   }
 
-  /// stream := stream + input Wᵀ, the product also by itself where it is captured.
+  /// stream := stream + input Wᵀ, the product also by itself if it is captured.
   private func add(
     _ input: UnsafePointer<Float>, _ weight: FloatStorage, inputs: Int, rows: Range<Int>,
     to stream: UnsafeMutablePointer<Float>, capturing captured: FloatStorage?

@@ -38,7 +38,7 @@ enum CharacterClass: UInt8 {
       guard text[next] & 0xC0 == 0x80 else { return (.other, 1) }
       value = value << 6 | UInt32(text[next] & 0x3F)
     }
-    // Overlong forms and surrogates are no valid UTF-8.
+    // Overlong forms and surrogates are not valid UTF-8.
     let smallest: UInt32 = length == 4 ? 0x10000 : length == 3 ? 0x800 : 0x80
     guard value >= smallest, let scalar = Unicode.Scalar(value) else { return (.other, 1) }
     return (value < 0x10000 ? basicPlane[Int(value)] : CharacterClass(scalar), length)

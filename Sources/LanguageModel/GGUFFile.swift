@@ -106,9 +106,9 @@ public struct GGUFFile: Sendable {
   ///
   /// - Parameters:
   ///   - what: the form with its article, for the message.
-  ///   - value: nil where the form is another.
-  /// - Returns: nil where the file has no such key.
-  /// - Throws: `FileError` where the value has another form.
+  ///   - value: nil if the form differs.
+  /// - Returns: nil if the file has no such key.
+  /// - Throws: `FileError` if the value has another form.
   func optional<T>(
     _ key: String, _ what: String, _ value: (GGUFValue) -> T?
   ) throws(FileError) -> T? {
@@ -176,7 +176,7 @@ public struct GGUFFile: Sendable {
       }
       guard let rowElements = shape.last, rowElements % type.blockElements == 0 else {
         throw fault(
-          "\(type.name) \(shape): rows are no multiple of its blocks of \(type.blockElements)")
+          "\(type.name) \(shape): rows are not a multiple of its blocks of \(type.blockElements)")
       }
       var byteCount = rowElements / type.blockElements
       for factor in shape.dropLast() + [type.blockBytes] {
@@ -185,7 +185,7 @@ public struct GGUFFile: Sendable {
         byteCount = product
       }
       guard offset % UInt64(alignment) == 0 else {
-        throw fault("its offset \(offset) is no multiple of the alignment, \(alignment)")
+        throw fault("its offset \(offset) is not a multiple of the alignment, \(alignment)")
       }
       guard offset <= UInt64(dataCount), byteCount <= dataCount - Int(offset) else {
         throw fault(

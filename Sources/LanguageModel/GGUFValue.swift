@@ -6,7 +6,7 @@ enum GGUFValueType: UInt32 {
   case uint8 = 0
   case int8, uint16, int16, uint32, int32, float32, bool, string, array, uint64, int64, float64
 
-  /// Bytes of a value, nil where they depend on it.
+  /// Bytes of a value, nil if they depend on it.
   var byteCount: Int? {
     switch self {
     case .uint8, .int8, .bool: 1
@@ -71,7 +71,7 @@ public enum GGUFValue: Sendable {
   }
 }
 
-/// An array of a GGUF file's metadata, decoded where it is asked for: the file's lengths have all
+/// An array of a GGUF file's metadata, decoded when it is asked for: the file's lengths have all
 /// been checked, but what a few bytes claim to hold is not made in memory before someone needs it.
 public struct GGUFArray: Sendable {
   /// Number of elements.
@@ -84,7 +84,7 @@ public struct GGUFArray: Sendable {
 
   /// All elements.
   ///
-  /// - Throws: `FileError` where a text is no valid UTF-8 or a truth value neither 0 nor 1.
+  /// - Throws: `FileError` if a text is not valid UTF-8 or a truth value neither 0 nor 1.
   public func values() throws(FileError) -> [GGUFValue] {
     var reader = GGUFReader(file, at: start)
     reader.place = "key \(key)"
@@ -93,9 +93,9 @@ public struct GGUFArray: Sendable {
     return values
   }
 
-  /// All elements of an array of texts, nil where it is none.
+  /// All elements of an array of texts, nil if it is none.
   ///
-  /// - Throws: `FileError` where one is no valid UTF-8.
+  /// - Throws: `FileError` if one is not valid UTF-8.
   public func strings() throws(FileError) -> [String]? {
     guard elementType == .string else { return nil }
     var reader = GGUFReader(file, at: start)
@@ -106,7 +106,7 @@ public struct GGUFArray: Sendable {
     return strings
   }
 
-  /// All elements of an array of integers, nil where it is none or one does not fit.
+  /// All elements of an array of integers, nil if it is none or one does not fit.
   ///
   /// - Throws: never for an array that was read from a file.
   public func integers() throws(FileError) -> [Int]? {

@@ -12,7 +12,7 @@ public struct NextTokenLoss: Sendable {
 
   /// Sum of `crossEntropies`.
   public var sum: Double { crossEntropies.reduce(0) { $0 + Double($1) } }
-  /// Mean of `crossEntropies`; 0 where nothing is predicted.
+  /// Mean of `crossEntropies`; 0 if nothing is predicted.
   public var mean: Double { crossEntropies.isEmpty ? 0 : sum / Double(crossEntropies.count) }
 }
 

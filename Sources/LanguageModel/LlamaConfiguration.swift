@@ -45,7 +45,7 @@ public struct LlamaConfiguration: Sendable, Equatable {
   /// enough that no product of two overflows.
   package static let countMax = 1 << 30
 
-  /// Why no model can have this shape, or nil where one can.
+  /// Why no model can have this shape, or nil if one can.
   package var fault: String? {
     for (count, what) in [
       (blocks, "number of blocks"), (dModel, "width"), (feedForward, "feed-forward width"),

@@ -4,7 +4,7 @@ internal import GranuleTensors
 extension LlamaConfiguration {
   /// The shape that a GGUF file's metadata states.
   ///
-  /// - Throws: `FileError`, naming the key, where it is missing or wrong, or states an
+  /// - Throws: `FileError`, naming the key, if it is missing or wrong, or states an
   ///   architecture or a feature other than plain Llama.
   public init(_ file: GGUFFile) throws(FileError) {
     let architecture = try file.required("general.architecture", "a text", \.string)
@@ -30,7 +30,7 @@ extension LlamaConfiguration {
     )
     guard (1...Self.countMax).contains(heads), (1...Self.countMax).contains(dModel) else {
       throw file.fault(
-        key: "llama.attention.head_count", "\(heads) heads in a width of \(dModel) are no model")
+        key: "llama.attention.head_count", "\(heads) heads in a width of \(dModel) do not make a model")
     }
     let headDimension = try integer("attention.key_length", default: dModel / heads)
     for key in ["attention.value_length", "rope.dimension_count"] {
@@ -65,7 +65,7 @@ extension LlamaWeights {
   /// Reads all weights of a GGUF file as float32, four bytes an element.
   ///
   /// - Throws: `FileError`, naming key or tensor, where one is missing, has another shape than
-  ///   the metadata says, or is none that a plain Llama has, or where there is too little memory.
+  ///   the metadata says, or is none that a plain Llama has, or if there is too little memory.
   public convenience init(_ file: GGUFFile) throws(FileError) {
     let shape = try LlamaConfiguration(file)
     var unused = Set(file.tensors.map(\.name))
@@ -110,7 +110,7 @@ extension LlamaWeights {
       file["output.weight"] == nil ? embedding : try tensor("output.weight", [shape.vocabulary, d])
     if let other = unused.min() {
       throw FileError(
-        file: file.file.path, tensor: other, fault: "is no part of a plain Llama")
+        file: file.file.path, tensor: other, fault: "is not part of a plain Llama")
     }
     self.init(
       configuration: shape, tokenEmbedding: embedding, blocks: blocks, outputNorm: outputNorm,

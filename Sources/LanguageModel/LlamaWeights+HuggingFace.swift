@@ -5,7 +5,7 @@ extension LlamaConfiguration {
   /// The shape that a Hugging Face `config.json` states.
   ///
   /// - Parameter folder: the model's folder, whose name becomes the model's.
-  /// - Throws: `FileError`, naming the key, where it is missing or wrong, or states an
+  /// - Throws: `FileError`, naming the key, if it is missing or wrong, or states an
   ///   architecture or a feature other than plain Llama.
   init(config: JSONReader, folder: String) throws(FileError) {
     func integer(_ key: String, default standard: Int? = nil) throws(FileError) -> Int {
@@ -107,7 +107,7 @@ extension LlamaWeights {
     }
     // Older writers store the rotary embedding's angles, which follow from the configuration.
     if let other = tensors.keys.filter({ !$0.hasSuffix(".rotary_emb.inv_freq") }).min() {
-      throw FileError(file: folder, tensor: other, fault: "is no part of a plain Llama")
+      throw FileError(file: folder, tensor: other, fault: "is not part of a plain Llama")
     }
     self.init(
       configuration: shape, tokenEmbedding: embedding, blocks: blocks, outputNorm: outputNorm,

@@ -52,7 +52,7 @@ public final class LlamaWeights: Sendable {
   public let blocks: [LlamaBlockWeights]
   /// Scale of RMSNorm before the output head: [d_model].
   public let outputNorm: FloatStorage
-  /// The output head, [vocabulary, d_model]; the very object `tokenEmbedding` where they are tied.
+  /// The output head, [vocabulary, d_model]; the same object as `tokenEmbedding` if they are tied.
   public let output: FloatStorage
 
   /// Weights that belong together.

@@ -56,7 +56,7 @@ package enum PreTokenizer: String, Sendable, CaseIterable {
     return position
   }
 
-  /// Length of the English contraction at `offset`, where there is an apostrophe.
+  /// Length of the English contraction at `offset`, if there is an apostrophe.
   private static func contraction(at offset: Int, of text: UnsafeRawBufferPointer) -> Int? {
     guard offset + 1 < text.count else { return nil }
     let first = text[offset + 1]

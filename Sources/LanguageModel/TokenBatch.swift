@@ -22,7 +22,7 @@ public struct TokenBatch: Sendable {
 
   /// Sequences for a model of the given shape.
   ///
-  /// - Throws: `LanguageModelError` where a sequence is empty or longer than the model's context, or
+  /// - Throws: `LanguageModelError` if a sequence is empty or longer than the model's context, or
   ///   a token is beyond its vocabulary.
   public init(
     _ sequences: [[Int32]], for configuration: LlamaConfiguration

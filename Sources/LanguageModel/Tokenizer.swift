@@ -4,7 +4,7 @@ internal import GranuleTensors
 /// A byte-level byte-pair tokenizer, as GPT-2's, from a GGUF file.
 ///
 /// Text is plain: names of special tokens in it stand for themselves. Any bytes can be encoded; what
-/// is no valid UTF-8 counts as one character a byte. Decoding gives the very bytes back, except for
+/// is not valid UTF-8 counts as one character a byte. Decoding gives exactly the same bytes back, except for
 /// bytes that the vocabulary has no token for, which are dropped (SmolLM2 lacks some that occur in
 /// hardly any text).
 public struct Tokenizer: Sendable {
@@ -34,7 +34,7 @@ public struct Tokenizer: Sendable {
 
   /// Reads the tokenizer of a GGUF file.
   ///
-  /// - Throws: `FileError`, naming the key, where it is missing or malformed, or names a kind
+  /// - Throws: `FileError`, naming the key, if it is missing or malformed, or names a kind
   ///   of tokenizer or pre-tokenizer that is not supported.
   public init(_ file: GGUFFile) throws(FileError) {
     let modelKey = "tokenizer.ggml.model"
@@ -156,7 +156,7 @@ public struct Tokenizer: Sendable {
     return bytes
   }
 
-  /// The text that tokens stand for, with U+FFFD for what is no valid UTF-8: a token may hold a part
+  /// The text that tokens stand for, with U+FFFD for what is not valid UTF-8: a token may hold a part
   /// of a character.
   public func text(_ tokens: some Sequence<Int32>) -> String {
     String(decoding: decode(tokens), as: UTF8.self)

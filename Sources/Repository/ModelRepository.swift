@@ -64,7 +64,7 @@ public struct ModelRepository: Sendable {
   /// Reads a version into memory and verifies the size and digest of every file that it needs, those
   /// very bytes.
   ///
-  /// - Parameter latents: keep only so many of the first latents in memory; nil or more than there
+  /// - Parameter latents: number of first latents to keep in memory; nil or more than there
   ///   are: all.
   /// - Throws: `ModelRepositoryError`; nothing half-read is ever returned.
   public func load(
@@ -115,7 +115,7 @@ public struct ModelRepository: Sendable {
       sha256: sha256, latents: dictionary.latents)
   }
 
-  /// The version that an entry of a model's folder names, nil where it names none: 0, signs and
+  /// The version that an entry of a model's folder names, nil if it names none: 0, signs and
   /// leading zeros do not count.
   static func version(_ entry: String) -> UInt64? {
     guard let version = UInt64(entry), version > 0, version <= UInt64(Int64.max),
@@ -124,9 +124,9 @@ public struct ModelRepository: Sendable {
     return version
   }
 
-  /// The entries of a folder, sorted, hidden ones left out; none where it does not exist.
+  /// The entries of a folder, sorted, hidden ones left out; none if it does not exist.
   func entries(of folder: String) throws(ModelRepositoryError) -> [String] {
-    // A stray file where a model's folder would be is no model.
+    // A stray file where a model's folder would be is not a model.
     guard Folder.isFolder(folder) || (folder == path && access(path, F_OK) == 0) else { return [] }
     do throws(FileError) {
       return try Folder.entries(of: folder).filter { !$0.hasPrefix(".") }

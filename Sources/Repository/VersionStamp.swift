@@ -15,7 +15,7 @@ public struct VersionStamp: Equatable, Sendable {
 }
 
 extension ModelRepository {
-  /// The stamp of a version's files now; an empty one where there are none.
+  /// The stamp of a version's files now; an empty one if there are none.
   public func stamp(of name: String, version: UInt64) -> VersionStamp {
     VersionStamp(folder: "\(path)/\(name)/\(version)")
   }

@@ -110,7 +110,7 @@ struct ServeCommand: AsyncParsableCommand {
   private func point(
     _ load: Double, _ rate: Double, _ tally: Tally, _ minGranularity: UInt32
   ) -> LoadCurve.Point {
-    // Answers after the load has ended are no measure of the rate.
+    // Answers after the load has ended do not measure the rate.
     let inTime = tally.answers.filter { $0.end <= seconds }.count
     let latencies = tally.answers.map(\.latency).sorted()
     func latency(_ share: Double) -> Double? {

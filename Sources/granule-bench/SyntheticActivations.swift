@@ -162,7 +162,7 @@ private struct RandomNumbers {
   /// In 0 ..< count.
   mutating func index(below count: Int) -> Int { Int(next() >> 1) % count }
 
-  /// Of the standard normal distribution, by the Box-Muller transform.
+  /// A value of the standard normal distribution, by the Box-Muller transform.
   mutating func normal() -> Float {
     if let spare {
       self.spare = nil

@@ -19,7 +19,7 @@ package struct PressureGauge {
   private var last: ContinuousClock.Instant?
   private var sum = Duration.zero
   private var count = 0
-  /// Granularities by which to cut calls that allow it; 0 is no pressure.
+  /// Granularities by which to cut calls that allow it; 0 means no pressure.
   package private(set) var level = 0
 
   /// A gauge at level 0.

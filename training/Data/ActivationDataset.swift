@@ -253,7 +253,7 @@ public struct ActivationDataset: Sendable {
     return "\(paths[sequence.file]), row \(row)"
   }
 
-  /// That a pre-activation or an error overflows, and what of: an activation far beyond the others is to
+  /// The message that a pre-activation or an error overflows, and why: an activation far beyond the others is to
   /// blame, or an encoder that has grown without bound.
   ///
   /// - Parameter encoder: W_enc, [latents, d_model]

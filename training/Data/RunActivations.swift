@@ -4,7 +4,7 @@ package import GranuleFiles
 internal import GranuleTensors
 
 /// The activations that a run began with, `activations.json` in its folder: if files were added to them
-/// or changed, the order of tokens and what is held out would be others.
+/// or changed, the order of tokens and what is held out would differ.
 package struct RunActivations {
   static let fileName = "activations.json"
 

@@ -46,7 +46,7 @@ extension TextSequences {
   /// predicts nothing.
   package static let attributableTokens = 3
 
-  /// That there is text to attribute on, found without tokenising much of it.
+  /// Checks that there is text to attribute on, without tokenising much of it.
   ///
   /// - Throws: as `read`, and `TrainingError` if all that was looked at is too short.
   package static func requireAttributableText(

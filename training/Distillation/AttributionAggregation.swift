@@ -13,7 +13,7 @@ public enum AttributionAggregation: Sendable, Equatable {
 
   /// The tokens over which a quantile is taken.
   public enum Positions: String, Sendable, CaseIterable {
-    /// Those for which the latent is active.
+    /// Tokens for which the latent is active.
     case active
     /// All: the quantile q of a latent that is active for fewer than 1 − q of them is 0.
     case all
@@ -28,7 +28,7 @@ public enum AttributionAggregation: Sendable, Equatable {
     throw TrainingError.invalid("quantile", quantile, "in 0 … 1")
   }
 
-  /// The score of a latent that has these attributions where it is active, and 0 at all others of
+  /// The score of a latent that has these attributions when it is active, and 0 at all others of
   /// `tokens` tokens.
   package func score(_ attributions: [Float], tokens: Int) -> Double {
     guard !attributions.isEmpty else { return 0 }

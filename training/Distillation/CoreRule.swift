@@ -3,11 +3,11 @@ internal import GranuleErrors
 /// Which of the features that cycles selected make the final core. The paper's are "repeatedly
 /// selected"; how often is not known.
 public enum CoreRule: Sendable, Equatable {
-  /// Those of the last cycle.
+  /// The selection of the last cycle.
   case last
-  /// Those that each of the last N cycles selected.
+  /// Latents that each of the last N cycles selected.
   case intersection(Int)
-  /// Those that at least N cycles selected.
+  /// Latents that at least N cycles selected.
   case votes(Int)
 
   /// At least half of the cycles.

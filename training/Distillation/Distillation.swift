@@ -116,7 +116,7 @@ public final class Distillation {
     try configuration.write(to: folder)
   }
 
-  /// Takes up a distillation where it was left.
+  /// Resumes a distillation.
   ///
   /// - Throws: as `init(_:folder:)`, or if there is none, another process is at it, its files are
   ///   damaged, or the activations differ from those that it began with.

@@ -63,7 +63,7 @@ public struct EncoderOverlap: Sendable {
     return try EncoderOverlap(of: first, rows: rows, count: count, dModel: pool.dModel)
   }
 
-  /// Another than that of a training of the same seed, whose initial weights would be found again.
+  /// A seed that no training uses: with the same one, its initial weights would be found again.
   private static func generator(_ seed: UInt64) -> Xoshiro {
     Xoshiro(seed: seed ^ 0x2545_F491_4F6C_DD1D)
   }

@@ -16,7 +16,7 @@ public struct DecoderSimilarity: Sendable {
     /// For this block and each before it, first block first: the mean over this block's latents of
     /// the largest cosine with a latent of that block, itself apart. nil if that has no other.
     public var meanMaximumCosines: [Double?]
-    /// Of each latent, its largest cosine with a latent of all earlier blocks, ascending; empty for
+    /// The largest cosine of each latent with a latent of all earlier blocks, ascending; empty for
     /// the first block.
     public var maximumEarlierCosines: [Float]
 

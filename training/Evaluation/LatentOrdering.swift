@@ -3,7 +3,7 @@ public import GranuleDictionary
 internal import GranuleErrors
 internal import GranuleTensors
 
-/// By what the latents of a dictionary are sorted, so that every prefix of it is as good as can be
+/// The measure that sorts the latents of a dictionary, so that every prefix of it is as good as can be
 /// (Progressive Coding for SAEs, section 3: reordering a trained dictionary).
 public enum LatentOrdering: String, Sendable, CaseIterable {
   /// E[z_j²] · ‖W_dec[j]‖², descending.

@@ -71,7 +71,7 @@ public struct ScalingLaw: Sendable {
   }
 
   /// The law with a floor, fitted by Levenberg and Marquardt's method from several beginnings; nil
-  /// where there are fewer than two points more than coefficients, or no floor that they can tell makes
+  /// if there are fewer than two points more than coefficients, or no floor that they can tell makes
   /// the fit better.
   public func withFloor() -> ScalingLaw? {
     let kept = terms.indices.filter { terms[$0].coefficient != nil }

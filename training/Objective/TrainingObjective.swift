@@ -6,7 +6,7 @@ public enum TrainingObjective: Sendable, Equatable {
   /// The k · tokens largest of the whole batch; served with a threshold (Bussmann et al., BatchTopK
   /// Sparse Autoencoders). The latents of a core are exempt.
   case batchtopk(k: Int, core: Core? = nil)
-  /// Those above a threshold of each latent, which is trained by straight-through estimates
+  /// The latents above a threshold of their own, which is trained by straight-through estimates
   /// (Rajamanoharan et al., Jumping Ahead, arXiv 2407.14435).
   case jumprelu(JumpReLU)
   /// All that are positive, their sum penalised: the vanilla sparse autoencoder.

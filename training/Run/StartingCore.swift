@@ -72,8 +72,8 @@ package struct StartingCore {
     ] where !own.isEmpty && !theirs.isEmpty && own != theirs {
       throw TrainingError(
         .mismatch,
-        "\(folder): the core's \(what) is \(own), the activations' is \(theirs): a core is of use "
-          + "only where it was found")
+        "\(folder): the core's \(what) is \(own), the activations' is \(theirs): use a "
+          + "core of the same \(what)")
     }
   }
 }

@@ -80,7 +80,7 @@ extension TrainingConfiguration {
       latents: latents, objective: objective, tokens: tokens, batchTokens: batchTokens)
   }
 
-  /// Those of a file's members that another configuration can begin with: without the defaults that
+  /// The members of a file that another configuration can begin with: without the defaults that
   /// follow from other members, which may differ there.
   package static func withoutDerivedDefaults(
     _ members: [JSONValue.Member]

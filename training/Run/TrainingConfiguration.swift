@@ -7,7 +7,7 @@ public import GranuleObjective
 public struct TrainingConfiguration: Sendable, Equatable {
   /// Which prefixes count in a step's loss.
   public enum PrefixLosses: Sendable, Equatable {
-    /// Those of `granularities`, each with a weight; weights are divided by their sum, nil: all the
+    /// The `granularities`, each with a weight; weights are divided by their sum, nil: all the
     /// same.
     case listed(weights: [Double]?)
     /// N and count − 1 others that are drawn anew at each step, uniformly from 1 … N (Progressive
@@ -100,7 +100,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
   /// smaller than N are left out, but N itself.
   public var prefixes: [Int] { weightedPrefixes.map(\.latents) }
 
-  /// Those of `granularities` that, larger by the core, would not be smaller than N.
+  /// The `granularities` that, larger by the core, would not be smaller than N.
   public var granularitiesLeftOut: [Int] {
     granularities.dropLast().filter { $0 + coreLatents >= latents }
   }

@@ -46,7 +46,7 @@ package final class NestedStep {
     package var auxiliary = 0.0
     package var gradients = 0.0
     package var adam = 0.0
-    /// Of Adam's pass: the encoder's quantisation, a mean over threads.
+    /// The part of Adam's pass that quantises the encoder, a mean over threads.
     package var repack = 0.0
   }
 
@@ -55,11 +55,11 @@ package final class NestedStep {
   /// Tokens that a thread takes at a time.
   static let blockTokens = 32
 
-  /// Of the last batch.
+  /// The last batch.
   package let gradient: BatchGradient
-  /// Of the last batch: which latents were active, 1 or 0.
+  /// Which latents were active in the last batch, 1 or 0.
   package let wasActive: UnsafeMutableBufferPointer<UInt8>
-  /// Of the last step.
+  /// Times of the last step.
   package private(set) var seconds = Seconds()
 
   let weights: DictionaryWeights

@@ -79,7 +79,7 @@ public enum DurableFile {
     guard fsync(descriptor) == 0 else { throw FileError.system(path, "cannot be flushed") }
   }
 
-  /// Where a link leads; the path itself where it is none, or leads nowhere yet.
+  /// The path that a link leads to; the path itself if it is not a link, or leads nowhere yet.
   private static func target(of path: String) -> String {
     guard let resolved = realpath(path, nil) else { return path }
     defer { free(resolved) }
@@ -94,7 +94,7 @@ public enum DurableFile {
 
   /// To write to a device would be pointless, and to remove it after a failure, ruinous.
   ///
-  /// - Throws: `FileError` where there is something at `path` that is not a regular file.
+  /// - Throws: `FileError` if there is something at `path` that is not a regular file.
   public static func requireReplaceable(_ path: String) throws(FileError) {
     var status = stat()
     guard stat(path, &status) == 0, status.st_mode & S_IFMT != S_IFREG else { return }

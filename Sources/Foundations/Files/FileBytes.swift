@@ -28,7 +28,7 @@ public final class FileBytes: Sendable {
 
   /// Maps a file that nobody shortens while it is mapped: a page beyond the end kills the process.
   ///
-  /// - Throws: `FileError` where the file cannot be opened or mapped.
+  /// - Throws: `FileError` if the file cannot be opened or mapped.
   public static func map(_ path: String) throws(FileError) -> FileBytes {
     let (descriptor, count) = try open(path)
     defer { close(descriptor) }
@@ -53,7 +53,7 @@ public final class FileBytes: Sendable {
 
   /// Reads a whole file into memory of our own, which nobody else can change.
   ///
-  /// - Throws: `FileError` where the file cannot be read, is longer than `byteCountMax`, or
+  /// - Throws: `FileError` if the file cannot be read, is longer than `byteCountMax`, or
   ///   shrinks while it is read.
   public static func read(
     _ path: String, byteCountMax: Int = .max

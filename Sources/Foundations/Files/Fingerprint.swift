@@ -4,11 +4,11 @@ internal import Glibc
 package struct Fingerprint: Equatable, Sendable {
   /// How a file's contents are known.
   package enum Evidence: Equatable, Sendable {
-    /// By what the file system says: costs no reading, holds on one machine only.
+    /// What the file system says: costs no reading, holds on one machine only.
     case status(byteCount: Int, inode: UInt64, seconds: Int, nanoseconds: Int)
-    /// By its size and the SHA-256 of a sample of its bytes: finds a file that was written again.
+    /// Its size and the SHA-256 of a sample of its bytes: finds a file that was written again.
     case sample(byteCount: Int, sha256: String)
-    /// By the SHA-256 of all its bytes.
+    /// The SHA-256 of all its bytes.
     case digest(sha256: String)
   }
 

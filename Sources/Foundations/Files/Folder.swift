@@ -34,7 +34,7 @@ public enum Folder {
   /// it is filled under another name beside, and renamed.
   ///
   /// - Parameter fill: writes files, no folders, into the folder that it is given.
-  /// - Throws: `FileError` where there is something at `path`, else with the system's reason,
+  /// - Throws: `FileError` if there is something at `path`, else with the system's reason,
   ///   or what `fill` throws.
   public static func create(
     _ path: String, _ fill: (_ temporary: String) throws(FileError) -> Void
@@ -58,7 +58,7 @@ public enum Folder {
 
   /// Makes sure that there is nothing at `path`, before what is long work is done for it.
   ///
-  /// - Throws: `FileError` where there is something, or the path is empty.
+  /// - Throws: `FileError` if there is something, or the path is empty.
   public static func requireFree(_ path: String) throws(FileError) {
     guard !path.isEmpty else {
       throw FileError(file: "the path", fault: "is empty: name the folder to write")

@@ -99,7 +99,7 @@ public struct JSONReader: Sendable {
 
   /// Makes sure that the member `format` is `supported`.
   ///
-  /// - Throws: `FileError` if there is none, or it is another.
+  /// - Throws: `FileError` if there is none, or a different one.
   public func requireFormat(_ supported: Int) throws(FileError) {
     let format = try required("format")
     guard try format.integer() == supported else {

@@ -29,7 +29,7 @@ public indirect enum JSONValue: Sendable, Equatable {
     }
   }
 
-  /// The value of `key`, or nil where this is no object or has no such key.
+  /// The value of `key`, or nil if this is not an object or has no such key.
   public subscript(key: String) -> JSONValue? {
     guard case .object(let members) = self else { return nil }
     return members.first { $0.key == key }?.value

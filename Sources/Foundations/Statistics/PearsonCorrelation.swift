@@ -9,7 +9,7 @@ package struct PearsonCorrelation: Sendable {
   /// - Parameters: values near the means, against cancellation.
   package init(shiftX: Double, shiftY: Double) { (self.shiftX, self.shiftY) = (shiftX, shiftY) }
 
-  /// Of whole series.
+  /// The correlation of whole series.
   package init(_ xs: [Double], _ ys: [Double]) {
     self.init(shiftX: xs.first ?? 0, shiftY: ys.first ?? 0)
     for (x, y) in zip(xs, ys) { add(x, y) }

@@ -68,11 +68,11 @@ enum { gk_odd_max = 31 };
 /// A row in 8 bits: approximately scale · quantized.
 typedef struct {
   float scale;
-  /// Of the row after centring, scaling and rotation; without allowance for rounding.
+  /// Norm of the row after centring, scaling and rotation; without allowance for rounding.
   float norm;
   /// ‖row − scale · quantized‖ after the same.
   float residual_norm;
-  /// Of the quantized values.
+  /// Sum of the quantized values.
   int32_t sum;
   /// 0 if the row is too large, too small, or not finite, for the norms to be right.
   int32_t usable;
@@ -131,7 +131,7 @@ typedef struct {
   float scale, norm, residual_norm;
   /// Latents whose upper bound is less are dropped.
   float threshold;
-  /// Of the token's quantized values.
+  /// Sum of the token's quantized values.
   int32_t sum;
   /// Latents gathered so far.
   uint32_t count;
@@ -252,7 +252,7 @@ typedef struct {
   const float *returned;
   /// Floats of one block, strips · (tokens or more) · strip_columns
   size_t slab_stride;
-  /// Of the loss's codes, whose block of each latent `blocks` [latents] says, and of the auxiliary
+  /// Entries of the loss's codes, whose block of each latent `blocks` [latents] says, and of the auxiliary
   /// loss's, whose block is `auxiliary_block`.
   gk_entries entries[2];
   const uint32_t *blocks;
