@@ -235,7 +235,8 @@ let package = Package(
     tests(
       "LanguageModel",
       [
-        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleThreads",
+        "GranuleFiles",
         "CGranuleKernels", "TestSupport",
       ]),
     tests(
