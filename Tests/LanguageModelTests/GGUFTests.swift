@@ -92,7 +92,7 @@ struct GGUFTests {
     }
     expectFault("tensor t: has element type Q5_1") { $0.tensors[0].type = 7 }
     expectFault("tensor t: has element type number 99") { $0.tensors[0].type = 99 }
-    expectFault("tensor t: Q4_K [2, 32]: rows are no multiple") { $0.tensors[0].type = 12 }
+    expectFault("tensor t: Q4_K [2, 32]: rows are not a multiple") { $0.tensors[0].type = 12 }
     expectFault("tensor t: its offset 8") { $0.tensors[0].offset = 8 }
     expectFault("tensor t: F32 [2, 32] needs 256 bytes at offset 32") { $0.tensors[0].offset = 32 }
     expectFault("only 256 bytes of data") { $0.tensors[0].offset = .max - 31 }

@@ -57,7 +57,7 @@ struct LlamaGGUFTests {
     }
     expectFault("number of blocks is 0") { $0.set("llama.block_count", .uint32(0)) }
     expectFault("blk.2.attn_norm.weight: is missing") { $0.set("llama.block_count", .uint32(3)) }
-    expectFault("no part of a plain Llama") { $0.set("llama.block_count", .uint32(1)) }
+    expectFault("not part of a plain Llama") { $0.set("llama.block_count", .uint32(1)) }
     expectFault("has shape [16, 8], the metadata needs [8, 8]") {
       $0.set("llama.feed_forward_length", .uint32(8))
     }

@@ -148,7 +148,7 @@ struct LlamaHuggingFaceTests {
     try expectFault("num_attention_heads is 0", ["num_attention_heads": 0])
     try expectFault("config.json needs [10, 12]", ["vocab_size": 10])
     try expectFault("model.layers.2.input_layernorm.weight: is missing", ["num_hidden_layers": 3])
-    try expectFault("no part of a plain Llama", ["num_hidden_layers": 1])
+    try expectFault("not part of a plain Llama", ["num_hidden_layers": 1])
     try expectFault(
       "lm_head.weight: is missing",
       entries: Self.entries().enumerated()
