@@ -50,7 +50,9 @@ package struct TorchFile {
     var others: [String: PickledValue] = [:]
     var names: Set<String> = []
     for (key, value) in members {
-      guard let name = key.string else { throw fault("its state dict has a key that is not a string") }
+      guard let name = key.string else {
+        throw fault("its state dict has a key that is not a string")
+      }
       guard names.insert(name).inserted else { throw fault("its state dict has \(name) twice") }
       if let view = value.object as? View {
         tensors.append(try view.tensor(name, archive, isBigEndian: isBigEndian))

@@ -30,7 +30,8 @@ extension LlamaConfiguration {
     )
     guard (1...Self.countMax).contains(heads), (1...Self.countMax).contains(dModel) else {
       throw file.fault(
-        key: "llama.attention.head_count", "\(heads) heads in a width of \(dModel) do not make a model")
+        key: "llama.attention.head_count",
+        "\(heads) heads in a width of \(dModel) do not make a model")
     }
     let headDimension = try integer("attention.key_length", default: dModel / heads)
     for key in ["attention.value_length", "rope.dimension_count"] {

@@ -125,6 +125,7 @@ struct Fixture {
     -> Agreement
   {
     Agreement(
-      try reconstructions(codes, granularity: granularity), try expected.tensor(name).float32().array)
+      try reconstructions(codes, granularity: granularity),
+      try expected.tensor(name).float32().array)
   }
 }

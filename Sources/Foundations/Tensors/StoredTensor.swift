@@ -103,7 +103,8 @@ public struct StoredTensor {
     }
     return Tensor(
       name: name, type: type, shape: shape,
-      file: try FileBytes.copy(UnsafeRawBufferPointer(block), named: file), byteRange: 0..<byteCount)
+      file: try FileBytes.copy(UnsafeRawBufferPointer(block), named: file), byteRange: 0..<byteCount
+    )
   }
 
   private func requireShape(_ needed: [Int]) throws(FileError) {
