@@ -197,8 +197,9 @@ struct DistillationTests {
     _ = try Distillation(configuration(), folder: path("first")).run()
     var second = configuration()
     second.cycles = 2
-    second.training.objective = .batchtopk(k: 6, core: .init(folder: path("first/core")))
-    second.training.trainsCoreEncoders = true
+    second.training.objective = .batchtopk(
+      k: 6, core: .init(folder: path("first/core"), trainsEncoders: true))
+    second.trainsCoreEncoders = true
     second.training.seed = 8
     second.training.learningRate = 5e-4
     second.aggregation = .meanAbsolute
