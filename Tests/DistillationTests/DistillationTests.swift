@@ -292,7 +292,7 @@ struct DistillationTests {
       ("text.txt: ", { $0.repository = path("text.txt") }),
       ("nowhere.txt", { $0.text = [path("nowhere.txt")] }),
       (
-        "the name a/b to publish as",
+        "the name to publish as is a/b",
         {
           $0.repository = path("models")
           $0.publishedName = "a/b"

@@ -327,11 +327,13 @@ private final class PushedBatchReader: BatchReader {
   func next() throws(TrainingError) -> ActivationBatch? {
     let start = ContinuousClock.now
     var numbers: [Int] = []
+    var isFilledUp = false
     while numbers.count < order.batchTokens {
       if done == rows.count, try !takeWindow() {
         // The last batch is filled up with rows of the last window.
         if numbers.isEmpty || rows.isEmpty { return nil }
         done = 0
+        isFilledUp = true
       }
       let row = rows[done]
       done += 1
@@ -342,6 +344,7 @@ private final class PushedBatchReader: BatchReader {
       }
       numbers.append(window.numbers[row])
     }
+    if isFilledUp { done = rows.count }
     indices = numbers
     return ActivationBatch(
       activations: batch, indices: numbers,
