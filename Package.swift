@@ -221,7 +221,8 @@ let package = Package(
     tests(
       "LanguageModel",
       [
-        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleThreads",
+        "GranuleFiles",
         "CGranuleKernels", "TestSupport",
       ]),
     tests(
