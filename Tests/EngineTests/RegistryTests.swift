@@ -5,8 +5,8 @@ import TestSupport
 import Testing
 
 /// A version of any contents.
-private func version(_ number: UInt64, latents: Int = 8) -> ResidentVersion {
-  try! ResidentVersion(
+private func version(_ number: UInt64, latents: Int = 8) throws -> ResidentVersion {
+  try ResidentVersion(
     version: number, .random(dModel: 4, latents: latents, rule: .topk(k: 2), seed: number),
     sha256: "", latents: latents)
 }
@@ -40,7 +40,7 @@ private func version(_ number: UInt64, latents: Int = 8) -> ResidentVersion {
     var registry = registry()
     registry.observe(["m": [1, 2]])
     let generation = registry.models["m"]?.generation ?? 99
-    let (old, beside) = (version(1), version(2))
+    let (old, beside) = (try version(1), try version(2))
     _ = try registry.serve(old, "m", generation)
     try registry.keepBeside(beside, "m", generation)
     #expect(registry.isKept(old) && registry.isKept(beside))
