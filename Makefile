@@ -12,7 +12,7 @@ help:
 	@echo "             (GRANULE_STORM_SECONDS=N); then fuzz each reader of files and messages for"
 	@echo "             ten minutes (GRANULE_FUZZ_SECONDS=N)"
 	@echo "make check-threads"
-	@echo "             run the server's tests under the thread sanitizer"
+	@echo "             run the tests of kernels, threads and server under the thread sanitizer"
 	@echo "make check-memory"
 	@echo "             run all but MemoryTests under the address sanitizer"
 	@echo "make check-peers"

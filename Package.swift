@@ -74,9 +74,10 @@ let package = Package(
     module("Sources/Foundations/Tensors", ["CGranuleKernels", "GranuleFiles", "GranuleThreads"]),
 
     // Dictionaries.
+    module("Sources/Dictionary", ["GranuleTensors", "GranuleFiles", "CGranuleKernels"]),
     module(
-      "Sources/Dictionary",
-      ["GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels"]),
+      "Sources/Encoder",
+      ["GranuleDictionary", "GranuleTensors", "GranuleThreads", "CGranuleKernels"]),
     module(
       "Sources/Interchange",
       ["GranuleDictionary", "GranuleTensors", "GranuleFiles", "CLibZip"]),
@@ -91,8 +92,8 @@ let package = Package(
       ]),
 
     // What can be asked and answered, in any protocol; the native protocol's messages; the network.
-    module("serve/Calls", ["GranuleDictionary"]),
-    module("Sources/Wire", ["GranuleCalls", "CGranuleProto", "CProtobufC"]),
+    module("serve/Calls", ["GranuleTensors"]),
+    module("Sources/Wire", ["GranuleCalls", "GranuleTensors", "CGranuleProto", "CProtobufC"]),
     module("Sources/Transport", ["GranuleThreads", "CLibUV"]),
     module(
       "Sources/Client",
@@ -102,10 +103,10 @@ let package = Package(
     module(
       "serve/Engine",
       [
-        "GranuleCalls", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
-        "GranuleThreads", "CMalloc", logging, deques, heaps,
+        "GranuleCalls", "GranuleRepository", "GranuleEncoder", "GranuleDictionary",
+        "GranuleTensors", "GranuleThreads", "CMalloc", logging, deques, heaps,
       ]),
-    module("serve/Protocols/Native", ["GranuleCalls", "GranuleWire", "GranuleDictionary"]),
+    module("serve/Protocols/Native", ["GranuleCalls", "GranuleWire", "GranuleTensors"]),
     module(
       "serve/Protocols/HTTP",
       ["GranuleEngine", "GranuleCalls", "GranuleTransport", "CMicroHTTPD"]),
@@ -128,13 +129,14 @@ let package = Package(
     module(
       "training/Step",
       [
-        "GranuleObjective", "GranuleData", "GranuleDictionary", "GranuleTensors",
+        "GranuleObjective", "GranuleData", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
         "GranuleStatistics", "GranuleThreads", "CGranuleKernels",
       ]),
     module(
       "training/Evaluation",
       [
-        "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleDictionary",
+        "GranuleErrors", "GranuleData", "GranuleLanguageModel", "GranuleEncoder",
+        "GranuleDictionary",
         "GranuleTensors", "GranuleStatistics", "GranuleThreads", "GranuleFiles", "GranuleBLAS",
         "CGranuleKernels",
       ]),
@@ -142,14 +144,16 @@ let package = Package(
       "training/Run",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleStep", "GranuleEvaluation",
-        "GranuleDictionary", "GranuleTensors", "GranuleStatistics", "GranuleFiles",
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleStatistics",
+        "GranuleThreads", "GranuleFiles",
         "CGranuleProto", "CProtobufC",
       ]),
     module(
       "training/Distillation",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
-        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
+        "GranuleLanguageModel", "GranuleRepository", "GranuleEncoder", "GranuleDictionary",
+        "GranuleTensors",
         "GranuleStatistics", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
       ]),
     module(
@@ -166,7 +170,7 @@ let package = Package(
     module(
       "Sources/CommandLine",
       [
-        "GranuleBLAS", "GranuleClient", "GranuleTransport", "GranuleDictionary", "GranuleFiles",
+        "GranuleBLAS", "GranuleClient", "GranuleTransport", "GranuleEncoder", "GranuleFiles",
         argumentParser,
       ]),
     .executableTarget(
@@ -174,7 +178,8 @@ let package = Package(
       dependencies: [
         "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
         "GranuleClient", "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository",
-        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "GranuleTransport",
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire",
+        "GranuleTransport",
         argumentParser, logging,
       ],
       path: "Sources/granule", swiftSettings: strict),
@@ -182,7 +187,8 @@ let package = Package(
       name: "GranuleBench",
       dependencies: [
         "GranuleCommandLine", "GranuleReports", "GranuleServer", "GranuleTraining", "GranuleStep",
-        "GranuleClient", "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors",
+        "GranuleClient", "GranuleLanguageModel", "GranuleEncoder", "GranuleDictionary",
+        "GranuleTensors",
         "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "GranuleWire",
         argumentParser,
       ],
@@ -195,15 +201,19 @@ let package = Package(
     tests("Files", ["GranuleFiles", "CJansson", "TestSupport"]),
     tests("Statistics", ["GranuleStatistics", "TestSupport"]),
     tests("Tensors", ["GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport"]),
+    tests("Dictionary", ["GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"]),
     tests(
-      "Dictionary",
+      "Encoder",
       [
-        "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles", "CGranuleKernels",
-        "TestSupport",
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleThreads", "GranuleFiles",
+        "CGranuleKernels", "TestSupport",
       ]),
     tests(
       "Interchange",
-      ["GranuleInterchange", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport"],
+      [
+        "GranuleInterchange", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
+        "GranuleFiles", "TestSupport",
+      ],
       exclude: ["Fixtures"]),
     tests(
       "Repository",
@@ -211,7 +221,8 @@ let package = Package(
     tests(
       "LanguageModel",
       [
-        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleFiles",
+        "GranuleLanguageModel", "GranuleDictionary", "GranuleTensors", "GranuleThreads",
+        "GranuleFiles",
         "CGranuleKernels", "TestSupport",
       ]),
     tests(
@@ -223,14 +234,14 @@ let package = Package(
     tests(
       "Step",
       [
-        "GranuleStep", "GranuleObjective", "GranuleDictionary", "GranuleTensors",
+        "GranuleStep", "GranuleObjective", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
         "GranuleThreads", "GranuleFiles", "TestSupport",
       ], exclude: ["Fixtures"]),
     tests(
       "Evaluation",
       [
         "GranuleEvaluation", "GranuleData", "GranuleErrors", "GranuleLanguageModel",
-        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport",
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "TestSupport",
       ], exclude: ["Fixtures"]),
     tests(
       "Run",
@@ -243,7 +254,8 @@ let package = Package(
       [
         "GranuleDistillation", "GranuleRun", "GranuleStep", "GranuleObjective", "GranuleData",
         "GranuleErrors",
-        "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary", "GranuleTensors",
+        "GranuleLanguageModel", "GranuleRepository", "GranuleEncoder", "GranuleDictionary",
+        "GranuleTensors",
         "GranuleFiles", "TestSupport",
       ], exclude: ["Fixtures"]),
     tests("Calls", ["GranuleCalls"]),
@@ -253,34 +265,39 @@ let package = Package(
       "Client",
       [
         "GranuleClient", "GranuleServer", "GranuleWire", "GranuleTransport", "GranuleRepository",
-        "GranuleDictionary", "TestSupport", logging,
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "TestSupport", logging,
       ]),
     tests(
       "Engine",
       [
-        "GranuleEngine", "GranuleCalls", "GranuleRepository", "GranuleDictionary",
+        "GranuleEngine", "GranuleCalls", "GranuleRepository", "GranuleEncoder", "GranuleDictionary",
         "GranuleTensors", "GranuleThreads", "TestSupport", logging,
       ]),
-    tests("Native", ["GranuleNative", "GranuleWire", "GranuleDictionary"]),
+    tests("Native", ["GranuleNative", "GranuleWire", "GranuleTensors"]),
     tests(
       "HTTP", ["GranuleHTTP", "GranuleEngine", "GranuleCalls", "GranuleTransport", "TestSupport"]),
     tests(
       "Server",
       [
         "GranuleServer", "GranuleEngine", "GranuleClient", "GranuleWire", "GranuleTransport",
-        "GranuleRepository", "GranuleDictionary", "GranuleTensors", "GranuleThreads",
+        "GranuleRepository", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
+        "GranuleThreads",
         "GranuleFiles", "TestSupport", logging,
       ]),
     tests(
       "CommandLine",
       [
         "GranuleCommand", "GranuleBench", "GranuleClient", "GranuleTransport", "GranuleRepository",
-        "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire", "TestSupport",
+        "GranuleEncoder", "GranuleDictionary", "GranuleTensors", "GranuleFiles", "GranuleWire",
+        "TestSupport",
         argumentParser,
       ]),
     tests(
       "Bench",
-      ["GranuleBench", "GranuleDictionary", "GranuleFiles", "TestSupport", argumentParser]),
+      [
+        "GranuleBench", "GranuleEncoder", "GranuleDictionary", "GranuleFiles", "TestSupport",
+        argumentParser,
+      ]),
     tests("Reports", ["GranuleReports"]),
     // The versions of each kernel, one by one.
     .target(
@@ -289,7 +306,8 @@ let package = Package(
     .target(
       name: "TestSupport",
       dependencies: [
-        "GranuleLanguageModel", "GranuleBLAS", "GranuleDictionary", "GranuleTensors",
+        "GranuleLanguageModel", "GranuleBLAS", "GranuleEncoder", "GranuleDictionary",
+        "GranuleTensors",
         "GranuleFiles",
       ],
       path: "Tests/TestSupport", swiftSettings: strict),
@@ -297,7 +315,8 @@ let package = Package(
     .target(
       name: "FuzzTargets",
       dependencies: [
-        "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository", "GranuleDictionary",
+        "GranuleInterchange", "GranuleLanguageModel", "GranuleRepository", "GranuleEncoder",
+        "GranuleDictionary",
         "GranuleTensors", "GranuleThreads", "GranuleFiles", "GranuleTraining", "GranuleWire",
         "TestSupport",
       ],

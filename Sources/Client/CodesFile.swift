@@ -1,5 +1,5 @@
 import GranuleFiles
-import GranuleTensors
+public import GranuleTensors
 public import GranuleWire
 
 /// Sparse codes in a safetensors file: `row_offsets`, `indices` and `values`; the metadata name the
@@ -22,19 +22,15 @@ public struct CodesFile: Sendable {
     }
   }
 
-  /// Where each row starts, and the end of the last: [tokens + 1].
-  public var rowOffsets: [UInt32] = [0]
-  /// The active latents: [active].
-  public var indices: [UInt32] = []
-  /// Their activations: [active].
-  public var values: [Float] = []
+  /// The codes.
+  public var codes = SparseCodes()
   /// The dictionary that made the codes; nil if the file does not name it.
   public var maker: Maker?
 
   /// Codes of no tokens.
   public init() {}
 
-  /// Reads a file and checks its sizes; the server that decodes the codes checks their values.
+  /// Reads a file and checks its codes.
   ///
   /// - Throws: `FileError` that names the file and the fault.
   public init(path: String) throws {
@@ -49,14 +45,15 @@ public struct CodesFile: Sendable {
         return word
       }
     }
-    rowOffsets = try words("row_offsets")
-    indices = try words("indices")
+    let (rowOffsets, indices) = (try words("row_offsets"), try words("indices"))
     let values = try file.tensor("values")
     guard values.shape.count == 1 else { throw values.fault("is not a list of numbers") }
-    self.values = try values.float32().array
-    guard let last = rowOffsets.last, rowOffsets.first == 0, Int(last) == indices.count,
-      indices.count == self.values.count, zip(rowOffsets, rowOffsets.dropFirst()).allSatisfy(<=)
-    else { throw values.fault("does not make compressed sparse rows with row_offsets and indices") }
+    let numbers = try values.float32().array
+    do throws(CodesError) {
+      codes = try SparseCodes(rowOffsets: rowOffsets, indices: indices, values: numbers)
+    } catch {
+      throw FileError(file: path, fault: "\(error)")
+    }
     let metadata = file.metadata
     if let model = metadata["model"], let version = metadata["version"].flatMap({ UInt64($0) }),
       let sha256 = metadata["sha256"]
@@ -65,27 +62,19 @@ public struct CodesFile: Sendable {
     }
   }
 
-  /// Appends the rows of a response.
+  /// Appends the tokens of a response.
   ///
-  /// - Throws: `ServerError` if they are not valid rows, or there would be more than 2^32 values.
+  /// - Throws: `ServerError` if its codes are not sound, or there would be more than 2^32 values.
   public mutating func append(_ part: PackedCodes) throws {
-    _ = try part.tokens()
-    try part.checkRows(latents: Int(UInt32.max))
-    let base = UInt32(indices.count)
-    guard part.indices.count / 4 <= Int(UInt32.max - base) else {
+    guard codes.indices.count + part.indices.count / 4 <= Int(UInt32.max) else {
       throw ServerError(.resourceExhausted, "codes: more than 2^32 active latents; encode less")
     }
-    rowOffsets += part.rowOffsets.array(of: UInt32.self).dropFirst().map { base + $0 }
-    indices += part.indices.array(of: UInt32.self)
-    values += part.values.array(of: Float.self)
+    codes.append(try part.sparseCodes())
   }
 
-  /// A range of the rows, as a request carries them.
-  public func packed(rows: Range<Int>) -> PackedCodes {
-    let (start, end) = (Int(rowOffsets[rows.lowerBound]), Int(rowOffsets[rows.upperBound]))
-    return PackedCodes(
-      rowOffsets: rowOffsets[rows.lowerBound...rows.upperBound].map { $0 - UInt32(start) },
-      indices: Array(indices[start..<end]), values: Array(values[start..<end]))
+  /// The codes of some tokens, as a request carries them.
+  public func packed(tokens: Range<Int>) -> PackedCodes {
+    PackedCodes(joining: [codes.tokens(tokens)])
   }
 
   /// Writes the codes.
@@ -94,14 +83,14 @@ public struct CodesFile: Sendable {
   public func write(to path: String) throws {
     let metadata =
       maker.map { ["model": $0.model, "version": String($0.version), "sha256": $0.sha256] } ?? [:]
-    try rowOffsets.withUnsafeBytes { rowOffsets in
-      try indices.withUnsafeBytes { indices in
-        try values.withUnsafeBytes { values in
+    try codes.rowOffsets.withUnsafeBytes { rowOffsets in
+      try codes.indices.withUnsafeBytes { indices in
+        try codes.values.withUnsafeBytes { values in
           try SafetensorsWriter.write(
             [
-              .init("row_offsets", .uint32, [self.rowOffsets.count], rowOffsets),
-              .init("indices", .uint32, [self.indices.count], indices),
-              .init("values", .float32, [self.values.count], values),
+              .init("row_offsets", .uint32, [codes.tokens + 1], rowOffsets),
+              .init("indices", .uint32, [codes.indices.count], indices),
+              .init("values", .float32, [codes.indices.count], values),
             ], metadata: metadata, to: path)
         }
       }

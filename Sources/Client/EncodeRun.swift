@@ -1,3 +1,4 @@
+import GranuleTensors
 import GranuleWire
 
 /// Rows of activations that a program sends to a server in batches.
@@ -73,7 +74,7 @@ public struct EncodeRun: Sendable {
     public var wireSeconds: Double
     /// Mean number of active latents per token.
     public var l0: Double {
-      Double(codes.indices.count) / Double(max(codes.rowOffsets.count - 1, 1))
+      codes.codes.l0
     }
   }
 

@@ -1,7 +1,7 @@
 package import ArgumentParser
 import Glibc
 import GranuleBLAS
-import GranuleDictionary
+import GranuleEncoder
 
 extension AsyncParsableCommand {
   /// The `main` of an executable: prepares the process, runs the command and exits with its code.

@@ -2,18 +2,18 @@ internal import Glibc
 public import GranuleFiles
 internal import GranuleTensors
 
-/// The files of one dictionary, in memory: a folder that SAELens loads, with ours beside.
+/// The files of one dictionary, in memory: those of a folder that SAELens loads, and one of our own.
 public struct DictionaryFiles: Sendable {
   /// `cfg.json`: architecture, sizes, `metadata`.
   public static let configName = "cfg.json"
   /// `sae_weights.safetensors`
   public static let weightsName = "sae_weights.safetensors"
-  /// `granule.safetensors`: what SAELens has no place for.
+  /// `granule.safetensors`: data that SAELens has no place for.
   public static let companionName = "granule.safetensors"
   /// Every name that a dictionary folder may hold and a published version keeps. SAELens's
   /// `sparsity.safetensors` (log10 firing rates) is carried along unread.
   public static let names = [configName, weightsName, companionName, "sparsity.safetensors"]
-  /// Those of them that are read.
+  /// The names of the files that are read.
   public static let readNames = [configName, weightsName, companionName]
   /// The longest `cfg.json` that is read, in bytes.
   public static let configBytesMax = 16 << 20
@@ -22,7 +22,7 @@ public struct DictionaryFiles: Sendable {
   public let config: FileBytes
   /// `sae_weights.safetensors`
   public let weights: FileBytes
-  /// `granule.safetensors`, nil where there is none.
+  /// `granule.safetensors`, nil if there is none.
   public let companion: FileBytes?
 
   /// Files that were read already, say from a published version.

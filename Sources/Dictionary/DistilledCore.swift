@@ -1,14 +1,13 @@
-/// What a distillation found of the first latents of a dictionary, its core: those that have most of
-/// the attribution to a language model's loss, in cycle after cycle (Martin-Linares & Ling, arXiv
-/// 2512.24975).
+/// The core of a dictionary: its first latents, to which a distillation attributed most of a language
+/// model's loss in cycle after cycle (Martin-Linares & Ling, arXiv 2512.24975).
 public struct DistilledCore: Sendable, Equatable {
   /// Each latent's attribution when it was last selected, in nats: [core latents].
   public var attributions: [Float]
-  /// The share of tokens for which it was active then: [core latents].
+  /// The share of tokens for which each latent was active then: [core latents].
   public var frequencies: [Float]
-  /// The number of cycles in which it was selected: [core latents].
+  /// The number of cycles in which each latent was selected: [core latents].
   public var selections: [Int]
-  /// The number of cycles that there were.
+  /// The number of cycles of the distillation.
   public var cycles: Int
 
   /// A core.
@@ -26,7 +25,7 @@ public struct DistilledCore: Sendable, Equatable {
   /// Number of latents.
   public var latents: Int { attributions.count }
 
-  /// Of the first latents only.
+  /// The core of the first `count` latents.
   func prefix(_ count: Int) -> DistilledCore {
     guard count < latents else { return self }
     return DistilledCore(

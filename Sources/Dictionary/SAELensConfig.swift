@@ -1,11 +1,11 @@
 internal import GranuleFiles
 internal import GranuleTensors
 
-/// What `cfg.json` says.
+/// The contents of `cfg.json`.
 struct SAELensConfig {
   enum Architecture: String, CaseIterable {
     case standard, topk, jumprelu, gated
-    /// As a training checkpoint stores them; SAELens exports them as jumprelu.
+    /// Stored in training checkpoints; SAELens exports these as jumprelu.
     case batchtopk
     case matryoshkaBatchTopK = "matryoshka_batchtopk"
   }
@@ -22,10 +22,10 @@ struct SAELensConfig {
   let granularities: [Granularity]
   let provenance: Provenance
   let isOlderThanSix: Bool
-  /// Whether it is a training checkpoint of a kind that SAELens exports as another.
+  /// Whether it is a training checkpoint of a kind that SAELens exports as jumprelu.
   var isCheckpoint: Bool { architecture == .batchtopk || architecture == .matryoshkaBatchTopK }
 
-  /// Why some architectures of SAELens cannot be served.
+  /// Reasons why some architectures of SAELens cannot be served.
   private static let reasons = [
     "abstopk": "its codes may be negative, ours are positive",
     "transcoder": "it predicts other activations than it reads",

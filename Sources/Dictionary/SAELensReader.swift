@@ -6,7 +6,7 @@ extension SparseAutoencoder {
   /// Reads a dictionary folder, as SAELens and `write(to:)` lay it out.
   ///
   /// - Throws: `FileError` that names file, tensor and fault.
-  public convenience init(folder: String) throws(FileError) {
+  public init(folder: String) throws(FileError) {
     try self.init(files: DictionaryFiles(folder: folder))
   }
 
@@ -20,17 +20,17 @@ extension SparseAutoencoder {
   /// the weights.
   ///
   /// - Throws: `FileError` that names file, tensor and fault.
-  public convenience init(files: DictionaryFiles) throws(FileError) {
+  public init(files: DictionaryFiles) throws(FileError) {
     self.init(try Self.parts(files: files))
   }
 
   /// The parts of a dictionary from its files, as `init(files:)` reads them.
   ///
   /// - Parameters:
-  ///   - activationScale: what training multiplied activations by, where the weights do not have it
-  ///     yet.
+  ///   - activationScale: the factor by which training multiplied activations, if it is not in the
+  ///     weights yet.
   ///   - progress: of reading.
-  /// - Throws: `FileError` that names file, tensor and fault, or that `progress` ended it.
+  /// - Throws: `FileError` that names file, tensor and fault, or says that `progress` ended it.
   package static func parts(
     files: DictionaryFiles, activationScale: Double? = nil, progress: TransferProgress? = nil
   ) throws(FileError) -> Parts {
@@ -71,7 +71,7 @@ extension SparseAutoencoder {
         "is unexpected; architecture \(config.architecture.rawValue) has "
           + known.sorted().joined(separator: ", "))
     }
-    // Matrices last: what is wrong with the small tensors is told at once.
+    // Matrices last, so that faults of the small tensors are reported at once.
     var values: [String: FloatStorage] = [:]
     for (name, count) in vectors.sorted(by: { $0.key < $1.key }) {
       values[name] = try file.tensor(name).stored.vector(count: count, progress: progress)
@@ -133,7 +133,7 @@ extension SparseAutoencoder {
         throw tensor.fault("[\(odd)] is \(order[odd]), an index is needed")
       }
       guard Set(order).count == order.count else {
-        throw tensor.fault("names a latent twice, each must be another one")
+        throw tensor.fault("names a latent twice; each must be named once")
       }
       parts.latentOrder = order
     }
@@ -141,7 +141,7 @@ extension SparseAutoencoder {
     return parts
   }
 
-  /// What a distillation found of the first latents, nil where the file does not say.
+  /// The distilled core; nil if the file has none.
   private static func core(
     _ file: SafetensorsFile, latents: Int
   ) throws(FileError) -> DistilledCore? {

@@ -10,8 +10,8 @@ extension SparseAutoencoder {
   /// SAELens's standard, topk and jumprelu stand for the rules relu, topk and threshold; what it
   /// has no place for is under `metadata.granule`, which it keeps.
   ///
-  /// - Throws: `FileError` with the system's reason, or where `progress` ends it; files
-  ///   written before it stay.
+  /// - Throws: `FileError` with the system's reason, or if `progress` ends it; files that were
+  ///   written before stay.
   public func write(
     to folder: String, progress: TransferProgress? = nil
   ) throws(FileError) {
@@ -70,8 +70,8 @@ extension SparseAutoencoder {
 
   /// Writes the dictionary as `write(to:)` to a folder that is not there yet, whole or not at all.
   ///
-  /// - Throws: `FileError` where there is something at `folder`, else with the system's
-  ///   reason, or where `progress` ends it.
+  /// - Throws: `FileError` if there is something at `folder`, with the system's reason, or if
+  ///   `progress` ends it.
   public func write(
     newFolder folder: String, progress: TransferProgress? = nil
   ) throws(FileError) {

@@ -3,9 +3,9 @@
 public enum SelectionRule: Sendable, Equatable {
   /// The k largest among the first G latents; k is the full dictionary's.
   case topk(k: Int)
-  /// Those with h_j > θ_j, strictly (JumpReLU; BatchTopK at inference). thresholds: [latents].
+  /// Latents with h_j > θ_j, strictly (JumpReLU; BatchTopK at inference). thresholds: [latents].
   case threshold([Float])
-  /// Those with h_j > 0.
+  /// Latents with h_j > 0.
   case relu
 
   /// `topk`, `threshold` or `relu`, as in the wire contract.

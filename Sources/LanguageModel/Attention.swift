@@ -48,6 +48,7 @@ struct Attention {
 
   private let configuration: LlamaConfiguration
   private let batch: TokenBatch
+  private let parallel: Parallel
   private let scratch: [Scratch]
 
   private var group: Int { configuration.heads / configuration.keyValueHeads }
@@ -56,14 +57,18 @@ struct Attention {
   private var keyStride: Int { configuration.keyValueHeads * headDimension }
   private var scale: Float { 1 / Float(headDimension).squareRoot() }
 
-  init(_ configuration: LlamaConfiguration, batch: TokenBatch, gradients: Bool = false) {
+  init(
+    _ configuration: LlamaConfiguration, batch: TokenBatch, _ parallel: Parallel,
+    gradients: Bool = false
+  ) {
     self.configuration = configuration
     self.batch = batch
+    self.parallel = parallel
     let longest = batch.longest
     let stacked =
       configuration.heads / configuration.keyValueHeads * min(Self.blockQueries, longest)
     let head = stacked * configuration.headDimension
-    scratch = (0..<Parallel.threads).map { _ in
+    scratch = (0..<parallel.threads).map { _ in
       Scratch(
         scores: FloatStorage(count: stacked * longest), query: FloatStorage(count: head),
         output: FloatStorage(count: head),
@@ -77,7 +82,7 @@ struct Attention {
   /// Fills `rows.output` and `rows.logSumExp` from the rest.
   func forward(_ rows: Rows) {
     let blocks = queryBlocks
-    Parallel.forBlocks(blocks.count * configuration.keyValueHeads, size: 1) { thread, task in
+    parallel.forBlocks(blocks.count * configuration.keyValueHeads, size: 1) { thread, task in
       let (number, head) = task.lowerBound.quotientAndRemainder(
         dividingBy: configuration.keyValueHeads)
       forward(rows, blocks[number], keyValueHead: head, scratch[thread])
@@ -173,7 +178,7 @@ struct Attention {
   ///
   /// - Parameter outputGradient: [rows, heads · headDimension]
   func backward(_ rows: Rows, outputGradient: FloatStorage, into gradients: Gradients) {
-    Parallel.forBlocks(batch.sequences * configuration.keyValueHeads, size: 1) { thread, task in
+    parallel.forBlocks(batch.sequences * configuration.keyValueHeads, size: 1) { thread, task in
       let (sequence, head) = task.lowerBound.quotientAndRemainder(
         dividingBy: configuration.keyValueHeads)
       let (start, end) = (batch.starts[sequence], batch.starts[sequence + 1])

@@ -45,6 +45,7 @@ struct BlockPass {
 
   private let weights: LlamaWeights
   private let batch: TokenBatch
+  private let parallel: Parallel
   private let rotary: RotaryTable
   private let attention: Attention
   private let rows: Attention.Rows
@@ -58,16 +59,19 @@ struct BlockPass {
   private var keys: Int { shape.keyValueHeads * shape.headDimension }
 
   /// - Parameter backwards: whether `backward` will be called, and each `forward` given a tape.
-  init(_ weights: LlamaWeights, batch: TokenBatch, backwards: Bool = false) {
+  init(
+    _ weights: LlamaWeights, batch: TokenBatch, _ parallel: Parallel, backwards: Bool = false
+  ) {
     let shape = weights.configuration
     self.weights = weights
     self.batch = batch
+    self.parallel = parallel
     rotary = RotaryTable(
       positions: batch.longest, headDimension: shape.headDimension, theta: shape.ropeTheta)
-    attention = Attention(shape, batch: batch, gradients: backwards)
+    attention = Attention(shape, batch: batch, parallel, gradients: backwards)
     rows = Attention.Rows(rows: backwards ? 0 : batch.rows, configuration: shape)
-    let blockRows = Self.blockRows(batch.rows)
-    scratch = (0..<Parallel.threads).map { _ in
+    let blockRows = Self.blockRows(batch.rows, parallel)
+    scratch = (0..<parallel.threads).map { _ in
       Scratch(
         narrow: FloatStorage(count: blockRows * shape.dModel),
         gate: FloatStorage(count: backwards ? 0 : blockRows * shape.feedForward),
@@ -86,9 +90,9 @@ struct BlockPass {
     attendedGradient = FloatStorage(count: gradientRows * queries)
   }
 
-  /// Rows that one thread takes at a time of so many.
-  static func blockRows(_ rows: Int) -> Int {
-    let threads = Parallel.threads
+  /// Number of rows, of `rows`, that one thread takes at a time.
+  static func blockRows(_ rows: Int, _ parallel: Parallel) -> Int {
+    let threads = parallel.threads
     return max(1, min(blockRowsMax, (rows + threads - 1) / threads))
   }
 
@@ -107,7 +111,7 @@ struct BlockPass {
     let rows = tape?.attention ?? self.rows
     let d = shape.dModel
     tape?.input.pointer.update(from: hidden.pointer, count: hidden.count)
-    Parallel.forBlocks(batch.rows, size: blockRows) { thread, range in
+    parallel.forBlocks(batch.rows, size: blockRows) { thread, range in
       let (first, count) = (range.lowerBound, range.count)
       let normed = scratch[thread].narrow.pointer
       normalize(hidden.pointer + first * d, block.attentionNorm, rows: count, into: normed)
@@ -123,7 +127,7 @@ struct BlockPass {
       rotate(rows.query, rows.key, range, direction: 1)
     }
     attention.forward(rows)
-    Parallel.forBlocks(batch.rows, size: blockRows) { thread, range in
+    parallel.forBlocks(batch.rows, size: blockRows) { thread, range in
       let (first, count) = (range.lowerBound, range.count)
       let stream = hidden.pointer + first * d
       add(
@@ -197,7 +201,7 @@ struct BlockPass {
   func backward(_ gradient: FloatStorage, block number: Int, tape: Tape) {
     let block = weights.blocks[number]
     let (d, feedForward) = (shape.dModel, shape.feedForward)
-    Parallel.forBlocks(batch.rows, size: blockRows) { thread, range in
+    parallel.forBlocks(batch.rows, size: blockRows) { thread, range in
       let (first, count) = (range.lowerBound, range.count)
       let own = scratch[thread]
       let (gate, up) = (
@@ -221,7 +225,7 @@ struct BlockPass {
         outputs: d, into: attendedGradient.pointer + first * queries)
     }
     attention.backward(tape.attention, outputGradient: attendedGradient, into: gradients)
-    Parallel.forBlocks(batch.rows, size: blockRows) { thread, range in
+    parallel.forBlocks(batch.rows, size: blockRows) { thread, range in
       let own = scratch[thread]
       rotate(gradients.query, gradients.key, range, direction: -1)
       let inputs = [

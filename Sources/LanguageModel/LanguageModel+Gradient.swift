@@ -52,7 +52,7 @@ extension LanguageModel {
     of batch: TokenBatch, consuming stream: FloatStorage, before layer: Int, scale: Double,
     tapesMax: Int
   ) -> (loss: NextTokenLoss, gradient: FloatStorage) {
-    let pass = BlockPass(weights, batch: batch, backwards: true)
+    let pass = BlockPass(weights, batch: batch, parallel, backwards: true)
     // Of blocks that must be computed again only the input is kept; one tape serves them all.
     let firstTaped = max(layer, configuration.blocks - tapesMax)
     var inputs: [FloatStorage] = []

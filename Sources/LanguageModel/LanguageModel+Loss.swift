@@ -34,7 +34,7 @@ extension LanguageModel {
     let (d, vocabulary) = (configuration.dModel, configuration.vocabulary)
     precondition(rows.lowerBound >= 0 && rows.upperBound * d <= hidden.count)
     let result = FloatStorage(count: rows.count * vocabulary)
-    Parallel.forBlocks(rows.count, size: BlockPass.blockRows(rows.count)) { _, range in
+    parallel.forBlocks(rows.count, size: BlockPass.blockRows(rows.count, parallel)) { _, range in
       let normed = normalized(hidden, rows: range.map { rows.lowerBound + $0 })
       MatrixProduct.linear(
         normed.pointer, weights.output.pointer, rows: range.count, inputs: d, outputs: vocabulary,
@@ -70,12 +70,12 @@ extension LanguageModel {
     let rows = batch.predictingRows
     let gradient = scale.map { _ in FloatStorage(count: hidden.count) }
     let width = scale == nil ? min(Self.tileColumns, vocabulary) : vocabulary
-    let blockRows = BlockPass.blockRows(rows.count)
-    let scratch = (0..<Parallel.threads).map { _ in FloatStorage(count: blockRows * width) }
+    let blockRows = BlockPass.blockRows(rows.count, parallel)
+    let scratch = (0..<parallel.threads).map { _ in FloatStorage(count: blockRows * width) }
     var losses = [Float](repeating: 0, count: rows.count)
     losses.withUnsafeMutableBufferPointer { losses in
       let losses = losses
-      Parallel.forBlocks(rows.count, size: blockRows) { thread, range in
+      parallel.forBlocks(rows.count, size: blockRows) { thread, range in
         let count = range.count
         let normed = normalized(hidden, rows: Array(rows[range]))
         let logits = scratch[thread].pointer

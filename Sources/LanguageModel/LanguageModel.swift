@@ -1,7 +1,8 @@
 public import GranuleDictionary
 public import GranuleTensors
+public import GranuleThreads
 
-/// A Llama-family language model that runs on all cores in float32.
+/// A Llama-family language model that runs in float32.
 ///
 /// The residual stream "before layer L" is what enters block L; before layer `blocks` it is what the
 /// last block leaves, ahead of the final norm. Rows are those of the batch: [rows, d_model],
@@ -9,11 +10,19 @@ public import GranuleTensors
 public final class LanguageModel: Sendable {
   /// The model's weights.
   public let weights: LlamaWeights
+  /// Number of threads that it runs on.
+  let parallel: Parallel
   /// The model's shape.
   public var configuration: LlamaConfiguration { weights.configuration }
 
   /// A model that shares `weights`.
-  public init(_ weights: LlamaWeights) { self.weights = weights }
+  ///
+  /// - Parameter parallel: number of threads; results may depend on it in their last bits, because
+  ///   it decides how many rows a product of matrices takes at a time.
+  public init(_ weights: LlamaWeights, parallel: Parallel = Parallel()) {
+    self.weights = weights
+    self.parallel = parallel
+  }
 
   /// The residual stream before a layer: [rows, d_model].
   ///
@@ -61,7 +70,7 @@ public final class LanguageModel: Sendable {
       captured[point] = FloatStorage(count: hidden.count)
     }
     guard batch.rows > 0 else { return captured }
-    let pass = BlockPass(weights, batch: batch)
+    let pass = BlockPass(weights, batch: batch, parallel)
     for layer in from...to {
       captured[.block(layer, .residual)]?.pointer
         .update(from: hidden.pointer, count: hidden.count)

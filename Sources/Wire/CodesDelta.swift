@@ -1,3 +1,5 @@
+internal import GranuleTensors
+
 /// Changes from one stage's codes to the next's, and back again.
 extension PackedCodes {
   /// The changes from `previous`, the previous stage's codes of the same tokens, to these: latents that
@@ -50,17 +52,14 @@ extension PackedCodes {
         .invalidArgument, "codes, removed: differ from the previous stage in their number of tokens"
       )
     }
-    try checkRows(latents: Int(UInt32.max))
-    try changed.checkRows(latents: Int(UInt32.max))
+    try check()
+    try changed.check()
+    try removed.withView(named: "removed", hasValues: false) { (view) throws(CodesError) in
+      try view.check()
+    }
     let old = Rows(self)
     let new = Rows(changed)
     let gone = Rows(removed)
-    guard gone.offsets[0] == 0, gone.offsets[tokens] == gone.indices.count,
-      zip(gone.offsets, gone.offsets.dropFirst()).allSatisfy(<=)
-    else {
-      throw ServerError(
-        .invalidArgument, "removed.row_offsets: must ascend from 0 to the number of indices")
-    }
     var offsets: [UInt32] = [0]
     var indices: [UInt32] = []
     var values: [Float] = []

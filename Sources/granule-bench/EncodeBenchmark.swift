@@ -1,5 +1,6 @@
 import Foundation
 import GranuleDictionary
+import GranuleEncoder
 import GranuleTensors
 
 /// Measures encoding of a dictionary's activations, and the dense baseline's, in turns.
@@ -9,21 +10,21 @@ struct EncodeBenchmark {
   /// Time for which short calls are repeated in a turn.
   private static let turnSeconds = 0.05
 
-  let dictionary: SparseAutoencoder
+  let encoder: SparseEncoder
   /// [tokens, d_model], at least the largest batch.
   let activations: FloatStorage
   let threads: Int
   let repetitions: Int
-  private let pool: EncoderPool
+  private let workspace: EncodeWorkspace
 
   init(
-    dictionary: SparseAutoencoder, activations: FloatStorage, threads: Int, repetitions: Int
+    encoder: SparseEncoder, activations: FloatStorage, threads: Int, repetitions: Int
   ) {
-    self.dictionary = dictionary
+    self.encoder = encoder
     self.activations = activations
     self.threads = threads
     self.repetitions = repetitions
-    pool = EncoderPool(threads: threads)
+    workspace = EncodeWorkspace(threads: threads)
   }
 
   /// The measurement of one batch at one granularity.
@@ -50,16 +51,17 @@ struct EncodeBenchmark {
   /// - Throws: `EncodingError` for activations that cannot be encoded; `CommandError.input` for
   ///   a dictionary that the baseline cannot encode.
   func measure(batch: Int, granularity: Int, k: Int) throws -> Row {
+    let dictionary = encoder.dictionary
     let baseline = try DenseEncodeBaseline(
       dictionary, granularity: granularity, k: k, threads: threads)
     let dModel = dictionary.dModel
     let tokens = activations.count / dModel
     func ours(_ call: Int) throws -> SparseCodes {
       let start = call * batch % (tokens - batch + 1)
-      return try pool.encode(
-        dictionary,
-        UnsafeBufferPointer(start: activations.pointer + start * dModel, count: batch * dModel),
-        tokens: batch, granularity: granularity, k: k)
+      let rows = UnsafeBufferPointer(
+        start: activations.pointer + start * dModel, count: batch * dModel)
+      return try encoder.encode(
+        EncodeInput(activations: rows, granularity: granularity, k: k), in: workspace)
     }
     func theirs(_ call: Int) -> DenseEncodeBaseline.Codes {
       let start = call * batch % (tokens - batch + 1)
@@ -79,13 +81,13 @@ struct EncodeBenchmark {
     }
 
     var comparison = EncodeComparison(dictionary, k: k)
-    let before = pool.counters
+    let before = workspace.counters
     let checkedCalls = max(1, min(Self.checkedTokens, tokens) / batch)
     for call in 0..<checkedCalls {
       comparison.add(
         try ours(call), theirs(call), activations: activations.pointer + call * batch * dModel)
     }
-    let after = pool.counters
+    let after = workspace.counters
     let screened = after.screenedTokens - before.screenedTokens
     return Row(
       batch: batch, granularity: granularity, k: k,

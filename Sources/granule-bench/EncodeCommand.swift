@@ -3,6 +3,7 @@ import Foundation
 import GranuleBLAS
 import GranuleCommandLine
 import GranuleDictionary
+import GranuleEncoder
 import GranuleFiles
 import GranuleReports
 import GranuleTensors
@@ -100,9 +101,9 @@ struct EncodeCommand: AsyncParsableCommand {
       throw CommandError.input(
         "--granularities: \(last) is more than the dictionary's \(dictionary.latents) latents")
     }
-    dictionary.prepareEncoder()
     let benchmark = EncodeBenchmark(
-      dictionary: dictionary, activations: activations, threads: threads, repetitions: repetitions)
+      encoder: try SparseEncoder(dictionary), activations: activations, threads: threads,
+      repetitions: repetitions)
     let bar = ProgressBar(isQuiet: result.json)
     var rows: [EncodeBenchmark.Row] = []
     let count = batch.values.count * granularities.count

@@ -32,7 +32,7 @@ struct DecodeCommand: AsyncParsableCommand {
     try OutputFile.requireWritable(out, "--out")
     let client = try await connection.connect()
     let model = request.model
-    let tokens = file.rowOffsets.count - 1
+    let tokens = file.codes.tokens
     var (rows, dModel) = ([Float](), 0)
     // 0 asks for the version being served; the version of the first answer then decodes the rest.
     var version: UInt64 = 0
@@ -41,7 +41,7 @@ struct DecodeCommand: AsyncParsableCommand {
     for start in stride(from: 0, to: max(tokens, 1), by: request.batch) {
       let range = start..<min(start + request.batch, tokens)
       let response = try await client.decode(
-        DecodeRequest(model: model, version: version, codes: file.packed(rows: range)))
+        DecodeRequest(model: model, version: version, codes: file.packed(tokens: range)))
       version = response.version
       dModel = Int(response.reconstruction.shape.last ?? 0)
       rows += response.reconstruction.data.array(of: Float.self)

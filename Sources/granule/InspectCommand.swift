@@ -2,6 +2,7 @@ import ArgumentParser
 import Foundation
 import GranuleCommandLine
 import GranuleDictionary
+import GranuleEncoder
 import GranuleFiles
 import GranuleReports
 import GranuleRepository
@@ -34,14 +35,14 @@ struct InspectCommand: AsyncParsableCommand {
 
   func run() async throws {
     let (dictionary, files, sha256) = try read()
-    dictionary.prepareEncoder()
+    let bytes = try SparseEncoder(dictionary).residentBytes
     let companions = try files.companion.map { try SafetensorsFile($0).tensors } ?? []
     if result.json {
       print(
         StrictJSON.text(
-          Self.json(dictionary, companions: companions, sha256: sha256), indented: true))
+          Self.json(dictionary, bytes, companions: companions, sha256: sha256), indented: true))
     } else {
-      show(dictionary, companions: companions, sha256: sha256)
+      show(dictionary, bytes, companions: companions, sha256: sha256)
     }
   }
 
@@ -70,7 +71,10 @@ struct InspectCommand: AsyncParsableCommand {
     return (try SparseAutoencoder(files: files), files, nil)
   }
 
-  private func show(_ dictionary: SparseAutoencoder, companions: [Tensor], sha256: String?) {
+  private func show(
+    _ dictionary: SparseAutoencoder, _ bytes: SparseEncoder.ResidentBytes, companions: [Tensor],
+    sha256: String?
+  ) {
     print(path)
     func line(_ name: String, _ value: String) {
       print("  " + name.padding(toLength: 16, withPad: " ", startingAt: 0) + value)
@@ -108,7 +112,6 @@ struct InspectCommand: AsyncParsableCommand {
 
     if let core = dictionary.core { showCore(core) }
 
-    let bytes = dictionary.residentBytes
     var memory = TextTable("memory", "bytes", "MiB", "share of encoder")
     for (name, count) in [
       ("encoder", bytes.encoder), ("encoder, 8 bits", bytes.quantizedEncoder),
@@ -150,11 +153,11 @@ struct InspectCommand: AsyncParsableCommand {
   }
 
   private static func json(
-    _ dictionary: SparseAutoencoder, companions: [Tensor], sha256: String?
+    _ dictionary: SparseAutoencoder, _ bytes: SparseEncoder.ResidentBytes, companions: [Tensor],
+    sha256: String?
   ) -> JSONValue {
     func known(_ text: String) -> JSONValue { text.isEmpty ? .null : .string(text) }
     let provenance = dictionary.provenance
-    let bytes = dictionary.residentBytes
     var rule: [JSONValue.Member] = [.init("name", .string(dictionary.selectionRule.name))]
     if case .topk(let k) = dictionary.selectionRule { rule.append(.init("k", JSONValue(k))) }
     return [

@@ -1,5 +1,6 @@
 import Foundation
 import GranuleDictionary
+import GranuleEncoder
 import GranuleFiles
 import TestSupport
 import Testing

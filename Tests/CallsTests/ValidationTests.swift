@@ -77,8 +77,7 @@ import Testing
     }
     func rows(_ offsets: [UInt32], _ indices: [UInt32], _ values: [Float]) throws {
       let codes = PackedCodes(rowOffsets: offsets, indices: indices, values: values)
-      _ = try codes.tokens()
-      try codes.checkRows(latents: 10)
+      try codes.check(latents: 10)
     }
     for (offsets, indices, values, word) in [
       ([1, 1], [2], [1], "row_offsets"), ([0, 2], [2], [1], "row_offsets"),

@@ -1,8 +1,10 @@
 import Glibc
 import GranuleClient
 import GranuleDictionary
+import GranuleEncoder
 import GranuleRepository
 import GranuleServer
+import GranuleTensors
 import GranuleTransport
 import GranuleWire
 import Logging
@@ -54,18 +56,13 @@ private func request(tokens: Int, seed: UInt64 = 1) -> (request: EncodeRequest, 
     request.granularities = [16, 64]
     request.delta = true
     let response = try await client.encode(request)
-    let expected = try values.withUnsafeBufferPointer {
-      try dictionary.encode($0, tokens: 20, granularity: 64, workspace: EncodeWorkspace())
-    }
+    let expected = try dictionary.encoded(values, granularity: 64)
     let codes = try #require(response.codes)
     #expect(response.removed == nil)
     #expect(codes.rowOffsets.array(of: UInt32.self) == expected.rowOffsets)
     #expect(codes.indices.array(of: UInt32.self) == expected.indices)
     #expect(codes.values.array(of: Float.self) == expected.values)
-    var expectedRows = [Float](repeating: 0, count: 20 * 16)
-    try expectedRows.withUnsafeMutableBufferPointer {
-      try dictionary.decode(expected, into: $0.baseAddress!)
-    }
+    let expectedRows = try SparseEncoder(dictionary).decode(expected)
     let decoded = try await client.decode(DecodeRequest(model: "m", codes: codes))
     #expect(decoded.reconstruction.data.array(of: Float.self) == expectedRows)
   }

@@ -2,6 +2,7 @@ import Foundation
 import GranuleClient
 import GranuleDictionary
 import GranuleRepository
+import GranuleTensors
 import GranuleTransport
 import GranuleWire
 import TestSupport
@@ -57,9 +58,7 @@ struct MemoryTests {
     var generator = SeededGenerator(seed: UInt64(tokens))
     let some = generator.normals(64 * 32)
     let values = (0..<tokens * 32).map { some[$0 % some.count] }
-    let expected = try values.withUnsafeBufferPointer {
-      try dictionary.encode($0, tokens: tokens, granularity: 256, workspace: EncodeWorkspace())
-    }
+    let expected = try dictionary.encoded(values, granularity: 256)
     let activations = PackedTensor(
       type: .float32, shape: [UInt32(tokens), 32], data: SharedBytes(copying: values))
     return (EncodeRequest(model: "m", activations: activations), expected)

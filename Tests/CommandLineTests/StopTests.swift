@@ -2,6 +2,7 @@ import Foundation
 import GranuleClient
 import GranuleDictionary
 import GranuleRepository
+import GranuleTensors
 import GranuleTransport
 import GranuleWire
 import TestSupport
@@ -42,9 +43,7 @@ struct StopTests {
   ) {
     var generator = SeededGenerator(seed: seed)
     let values = generator.normals(tokens * 32)
-    let codes = try? values.withUnsafeBufferPointer {
-      try dictionary.encode($0, tokens: tokens, granularity: 1024, workspace: EncodeWorkspace())
-    }
+    let codes = try? dictionary.encoded(values, granularity: 1024)
     let activations = PackedTensor(
       type: .float32, shape: [UInt32(tokens), 32], data: SharedBytes(copying: values))
     let request = EncodeRequest(

@@ -120,27 +120,4 @@ struct RoundTripTests {
     let names = try FileManager.default.contentsOfDirectory(atPath: "\(folder.path)/deep")
     #expect(names == ["er"])
   }
-
-  @Test("as a standalone prefix answers as the whole does at that granularity")
-  func standalone() throws {
-    let folder = try TemporaryFolder()
-    let whole = SparseAutoencoder.random(dModel: 12, latents: 60, rule: .topk(k: 9), seed: 5) {
-      $0.granularities = [Granularity(latents: 20, k: 6), Granularity(latents: 60, k: 9)]
-    }
-    for granularity in [20, 33] {
-      try whole.standalone(granularity: granularity).write(to: folder.path)
-      let part = try SparseAutoencoder(folder: folder.path)
-      #expect(part.latents == granularity && part.granularities.last?.latents == granularity)
-      var generator = SeededGenerator(seed: 6)
-      try generator.normals(12 * 10).withUnsafeBufferPointer { buffer in
-        let workspace = EncodeWorkspace()
-        let expected = try whole.encode(
-          buffer, tokens: 10, granularity: granularity, workspace: workspace)
-        let codes = try part.encode(
-          buffer, tokens: 10, granularity: granularity, workspace: workspace)
-        let isEqual = codes == expected
-        #expect(isEqual)
-      }
-    }
-  }
 }

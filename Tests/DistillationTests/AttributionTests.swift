@@ -1,5 +1,6 @@
 import GranuleDictionary
 import GranuleDistillation
+import GranuleEncoder
 import GranuleErrors
 import GranuleFiles
 import GranuleLanguageModel

@@ -1,7 +1,9 @@
 import Glibc
 import GranuleDictionary
+import GranuleEncoder
 import GranuleEngine
 import GranuleRepository
+import GranuleTensors
 import GranuleThreads
 import Logging
 import TestSupport
@@ -108,15 +110,12 @@ private func request(_ values: [Float], granularities: [UInt32] = []) -> EncodeR
       #expect(stages.map(\.granularity) == [1, 33, 160])
       #expect(stages.map(\.stopReason) == [nil, nil, .complete])
       for stage in stages {
-        let codes = try values.withUnsafeBufferPointer {
-          try dictionary.encode(
-            $0, tokens: tokens, granularity: stage.granularity, workspace: EncodeWorkspace())
-        }
+        let codes = try dictionary.encoded(values, granularity: stage.granularity)
         #expect(stage.codes == codes)
         var errors = [Float](repeating: 0, count: tokens)
         var reconstruction = [Float](repeating: 0, count: tokens * 24)
-        values.withUnsafeBufferPointer {
-          dictionary.nestedDecode(
+        try values.withUnsafeBufferPointer {
+          try SparseEncoder(dictionary).nestedDecode(
             codes, activations: $0, granularities: [stage.granularity], squaredErrors: &errors,
             reconstructions: &reconstruction)
         }
@@ -152,11 +151,8 @@ private func request(_ values: [Float], granularities: [UInt32] = []) -> EncodeR
       Issue.record("not decoded")
       return
     }
-    var expected = [Float](repeating: 0, count: 24)
-    try expected.withUnsafeMutableBufferPointer {
-      try dictionary.decode(
-        SparseCodes(rowOffsets: [0, 2], indices: [3, 9], values: [1, 2]), into: $0.baseAddress!)
-    }
+    let expected = try SparseEncoder(dictionary).decode(
+      SparseCodes(rowOffsets: [0, 2], indices: [3, 9], values: [1, 2]))
     #expect(decoded.reconstruction.data.array(of: Float.self) == expected)
   }
 

@@ -6,7 +6,7 @@ import Testing
 
 /// A version of any contents.
 private func version(_ number: UInt64, latents: Int = 8) -> ResidentVersion {
-  ResidentVersion(
+  try! ResidentVersion(
     version: number, .random(dModel: 4, latents: latents, rule: .topk(k: 2), seed: number),
     sha256: "", latents: latents)
 }

@@ -1,5 +1,6 @@
 import GranuleData
 import GranuleDictionary
+import GranuleEncoder
 import GranuleErrors
 import GranuleTensors
 import TestSupport
@@ -100,7 +101,7 @@ struct EvaluationTests {
       (0..<100).flatMap { token in (0..<dModel).map { all.pointer[3 * token * dModel + $0] } })
     let codes = try ReferenceEncoder(dictionary).encode(sample.array, granularity: 24, k: 5)
     let reconstructions = FloatStorage(count: sample.count)
-    try dictionary.decode(codes, into: reconstructions.pointer)
+    try SparseEncoder(dictionary).decode(codes, into: reconstructions.pointer)
     let expected = Self.correlation(sample.array, reconstructions.array, dModel: dModel)
     expectClose([part.rows[0].similarity], [expected], within: 1e-6, "similarity of the sample")
     for few in [0, 1, 2] {

@@ -1,5 +1,6 @@
 import GranuleData
 import GranuleDictionary
+import GranuleEncoder
 import GranuleErrors
 import GranuleTensors
 import TestSupport
@@ -39,10 +40,7 @@ struct LatentOrderingTests {
 
   /// Active latents of each token by their index before ordering.
   private func codes(_ dictionary: SparseAutoencoder) throws -> [[Int: Float]] {
-    let codes = try activations.withUnsafeBufferPointer {
-      try dictionary.encode(
-        $0, tokens: Self.tokens, granularity: dictionary.latents, workspace: EncodeWorkspace())
-    }
+    let codes = try dictionary.encoded(activations)
     return (0..<Self.tokens).map { token in
       let range = Int(codes.rowOffsets[token])..<Int(codes.rowOffsets[token + 1])
       return Dictionary(

@@ -1,4 +1,5 @@
 internal import GranuleDictionary
+internal import GranuleEncoder
 internal import GranuleFiles
 internal import GranuleRepository
 internal import GranuleTensors
@@ -58,7 +59,7 @@ extension FuzzTarget {
     let activations = FloatStorage(
       [Float](repeating: 0, count: dModel) + generator.normals(dModel)
         + generator.normals(dModel, scale: 1e18))
-    dictionary.prepareEncoder()
+    let encoder = try SparseEncoder(dictionary)
     let workspace = EncodeWorkspace()
     for granularity in Set([1, (latents + 1) / 2, latents]).sorted() {
       let k = dictionary.defaultK(at: granularity)
@@ -71,8 +72,8 @@ extension FuzzTarget {
       let codes: Result<SparseCodes, EncodingError>
       do throws(EncodingError) {
         codes = .success(
-          try dictionary.encode(
-            activations.values, tokens: tokens, granularity: granularity, workspace: workspace))
+          try encoder.encode(
+            EncodeInput(activations: activations.values, granularity: granularity), in: workspace))
       } catch { codes = .failure(error) }
       // What might overflow is refused, where the plain encoder would try.
       guard codes != .failure(.overflow(token: 0)), codes != .failure(.overflow(token: 1)),
@@ -83,9 +84,9 @@ extension FuzzTarget {
         "codes at \(granularity) are those of the plain encoder: \(codes), not \(expected)")
       guard case .success(let codes) = codes else { continue }
       let output = FloatStorage(count: tokens * dModel)
-      do throws(DecodingError) { try dictionary.decode(codes, into: output.pointer) } catch {}
+      do throws(DecodingError) { try encoder.decode(codes, into: output.pointer) } catch {}
       var errors = [Float](repeating: 0, count: tokens)
-      dictionary.nestedDecode(
+      encoder.nestedDecode(
         codes, activations: activations.values, granularities: [granularity], squaredErrors: &errors
       )
       let part = dictionary.standalone(granularity: granularity)

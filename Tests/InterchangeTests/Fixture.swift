@@ -1,5 +1,6 @@
 import Foundation
 import GranuleDictionary
+import GranuleEncoder
 import GranuleFiles
 import GranuleInterchange
 import GranuleTensors
@@ -73,8 +74,7 @@ struct Fixture {
 
   /// Codes at a granularity, by the dictionary's own rule.
   func codes(granularity: Int) throws -> SparseCodes {
-    try dictionary.encode(
-      activations.values, tokens: tokens, granularity: granularity, workspace: EncodeWorkspace())
+    try dictionary.encoded(activations.array, granularity: granularity)
   }
 
   /// What a batch's selection gives: the `count` largest positive pre-activations of the whole batch,
@@ -82,9 +82,7 @@ struct Fixture {
   func batchCodes(count: Int) throws -> SparseCodes {
     var parts = dictionary.parts
     parts.selectionRule = .relu
-    let all = try SparseAutoencoder(parts).encode(
-      activations.values, tokens: tokens, granularity: dictionary.latents,
-      workspace: EncodeWorkspace())
+    let all = try SparseAutoencoder(parts).encoded(activations.array)
     let least = all.values.sorted(by: >)[count - 1]
     var (rowOffsets, indices, values): ([UInt32], [UInt32], [Float]) = ([0], [], [])
     for token in 0..<tokens {
@@ -108,10 +106,10 @@ struct Fixture {
     return dense
   }
 
-  func reconstructions(_ codes: SparseCodes, granularity: Int) -> [Float] {
+  func reconstructions(_ codes: SparseCodes, granularity: Int) throws -> [Float] {
     var errors = [Float](repeating: 0, count: tokens)
     var result = [Float](repeating: 0, count: activations.count)
-    dictionary.nestedDecode(
+    try SparseEncoder(dictionary).nestedDecode(
       codes, activations: activations.values, granularities: [granularity], squaredErrors: &errors,
       reconstructions: &result)
     return result
@@ -127,6 +125,6 @@ struct Fixture {
     -> Agreement
   {
     Agreement(
-      reconstructions(codes, granularity: granularity), try expected.tensor(name).float32().array)
+      try reconstructions(codes, granularity: granularity), try expected.tensor(name).float32().array)
   }
 }

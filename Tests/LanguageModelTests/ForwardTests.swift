@@ -2,6 +2,7 @@ import GranuleDictionary
 import GranuleFiles
 import GranuleLanguageModel
 import GranuleTensors
+import GranuleThreads
 import TestSupport
 import Testing
 
@@ -107,6 +108,18 @@ struct ForwardTests {
     let stopped = model.residual(of: batch, before: 1)
     model.advance(stopped, of: batch, from: 1, to: 2)
     #expect(whole.array == stopped.array)
+  }
+
+  @Test("computes the same on any number of threads", arguments: [1, 2, 5])
+  func threads(count: Int) throws {
+    let weights = SmallModel.all[1].weights
+    let batch = try TokenBatch(
+      weights.randomSequences([20, 90], seed: 8), for: weights.configuration)
+    let expected = LanguageModel(weights, parallel: Parallel(threads: 3))
+      .residual(of: batch, before: 2).array.map { Double($0) }
+    let values = LanguageModel(weights, parallel: Parallel(threads: count))
+      .residual(of: batch, before: 2).array
+    #expect(relativeError(values, expected) < 1e-6)
   }
 
   @Test("replaces only the rows it is told to")

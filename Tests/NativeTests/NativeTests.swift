@@ -1,5 +1,5 @@
-import GranuleDictionary
 import GranuleNative
+import GranuleTensors
 import GranuleWire
 import Synchronization
 import Testing

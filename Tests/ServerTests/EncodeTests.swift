@@ -1,6 +1,8 @@
 import GranuleClient
 import GranuleDictionary
+import GranuleEncoder
 import GranuleServer
+import GranuleTensors
 import GranuleWire
 import TestSupport
 import Testing
@@ -36,8 +38,8 @@ private let rules: [String: SparseAutoencoder] = [
 
         var errors = [Float](repeating: 0, count: tokens)
         var reconstruction = [Float](repeating: 0, count: tokens * 24)
-        let variance = activations.values.withUnsafeBufferPointer { values in
-          dictionary.nestedDecode(
+        let variance = try activations.values.withUnsafeBufferPointer { values in
+          try SparseEncoder(dictionary).nestedDecode(
             codes, activations: values, granularities: [used], squaredErrors: &errors,
             reconstructions: &reconstruction)
           return dictionary.totalVariance(of: values)
@@ -67,10 +69,7 @@ private let rules: [String: SparseAutoencoder] = [
     let client = try await test.client()
     let activations = Activations(tokens: 1000, dModel: 24, seed: 6)
     let codes = try activations.codes(dictionary, 300)
-    var expected = [Float](repeating: 0, count: 1000 * 24)
-    try expected.withUnsafeMutableBufferPointer {
-      try dictionary.decode(codes, into: $0.baseAddress!)
-    }
+    let expected = try SparseEncoder(dictionary).decode(codes)
     func decode(_ indices: [UInt32]) async throws -> [Float] {
       try await client.decode(
         DecodeRequest(
@@ -112,9 +111,7 @@ private let rules: [String: SparseAutoencoder] = [
     bfloat16.activations = PackedTensor(
       type: .bfloat16, shape: [20, 24], data: SharedBytes(copying: upperHalves))
     let rounded = upperHalves.map { Float(bitPattern: UInt32($0) << 16) }
-    let expected = try rounded.withUnsafeBufferPointer {
-      try dictionary.encode($0, tokens: 20, granularity: 160, workspace: EncodeWorkspace())
-    }
+    let expected = try dictionary.encoded(rounded, granularity: 160)
     #expect(try await client.encode(bfloat16).sparseCodes() == expected)
   }
 

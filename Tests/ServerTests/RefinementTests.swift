@@ -1,6 +1,7 @@
 import GranuleClient
 import GranuleDictionary
 import GranuleServer
+import GranuleTensors
 import GranuleWire
 import TestSupport
 import Testing

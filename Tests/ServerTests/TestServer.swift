@@ -1,6 +1,7 @@
 import Glibc
 import GranuleClient
 import GranuleDictionary
+import GranuleTensors
 import GranuleRepository
 import GranuleServer
 import GranuleTransport
@@ -208,11 +209,7 @@ struct Activations {
   func codes(_ dictionary: SparseAutoencoder, _ granularity: Int = 0, k: Int? = nil) throws
     -> SparseCodes
   {
-    try values.withUnsafeBufferPointer {
-      try dictionary.encode(
-        $0, tokens: tokens, granularity: granularity == 0 ? dictionary.latents : granularity, k: k,
-        workspace: EncodeWorkspace())
-    }
+    try dictionary.encoded(values, granularity: granularity == 0 ? nil : granularity, k: k)
   }
 }
 
@@ -220,8 +217,6 @@ extension EncodeResponse {
   /// The codes as values.
   func sparseCodes() throws -> SparseCodes {
     let codes = try #require(codes)
-    return try SparseCodes(
-      rowOffsets: codes.rowOffsets.array(of: UInt32.self),
-      indices: codes.indices.array(of: UInt32.self), values: codes.values.array(of: Float.self))
+    return try codes.sparseCodes()
   }
 }

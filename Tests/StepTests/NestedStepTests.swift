@@ -1,5 +1,6 @@
 import Glibc
 import GranuleDictionary
+import GranuleEncoder
 import GranuleFiles
 import GranuleObjective
 import GranuleStep

@@ -37,10 +37,10 @@ struct NumpyTests {
       ("{'descr': '<f4', 'fortran_order': True, 'shape': (1,)}", "column-major"),
       ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", "needs 8 bytes"),
       ("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}", "63 bits"),
-      ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", "no dictionary"),
-      ("{'descr': '<f4', 'fortran_order': False}", "no dictionary"),
-      ("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", "no dictionary"),
-      ("__import__('os')", "no dictionary"), ("", "no dictionary"),
+      ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", "is not a dictionary"),
+      ("{'descr': '<f4', 'fortran_order': False}", "is not a dictionary"),
+      ("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", "is not a dictionary"),
+      ("__import__('os')", "is not a dictionary"), ("", "is not a dictionary"),
     ])
   func malformed(header: String, naming: String) {
     let error = #expect(throws: FileError.self) {

@@ -1,6 +1,7 @@
 internal import Glibc
 public import GranuleDictionary
-internal import GranuleTensors
+public import GranuleEncoder
+public import GranuleTensors
 
 /// A small fast generator (SplitMix64) whose seed tests print and replay.
 public struct SeededGenerator: RandomNumberGenerator {
@@ -52,5 +53,13 @@ extension SparseAutoencoder {
     parts.activationMean = generator.normals(dModel, scale: 0.2)
     adjust(&parts)
     return SparseAutoencoder(parts)
+  }
+
+  /// The codes of an encoder that is made for one call, on one thread.
+  public func encoded(
+    _ activations: [Float], granularity: Int? = nil, k: Int? = nil
+  ) throws(EncodingError) -> SparseCodes {
+    try SparseEncoder(self).encode(
+      activations, granularity: granularity, k: k, in: EncodeWorkspace())
   }
 }

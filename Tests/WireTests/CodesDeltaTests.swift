@@ -58,9 +58,10 @@ private func bytes(_ codes: PackedCodes) -> [[UInt8]] {
     let cases: [(changed: PackedCodes, removed: PackedCodes, String)] = [
       (none, removal([0, 1, 1], [2]), "loses latent 2"),
       (none, removal([0, 0, 1], [1]), "loses latent 1"),
-      (none, removal([0, 2, 1], [1]), "must ascend"),
-      (none, removal([0, 0, 7], [1]), "must ascend"),
-      (none, removal([1, 1, 1], [1]), "must ascend"),
+      (none, removal([0, 2, 1], [1]), "removed.row_offsets: token 0 goes from 0 to 2"),
+      (none, removal([0, 0, 7], [1]), "removed.row_offsets: go from 0 to 7"),
+      (none, removal([1, 1, 1], [1]), "removed.row_offsets: go from 1 to 1"),
+      (none, removal([0, 2, 2], [5, 1]), "removed.indices: token 0 has 1 after 5"),
       (none, removal([0, 1], [1]), "number of tokens"),
       (packed([[2: 1]]), removal([0, 0, 0], []), "number of tokens"),
       (

@@ -1,4 +1,4 @@
-public import GranuleDictionary
+public import GranuleTensors
 
 /// What answers a call.
 public enum Reply: Sendable {

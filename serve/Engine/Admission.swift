@@ -1,5 +1,6 @@
 import GranuleCalls
 import GranuleDictionary
+import GranuleEncoder
 import GranuleTensors
 
 /// Checks a call against the model that it names and against the room there is, before any work is

@@ -1,5 +1,5 @@
 import GranuleCalls
-import GranuleDictionary
+import GranuleEncoder
 import GranuleTensors
 
 /// Pieces of calls that are computed together by one version of a model: encodings, each at its own
@@ -10,6 +10,9 @@ struct Batch {
   let pressure: Int
   /// How many threads may share the work, the caller's included.
   let threads: Int
+
+  /// The most tokens of a piece that threads share: more are worth a pass of their own.
+  private static let sharedTokensMax = 64
 
   /// Computes every piece with the calling thread's workspace, and gives each stage that is complete
   /// to `answered`.
@@ -33,8 +36,10 @@ struct Batch {
     }
     guard let version = rows.first?.job.call.version else { return }
     let activations = workspace.float32(rows.map { ($0.bytes, $0.type) })
-    let codes = workspace.encoders.encode(
-      version.dictionary, zip(rows, activations).map { $0.job.input($0, $1) }, threads: threads)
+    let isShared = rows.count == 1 && rows[0].piece.tokens.count <= Self.sharedTokensMax
+    let codes = version.encoder.encode(
+      zip(rows, activations).map { $0.job.input($0, $1) }, in: workspace.encoding,
+      threads: isShared ? threads : 1)
     for (place, rows) in rows.enumerated() {
       switch codes[place] {
       case .success(let codes):

@@ -1,5 +1,7 @@
 import GranuleCalls
 import GranuleDictionary
+import GranuleEncoder
+import GranuleTensors
 
 /// Turns codes back into activations, in one stage.
 final class DecodeJob: Job {
@@ -31,29 +33,26 @@ final class DecodeJob: Job {
 
   func begin(_ piece: Piece, pressure: Int) throws(ServerError) -> EncodeRows? {
     let (version, tokens) = (call.version, piece.tokens)
+    let codes: SparseCodes
     do throws(ServerError) {
-      try request.codes.checkRows(latents: version.latents, rows: tokens)
+      codes = try request.codes.sparseCodes(tokens: tokens, latents: version.latents)
     } catch {
       throw ServerError(error.code, "decode.\(error.message)")
     }
     guard let output = reconstruction.bytes.bindMemory(to: Float.self).baseAddress else {
       return nil
     }
-    do {
-      let rows = request.codes.rows(tokens)
-      let codes = try SparseCodes(
-        rowOffsets: rows.rowOffsets, indices: rows.indices, values: rows.values)
-      try version.dictionary.decode(
+    do throws(DecodingError) {
+      try version.encoder.decode(
         codes, into: output + tokens.lowerBound * version.dictionary.dModel)
-    } catch DecodingError.latent(let latent, let token, let latents) {
+    } catch {
+      guard case .latent(let latent, let token, let latents) = error else {
+        throw ServerError(.failedPrecondition, "decode: \(error)")
+      }
       throw ServerError(
         .failedPrecondition,
         "decode.codes.indices: token \(tokens.lowerBound + token) names latent \(latent), of which \(latents) are resident; have the model resized"
       )
-    } catch let error as DecodingError {
-      throw ServerError(.failedPrecondition, "decode: \(error)")
-    } catch {
-      throw ServerError(.invalidArgument, "decode: \(error)")
     }
     return nil
   }

@@ -1,5 +1,7 @@
 import GranuleCalls
 import GranuleDictionary
+import GranuleEncoder
+import GranuleTensors
 import Synchronization
 
 /// Encodes tokens at one granularity after another.
@@ -99,8 +101,8 @@ final class EncodeJob: Job {
   /// What to encode, at the step that was decided.
   func input(_ rows: EncodeRows, _ activations: UnsafeBufferPointer<Float>) -> EncodeInput {
     var input = EncodeInput(
-      activations: activations, tokens: rows.piece.tokens.count,
-      granularity: rows.step.granularity, k: rows.step.k == 0 ? nil : rows.step.k)
+      activations: activations, granularity: rows.step.granularity,
+      k: rows.step.k == 0 ? nil : rows.step.k)
     input.progress = progress
     input.firstToken = rows.piece.tokens.lowerBound
     return input
@@ -120,7 +122,7 @@ final class EncodeJob: Job {
     else { return }
     let dictionary = call.version.dictionary
     let dModel = dictionary.dModel
-    dictionary.nestedDecode(
+    call.version.encoder.nestedDecode(
       codes, activations: activations, granularities: [rows.step.granularity],
       squaredErrors: errors + tokens.lowerBound,
       reconstructions: stage.reconstruction?.bytes.bindMemory(to: Float.self).baseAddress.map {

@@ -299,7 +299,7 @@ final class Loader: Sendable {
     monitor.change { $0.registry.reading(number, of: name) }
     defer { monitor.change { $0.registry.reading(nil, of: name) } }
     do {
-      let version = ResidentVersion(
+      let version = try ResidentVersion(
         version: number, try repository.load(name, version: number, latents: latents))
       try version.warm()
       return version
@@ -360,8 +360,8 @@ final class Loader: Sendable {
     do {
       let fresh =
         wanted < version.dictionary.latents
-        ? ResidentVersion(truncating: version, to: wanted)
-        : ResidentVersion(
+        ? try ResidentVersion(truncating: version, to: wanted)
+        : try ResidentVersion(
           version: version.version,
           try repository.load(name, version: version.version, latents: wanted))
       try fresh.warm()

@@ -1,4 +1,5 @@
 import GranuleDictionary
+import GranuleEncoder
 import GranuleRepository
 import GranuleCalls
 
@@ -6,41 +7,44 @@ import GranuleCalls
 /// with the last reference.
 final class ResidentVersion: Sendable {
   let version: UInt64
-  let dictionary: SparseAutoencoder
+  let encoder: SparseEncoder
   let sha256: String
   /// Latents in its files, of which `dictionary.latents` are in memory.
   let latents: Int
 
-  init(version: UInt64, _ dictionary: SparseAutoencoder, sha256: String, latents: Int) {
+  /// Prepares a dictionary on this thread alone, so that calls are computed meanwhile.
+  ///
+  /// - Throws: `EncodingError` if there is not enough memory.
+  init(
+    version: UInt64, _ dictionary: SparseAutoencoder, sha256: String, latents: Int
+  ) throws(EncodingError) {
     self.version = version
-    self.dictionary = dictionary
+    encoder = try SparseEncoder(dictionary, threads: 1)
     self.sha256 = sha256
     self.latents = latents
   }
 
-  convenience init(version: UInt64, _ published: PublishedDictionary) {
-    self.init(
+  convenience init(
+    version: UInt64, _ published: PublishedDictionary
+  ) throws(EncodingError) {
+    try self.init(
       version: version, published.dictionary, sha256: published.sha256, latents: published.latents)
   }
 
   /// The same version with fewer latents, in memory of its own.
-  convenience init(truncating other: ResidentVersion, to latents: Int) {
-    self.init(
+  convenience init(truncating other: ResidentVersion, to latents: Int) throws(EncodingError) {
+    try self.init(
       version: other.version, other.dictionary.truncated(to: latents), sha256: other.sha256,
       latents: other.latents)
   }
 
-  /// Encodes one token, so that the first call finds everything in place; on this thread alone, so
-  /// that calls are computed meanwhile.
+  var dictionary: SparseAutoencoder { encoder.dictionary }
+
+  /// Encodes one token, so that the first call finds everything in place.
   ///
-  /// - Throws: an error if the dictionary cannot encode even zeros.
-  func warm() throws {
-    dictionary.prepareEncoder(onAllCores: false)
-    let zeros = [Float](repeating: 0, count: dictionary.dModel)
-    _ = try zeros.withUnsafeBufferPointer {
-      try dictionary.encode(
-        $0, tokens: 1, granularity: dictionary.latents, k: nil, workspace: EncodeWorkspace())
-    }
+  /// - Throws: `EncodingError` if the dictionary cannot encode even zeros.
+  func warm() throws(EncodingError) {
+    _ = try encoder.encode([Float](repeating: 0, count: dictionary.dModel), in: EncodeWorkspace())
   }
 
   /// What to report of it.
@@ -49,7 +53,7 @@ final class ResidentVersion: Sendable {
     status.dModel = UInt32(dictionary.dModel)
     status.latents = UInt32(latents)
     status.residentLatents = UInt32(dictionary.latents)
-    status.residentBytes = UInt64(dictionary.residentBytes.total)
+    status.residentBytes = UInt64(encoder.residentBytes.total)
     status.selectionRule = dictionary.selectionRule.name
     status.granularities = dictionary.granularities.map {
       CalibratedGranularity(

@@ -1,14 +1,14 @@
 import GranuleCalls
-import GranuleDictionary
+import GranuleEncoder
 import GranuleTensors
 
 /// A compute thread's own memory.
 final class Workspace {
-  let encoders: EncoderPool
+  let encoding: EncodeWorkspace
   private var converted = FloatStorage(count: 0)
 
   /// Memory for a thread that shares work with up to `threads - 1` others.
-  init(threads: Int) { encoders = EncoderPool(threads: threads) }
+  init(threads: Int) { encoding = EncodeWorkspace(threads: threads) }
 
   /// Each call's rows as float32, valid until the next call of this function; rows that are float32
   /// already are not copied.

@@ -1,9 +1,11 @@
 internal import CGranuleKernels
 public import GranuleDictionary
+internal import GranuleEncoder
 internal import GranuleErrors
 internal import GranuleEvaluation
 public import GranuleLanguageModel
-internal import GranuleTensors
+package import GranuleTensors
+internal import GranuleThreads
 
 /// What single latents do for a language model's next-token loss: gradient × activation through the
 /// innermost reconstruction (Martin-Linares & Ling, arXiv 2512.24975).
@@ -108,7 +110,11 @@ public struct LatentAttribution: Sendable, Equatable {
           + "that do not can be attributed")
     }
     let dModel = shape.dModel
-    let pool = EncoderPool()
+    let workspace = EncodeWorkspace(threads: Parallel.threads)
+    let encoder: SparseEncoder
+    do throws(EncodingError) { encoder = try SparseEncoder(dictionary) } catch {
+      throw TrainingError("\(error)")
+    }
     let batches = try SpliceBatches.of(sequences, for: shape)
     for (number, batch) in batches.enumerated() {
       if shouldStop() { throw CancellationError() }
@@ -117,16 +123,15 @@ public struct LatentAttribution: Sendable, Equatable {
       let chunk = SpliceBatches.gather(rows, of: stream, dModel: dModel)
       let codes: SparseCodes
       do throws(EncodingError) {
-        codes = try pool.encode(
-          dictionary, chunk.values, tokens: rows.count,
-          granularity: dictionary.latents
+        codes = try encoder.encode(
+          EncodeInput(activations: chunk.values, granularity: dictionary.latents), in: workspace
         ).prefix(granularity: granularity)
       } catch {
         throw TrainingError("an activation before block \(layer) cannot be encoded: \(error)")
       }
       let reconstructions = FloatStorage(count: chunk.count)
       var errors = [Float](repeating: 0, count: rows.count)
-      dictionary.nestedDecode(
+      encoder.nestedDecode(
         codes, activations: chunk.values, granularities: [granularity],
         squaredErrors: &errors, reconstructions: reconstructions.pointer)
       let spliced = model.splicing(

@@ -1,5 +1,6 @@
 internal import GranuleData
 internal import GranuleDictionary
+internal import GranuleEncoder
 internal import GranuleErrors
 internal import GranuleTensors
 internal import GranuleThreads
@@ -20,7 +21,7 @@ struct EvaluationChunks {
     var squaredError: Double
   }
 
-  private let dictionary: SparseAutoencoder
+  private let encoder: SparseEncoder
   private let dataset: ActivationDataset
   private let workspaces = (0..<Parallel.threads).map { _ in EncodeWorkspace() }
 
@@ -30,13 +31,15 @@ struct EvaluationChunks {
       throw TrainingError(
         "the activations have d_model \(dataset.dModel), the dictionary \(dictionary.dModel)")
     }
-    self.dictionary = dictionary
+    do throws(EncodingError) { encoder = try SparseEncoder(dictionary) } catch {
+      throw TrainingError("\(error)")
+    }
     self.dataset = dataset
   }
 
   /// Tokens that are in memory at once: fewer of a dictionary so large that, by a rule without k, all
   /// their codes might not fit.
-  private var chunkTokens: Int { max(1, min(8192, (1 << 28) / dictionary.latents)) }
+  private var chunkTokens: Int { max(1, min(8192, (1 << 28) / encoder.dictionary.latents)) }
 
   /// Calls `body` with every token of the dataset, in order.
   ///
@@ -77,7 +80,7 @@ struct EvaluationChunks {
   ) throws(TrainingError) -> [Part] {
     do throws(EncodingError) {
       return try Self.reconstruct(
-        dictionary, chunk.activations, granularity: granularity, k: k, workspaces: workspaces,
+        encoder, chunk.activations, granularity: granularity, k: k, workspaces: workspaces,
         reconstructions: reconstructions)
     } catch {
       throw located(error, chunk)
@@ -92,7 +95,8 @@ struct EvaluationChunks {
         "\(dataset.describe(token: chunk.token(token))): dimension \(dimension) is not finite")
     case .overflow(let token):
       TrainingError(
-        dataset.describeOverflow(token: chunk.token(token), encoder: dictionary.encoderWeights))
+        dataset.describeOverflow(
+          token: chunk.token(token), encoder: encoder.dictionary.encoderWeights))
     default: TrainingError("\(error)")
     }
   }
@@ -105,10 +109,10 @@ struct EvaluationChunks {
   ///   - workspaces: one a core.
   ///   - reconstructions: nil, or receives them in raw scale, shaped like `activations`.
   static func reconstruct(
-    _ dictionary: SparseAutoencoder, _ activations: FloatStorage, granularity: Int, k: Int,
+    _ encoder: SparseEncoder, _ activations: FloatStorage, granularity: Int, k: Int,
     workspaces: [EncodeWorkspace], reconstructions: FloatStorage? = nil
   ) throws(EncodingError) -> [Part] {
-    let dModel = dictionary.dModel
+    let dModel = encoder.dictionary.dModel
     var results = [Result<Part, EncodingError>?](repeating: nil, count: Parallel.threads)
     results.withUnsafeMutableBufferPointer { results in
       let results = results
@@ -116,11 +120,11 @@ struct EvaluationChunks {
         let rows = UnsafeBufferPointer(
           start: activations.pointer + range.lowerBound * dModel, count: range.count * dModel)
         do throws(EncodingError) {
-          let codes = try dictionary.encode(
-            rows, tokens: range.count, granularity: granularity, k: k > 0 ? k : nil,
-            workspace: workspaces[thread])
+          let codes = try encoder.encode(
+            EncodeInput(activations: rows, granularity: granularity, k: k > 0 ? k : nil),
+            in: workspaces[thread])
           var errors = [Float](repeating: 0, count: range.count)
-          dictionary.nestedDecode(
+          encoder.nestedDecode(
             codes, activations: rows, granularities: [granularity], squaredErrors: &errors,
             reconstructions: reconstructions.map { $0.pointer + range.lowerBound * dModel })
           results[thread] = .success(

@@ -1,4 +1,5 @@
 public import GranuleDictionary
+internal import GranuleEncoder
 internal import GranuleErrors
 public import GranuleLanguageModel
 internal import GranuleStatistics
@@ -69,6 +70,7 @@ public struct RecapturedLoss: Sendable {
       throw TrainingError("layer is \(layer), \(shape.name) has 0 … \(shape.blocks)")
     }
     let plan = try Evaluation.plan(dictionary, granularities: granularities)
+    let encoder = try SparseEncoder(dictionary)
     let batches = try SpliceBatches.of(sequences, for: shape)
     // Measured in blocks: twice to the layer, then from there for the clean model, both baselines and
     // each row; the output head costs as much as a few blocks.
@@ -128,7 +130,7 @@ public struct RecapturedLoss: Sendable {
       for (number, row) in plan.enumerated() {
         do throws(EncodingError) {
           for part in try EvaluationChunks.reconstruct(
-            dictionary, chunk, granularity: row.granularity, k: row.k, workspaces: workspaces,
+            encoder, chunk, granularity: row.granularity, k: row.k, workspaces: workspaces,
             reconstructions: replacements)
           {
             sums[number].squaredError += part.squaredError

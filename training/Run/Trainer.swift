@@ -1,12 +1,14 @@
 internal import Glibc
 public import GranuleData
 public import GranuleDictionary
+internal import GranuleEncoder
 internal import GranuleErrors
 internal import GranuleEvaluation
 internal import GranuleFiles
 internal import GranuleObjective
 internal import GranuleStep
 internal import GranuleTensors
+internal import GranuleThreads
 
 /// Trains a nested dictionary; everything it makes is in the run's folder: `config.json`,
 /// `metrics.jsonl`, `checkpoints/`, and at the end `dictionary/`, which SAELens loads.
@@ -260,11 +262,11 @@ public final class Trainer {
     }
     for i in 0..<sample.count { sample.pointer[i] *= Float(statistics.scale) }
     do throws(EncodingError) {
-      return try EncoderPool().encodeBatchTopK(
-        SparseAutoencoder(weights.parts(.topk(k: max(Int(l0), 1)))),
-        UnsafeBufferPointer(start: sample.pointer, count: sample.count), tokens: tokens,
-        granularity: weights.latents, k: max(Int(l0), 1),
-        count: max(Int(l0 * Double(tokens)), 1)
+      let encoder = LiveEncoder(weights.lent)
+      return try encoder.lend(.topk, history: ScreeningHistory()).encodeBatchTopK(
+        UnsafeBufferPointer(start: sample.pointer, count: sample.count),
+        granularity: weights.latents, k: max(Int(l0), 1), count: max(Int(l0 * Double(tokens)), 1),
+        in: EncodeWorkspace(threads: Parallel.threads)
       ).threshold
     } catch {
       throw TrainingError("the first activations cannot be encoded: \(error)")

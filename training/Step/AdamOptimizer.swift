@@ -1,6 +1,6 @@
 internal import CGranuleKernels
 internal import Glibc
-internal import GranuleDictionary
+internal import GranuleEncoder
 internal import GranuleTensors
 internal import GranuleThreads
 
@@ -47,7 +47,7 @@ package struct AdamOptimizer {
   ///
   /// - Parameters:
   ///   - frozenEncoders: the encoder rows of so many first latents stay as they are.
-  ///   - afterPanel: called for each panel of latents (`PreparedEncoder.panelLatents`), on the thread
+  ///   - afterPanel: called for each panel of latents (`LiveEncoder.panelLatents`), on the thread
   ///     that has just changed its weights.
   /// - Returns: the gradient's norm before it was scaled, without what is along decoder rows.
   package mutating func step(
@@ -68,12 +68,12 @@ package struct AdamOptimizer {
     undecayed.weight_decay = 0
     let (first, second) = (firstMoments, secondMoments)
     let gradients = gradient.weights
-    let panels = (latents + PreparedEncoder.panelLatents - 1) / PreparedEncoder.panelLatents
+    let panels = (latents + LiveEncoder.panelLatents - 1) / LiveEncoder.panelLatents
     Parallel.forBlocks(panels, size: max(1, min(4, panels / Parallel.threads))) { thread, range in
       var (constants, undecayed) = (constants, undecayed)
       for panel in range {
-        let start = panel * PreparedEncoder.panelLatents
-        let end = min(start + PreparedEncoder.panelLatents, latents)
+        let start = panel * LiveEncoder.panelLatents
+        let end = min(start + LiveEncoder.panelLatents, latents)
         for latent in start..<end {
           let row = latent * dModel
           let hasGradient = gradient.isZero[latent] == 0

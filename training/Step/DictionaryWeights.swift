@@ -1,6 +1,6 @@
 internal import CGranuleKernels
+package import GranuleEncoder
 internal import GranuleData
-package import GranuleDictionary
 package import GranuleTensors
 
 /// The parameters of a dictionary, or anything that has their shapes: gradients, moments.
@@ -50,10 +50,10 @@ package struct DictionaryWeights {
     encoder.pointer.update(from: rows.pointer, count: rows.count)
   }
 
-  /// What the dictionary of these weights is made of, sharing their memory.
-  package func parts(_ rule: SelectionRule) -> SparseAutoencoder.Parts {
-    SparseAutoencoder.Parts(
-      encoderWeights: encoder, encoderBias: encoderBias, decoderWeights: decoder,
-      decoderBias: decoderBias, selectionRule: rule)
+  /// A view for an encoder, which must not be used while they change or after they are gone.
+  package var lent: EncodingWeights {
+    EncodingWeights(
+      latents: latents, dModel: dModel, encoder: encoder.pointer, encoderBias: encoderBias.pointer,
+      decoder: decoder.pointer, decoderBias: decoderBias.pointer)
   }
 }

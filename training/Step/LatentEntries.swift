@@ -1,5 +1,4 @@
 internal import CGranuleKernels
-internal import GranuleDictionary
 internal import GranuleTensors
 internal import GranuleThreads
 

@@ -1,5 +1,5 @@
 internal import CGranuleKernels
-package import GranuleDictionary
+package import GranuleEncoder
 package import GranuleObjective
 internal import GranuleStatistics
 package import GranuleTensors
@@ -62,12 +62,10 @@ package final class NestedStep {
   package private(set) var seconds = Seconds()
 
   private let weights: DictionaryWeights
-  /// Of the batches, [d_model]: for the encoder's speed only.
-  private let activationDeviation: [Float]?
-  private let pool = EncoderPool()
+  private let workspace = EncodeWorkspace(threads: Parallel.threads)
+  private let encoder: LiveEncoder
   private let screeningHistory = ScreeningHistory()
   private let coreScreeningHistory = ScreeningHistory()
-  private var prepared: PreparedEncoder?
   private var stepsSinceBalance = 0
   /// What pre-activations must exceed to matter to thresholds or codes: [latents]
   private let floors: FloatStorage?
@@ -95,9 +93,12 @@ package final class NestedStep {
   private var granularities: [Int] = []
 
   /// A step for `weights`.
+  ///
+  /// - Parameter activationDeviation: standard deviation of the batches' activations, [d_model], for
+  ///   the encoder's speed only; nil if unknown.
   package init(weights: DictionaryWeights, activationDeviation: [Float]? = nil) {
     self.weights = weights
-    self.activationDeviation = activationDeviation
+    encoder = LiveEncoder(weights.lent, activationDeviation: activationDeviation)
     gradient = BatchGradient(like: weights)
     wasActive = .allocate(capacity: weights.latents)
     wasActive.initialize(repeating: 0)
@@ -180,21 +181,23 @@ package final class NestedStep {
     _ optimizer: inout AdamOptimizer, _ step: AdamOptimizer.Step, objective: StepObjective
   ) -> Double {
     stepsSinceBalance += 1
-    if stepsSinceBalance >= Self.stepsBetweenBalances { prepared = nil }
-    let packing = prepared
+    if stepsSinceBalance >= Self.stepsBetweenBalances {
+      encoder.rebalance()
+      stepsSinceBalance = 0
+    }
     let packSeconds = FloatStorage(count: 16 * Parallel.threads)
     let norm = seconds.timing(\.adam) {
       let norm = optimizer.step(
         weights, gradient: gradient, step, frozenEncoders: objective.frozenEncoders
       ) { thread, panel in
         lowerThresholds(panel: panel, objective)
-        guard let packing else { return }
+        guard encoder.isPacked else { return }
         let clock = ContinuousClock()
         let start = clock.now
-        packing.pack(panel: panel, encoder: weights.encoder, biases: weights.encoderBias)
+        encoder.pack(panel: panel)
         packSeconds.pointer[16 * thread] += Float((clock.now - start) / .seconds(1))
       }
-      packing?.finish(thresholds: floors)
+      encoder.finish(thresholds: floors.map { UnsafePointer($0.pointer) })
       return norm
     }
     seconds.repack = Double(packSeconds.values.reduce(0, +)) / Double(Parallel.threads)
@@ -229,8 +232,8 @@ package final class NestedStep {
   /// Below its threshold by half the bandwidth, a pre-activation still moves it.
   private func lowerThresholds(panel: Int, _ objective: StepObjective) {
     guard let floors, let thresholds = weights.thresholds else { return }
-    let start = panel * PreparedEncoder.panelLatents
-    for latent in start..<min(start + PreparedEncoder.panelLatents, latents) {
+    let start = panel * LiveEncoder.panelLatents
+    for latent in start..<min(start + LiveEncoder.panelLatents, latents) {
       floors.pointer[latent] = max(
         thresholds.pointer[latent] - Float(objective.bandwidth / 2), 0)
     }
@@ -239,61 +242,52 @@ package final class NestedStep {
   private func encode(
     _ batch: FloatStorage, tokens: Int, _ objective: StepObjective, _ losses: inout Losses
   ) throws(EncodingError) -> SparseCodes {
-    let rule: SelectionRule
+    let rule: LiveEncoder.Rule
     switch objective.objective {
-    case .topk, .batchtopk: rule = .topk(k: objective.k)
+    case .topk, .batchtopk: rule = .topk
     case .relu: rule = .relu
     case .jumprelu:
-      if prepared == nil {
-        for panel in 0...(latents - 1) / PreparedEncoder.panelLatents {
+      if !encoder.isPacked {
+        for panel in 0...(latents - 1) / LiveEncoder.panelLatents {
           lowerThresholds(panel: panel, objective)
         }
       }
-      rule = .threshold(floors?.array ?? [])
+      rule = .threshold
     }
-    var parts = weights.parts(rule)
-    parts.activationDeviation = activationDeviation
-    parts.screeningHistory = screeningHistory
-    if prepared == nil {
-      prepared = PreparedEncoder(SparseAutoencoder(parts))
-      stepsSinceBalance = 0
-    }
-    parts.preparedEncoder = prepared
-    let dictionary = SparseAutoencoder(parts)
-    let activations = UnsafeBufferPointer(start: batch.pointer, count: tokens * dModel)
+    let core = encoder.lend(
+      rule, thresholds: floors.map { UnsafePointer($0.pointer) }, history: screeningHistory)
+    var input = EncodeInput(
+      activations: UnsafeBufferPointer(start: batch.pointer, count: tokens * dModel),
+      granularity: latents)
     switch objective.objective {
     case .topk:
-      return try pool.encode(
-        dictionary, activations, tokens: tokens, granularity: latents, k: objective.k)
+      input.k = objective.k
+      return try core.encode([input], in: workspace)[0].get()
     case .batchtopk:
-      let core = try encodeCore(activations, tokens: tokens, objective)
-      let budget = objective.budget(tokens: tokens, coreActive: core?.indices.count ?? 0)
-      let (codes, threshold) = try pool.encodeBatchTopK(
-        dictionary, activations, tokens: tokens, granularity: latents, k: objective.k,
-        count: budget.values, exempt: objective.coreLatents)
+      let distilled = try encodeCore(input.activations, objective)
+      let budget = objective.budget(tokens: tokens, coreActive: distilled?.indices.count ?? 0)
+      let (codes, threshold) = try core.encodeBatchTopK(
+        input.activations, granularity: latents, k: objective.k, count: budget.values,
+        exempt: objective.coreLatents, in: workspace)
       // Where fewer than the budget are positive, all of them are kept.
       losses.leastKept = Double(threshold > 0 ? threshold : codes.values.min() ?? 0)
-      guard let core else { return codes }
-      losses.coreL0 = core.l0
+      guard let distilled else { return codes }
+      losses.coreL0 = distilled.l0
       losses.isFloored = budget.isFloored
-      return core.appendingLatents(of: codes)
-    case .jumprelu, .relu:
-      return try pool.encode(dictionary, activations, tokens: tokens, granularity: latents)
+      return distilled.appendingLatents(of: codes)
+    case .jumprelu, .relu: return try core.encode([input], in: workspace)[0].get()
     }
   }
 
-  /// All positive latents of the core, nil where there is none.
+  /// All positive latents of the distilled core, nil if there is none.
   private func encodeCore(
-    _ activations: UnsafeBufferPointer<Float>, tokens: Int, _ objective: StepObjective
+    _ activations: UnsafeBufferPointer<Float>, _ objective: StepObjective
   ) throws(EncodingError) -> SparseCodes? {
     guard objective.coreLatents > 0 else { return nil }
-    var parts = weights.parts(.relu)
-    parts.activationDeviation = activationDeviation
     // Far more of a core are active than of the whole: what is known of one misleads about the other.
-    parts.screeningHistory = coreScreeningHistory
-    parts.preparedEncoder = prepared
-    return try pool.encode(
-      SparseAutoencoder(parts), activations, tokens: tokens, granularity: objective.coreLatents)
+    let core = encoder.lend(.relu, history: coreScreeningHistory)
+    let input = EncodeInput(activations: activations, granularity: objective.coreLatents)
+    return try core.encode([input], in: workspace)[0].get()
   }
 
   /// Fills `values` with z; returns how many are active.
@@ -445,10 +439,11 @@ package final class NestedStep {
     }
     deadWeights.decoderBias.pointer.update(from: weights.decoderBias.pointer, count: dModel)
     let k = objective.auxiliaryK(dModel: dModel, dead: dead.count)
-    let codes = try pool.encode(
-      SparseAutoencoder(deadWeights.parts(.topk(k: k))),
-      UnsafeBufferPointer(start: batch.pointer, count: tokens * dModel), tokens: tokens,
+    let input = EncodeInput(
+      activations: UnsafeBufferPointer(start: batch.pointer, count: tokens * dModel),
       granularity: dead.count, k: k)
+    let codes = try LiveEncoder(deadWeights.lent).lend(.topk, history: ScreeningHistory())
+      .encode([input], in: workspace)[0].get()
 
     let noBias = FloatStorage(count: dModel)
     let noBlocks = [UInt32](repeating: 0, count: dead.count)

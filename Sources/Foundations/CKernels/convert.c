@@ -3,7 +3,7 @@
 
 typedef _Float16 half16x __attribute__((vector_size(32)));
 
-// x86-64-v3 and v4 convert 8 and 16 at a time, elsewhere the compiler's runtime does.
+// x86-64-v3 and v4 convert 8 and 16 at a time; the portable version calls the compiler's runtime.
 GK_KERNEL(
     void, gk_float32_from_float16, (const void *from, float *to, size_t count), (from, to, count)) {
   const char *bytes = from;

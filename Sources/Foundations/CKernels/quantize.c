@@ -5,7 +5,7 @@
 typedef int32_t int16x __attribute__((vector_size(64)));
 typedef int8_t byte16x __attribute__((vector_size(16)));
 
-// y[l] = x[l ^ bit] ± x[l], minus where the bit is set in l: one stage of a Hadamard transform.
+// y[l] = x[l ^ bit] ± x[l], minus if the bit is set in l: one stage of a Hadamard transform.
 #define butterfly16(x, bit, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)                       \
   fma16((x), signs16[bit],                                                                       \
         __builtin_shufflevector((x), (x), a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p))
@@ -111,7 +111,7 @@ GK_INLINE void gk_quantize_inline(
   if (i < 16 * vectors) memset(values + i, 0, (16 * vectors - i) * sizeof(float));
   rotate_across(values, 16, rotation);
 
-  // Magnitudes order as their bits do, those of what is no number last.
+  // Magnitudes order as their bits do, those of NaN last.
   int16x largest = {0};
   float16x squares = {0};
   for (size_t v = 0; v < vectors; v++) {
@@ -189,7 +189,7 @@ GK_INLINE void transpose16(float16x *rows) {
   }
 }
 
-// The vector where the mask is -1, and 0 where it is 0.
+// The elements whose mask is -1; 0 for those whose mask is 0.
 #define masked16(vector, mask)         \
   ({                                   \
     float16x masked = (vector);        \
@@ -202,7 +202,7 @@ GK_INLINE void transpose16(float16x *rows) {
 #define sum_of4(parts) (((parts)[0] + (parts)[1]) + ((parts)[2] + (parts)[3]))
 
 // 16 latents side by side, so that every sum over dimensions stays within its lane.
-// scratch: [d_padded, 16]; columns: where their first four dimensions go, [d_padded / 4] × 64 × 4.
+// scratch: [d_padded, 16]; columns: receive their dimensions, four at a time, [d_padded / 4] × 64 × 4.
 GK_INLINE void pack_16_latents(
     const gk_packing *packing, const float *weights, const float *biases, size_t latents,
     float *scratch, uint8_t *columns, const gk_panel_bounds *bounds) {

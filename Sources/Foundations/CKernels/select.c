@@ -1,4 +1,4 @@
-// The largest of some values, and the latents that keep up with them
+// The largest of some values, and the latents that reach them
 
 #include "cpu.h"
 #include "vector.h"
@@ -65,7 +65,7 @@ size_t gk_keep_largest(
   *kth_largest = kth;
   size_t above = 0, kept = 0;
   for (size_t i = 0; i < count; i++) above += values[i] > kth;
-  // Of those equal to the k-th the first in order; kth is 0 where fewer than k are positive.
+  // Of values equal to the k-th, the first in order; kth is 0 if fewer than k are positive.
   size_t equal_left = kth > 0 ? k - above : 0;
   for (size_t i = 0; i < count; i++) {
     int is_equal = values[i] == kth && equal_left > 0;
@@ -163,7 +163,7 @@ void gk_raise_threshold(
   if (screen) {
     float error = for_cpu(cpu, estimate)(token, screen, scratch);
     float kth = gk_kth_largest_positive(scratch, token->count, k);
-    // Latents of which nothing is known have infinite bounds, and errors that are no number.
+    // Latents of which nothing is known have infinite bounds, and errors that are NaN.
     if (!(kth < __builtin_inff()) || !(error >= 0)) return;
     threshold = kth - margin * error;
   } else threshold = gk_kth_largest_positive(token->bounds, token->count, k);

@@ -7,8 +7,8 @@ public struct NumpyFile: Sendable {
 
   /// Reads the header; the tensor is a view of `file`.
   ///
-  /// - Throws: `FileError` for every way in which the file departs from the format, and for
-  ///   big-endian, column-major and non-numeric arrays.
+  /// - Throws: `FileError` for every departure from the format, and for big-endian, column-major and
+  ///   non-numeric arrays.
   public init(_ file: FileBytes) throws(FileError) {
     let bytes = file.bytes
     var read = 0

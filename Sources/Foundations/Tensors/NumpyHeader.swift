@@ -1,6 +1,6 @@
 public import GranuleFiles
 
-/// What a `.npy` file, versions 1.0 to 3.0, says of its array before the elements.
+/// The header of a `.npy` file, versions 1.0 to 3.0, which describes its array.
 ///
 /// Follows the format's own description (numpy.lib.format); Python objects are refused, never
 /// unpickled.
@@ -18,14 +18,14 @@ public struct NumpyHeader: Sendable {
   /// Number of bytes before the first element.
   public let byteCount: Int
 
-  /// A header says only a type and a shape: beyond this it is something else.
+  /// The longest header: it holds only a type and a shape.
   private static let headerBytesMax = 1 << 20
 
   /// Reads and checks the header.
   ///
   /// - Parameters:
   ///   - file: the path, for messages.
-  ///   - tensor: the array's name, for messages; nil where the file holds just one.
+  ///   - tensor: the array's name, for messages; nil if the file holds just one.
   ///   - byteCount: of the whole file, elements included.
   ///   - read: fills a buffer with the bytes that follow those of the call before; never asked for
   ///     more than the file has.
@@ -47,10 +47,10 @@ public struct NumpyHeader: Sendable {
       bytes.reversed().reduce(0) { $0 << 8 | Int($1) }
     }
     let magic = [0x93] + Array("NUMPY".utf8)
-    guard fileBytes >= 10 else { throw fault("is no .npy file: it is \(fileBytes) bytes long") }
+    guard fileBytes >= 10 else { throw fault("is not a .npy file: it is \(fileBytes) bytes long") }
     var start = try take(10)
     guard start.starts(with: magic) else {
-      throw fault("is no .npy file: it does not begin with \\x93NUMPY")
+      throw fault("is not a .npy file: it does not begin with \\x93NUMPY")
     }
     let major = start[6]
     guard (1...3).contains(major) else { throw fault("is .npy version \(major), known are 1 to 3") }
@@ -69,7 +69,7 @@ public struct NumpyHeader: Sendable {
     var parser = Parser(text)
     guard let fields = parser.parse() else {
       throw fault(
-        "its header is no dictionary of descr, fortran_order and shape: \(text.prefix(120))")
+        "its header is not a dictionary of descr, fortran_order and shape: \(text.prefix(120))")
     }
     guard let type = Self.elementTypes[String(fields.type.dropFirst())],
       let sign = fields.type.first, "<>|=".contains(sign)

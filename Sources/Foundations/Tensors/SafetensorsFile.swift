@@ -18,7 +18,7 @@ public struct SafetensorsFile: Sendable {
 
   /// The tensor called `name`.
   ///
-  /// - Throws: `FileError` where there is none, naming those there are.
+  /// - Throws: `FileError` naming the tensors of the file, if this is not one of them.
   public func tensor(_ name: String) throws(FileError) -> Tensor {
     if let tensor = self[name] { return tensor }
     let names = tensors.prefix(20).map(\.name).joined(separator: ", ")
@@ -28,8 +28,7 @@ public struct SafetensorsFile: Sendable {
 
   /// Reads the header; tensors are views of `file`.
   ///
-  /// - Throws: `FileError`, naming the tensor concerned, for every way in which the file
-  ///   departs from the format. Nothing is allocated by a length that was not checked first.
+  /// - Throws: `FileError`, naming the tensor concerned, for every departure from the format. Nothing is allocated by a length that was not checked first.
   public init(_ file: FileBytes) throws(FileError) {
     let bytes = file.bytes
     func fault(_ tensor: String?, _ text: String) -> FileError {

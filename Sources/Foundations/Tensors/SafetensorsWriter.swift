@@ -13,7 +13,7 @@ public enum SafetensorsWriter {
     fileprivate enum Content {
       case bytes(UnsafeRawBufferPointer)
       case values(FloatStorage)
-      /// Of a row-major matrix, [shape[1], shape[0]].
+      /// The transpose of a row-major matrix, [shape[1], shape[0]].
       case transposed(FloatStorage)
     }
 
@@ -42,7 +42,7 @@ public enum SafetensorsWriter {
     /// The transpose of a float32 matrix, which the entry keeps alive; it is made piece by piece as
     /// it is written.
     ///
-    /// - Parameter shape: that of the transpose; `matrix` is row-major, [shape[1], shape[0]].
+    /// - Parameter shape: the shape of the transpose; `matrix` is row-major, [shape[1], shape[0]].
     public init(_ name: String, _ shape: [Int], transposing matrix: FloatStorage) {
       precondition(shape.count == 2 && matrix.count == shape.reduce(1, *), "\(name) \(shape)")
       self.name = name
@@ -54,8 +54,8 @@ public enum SafetensorsWriter {
 
   /// Writes `entries` to a file, flushes it to the disk and puts it at `path`, replacing any.
   ///
-  /// - Throws: `FileError` with the system's reason (disk full, no permission), or where
-  ///   `progress` ends it; then what was at `path` before is there still.
+  /// - Throws: `FileError` with the system's reason (disk full, no permission), or if
+  ///   `progress` ends it; then the file that was at `path` stays.
   public static func write(
     _ entries: [Entry], metadata: [String: String] = [:], to path: String,
     progress: TransferProgress? = nil

@@ -1,10 +1,10 @@
 internal import Glibc
 public import GranuleFiles
 
-/// A tensor in a file, read from its first element to its last in pieces, so that large ones take
-/// hardly more memory than what is made of them.
+/// A tensor in a file, read from its first element to its last in pieces, so that a large one takes
+/// hardly more memory than its values do.
 public struct StoredTensor {
-  /// In which order elements follow each other in the file.
+  /// The order in which elements follow each other in the file.
   public enum Order: Sendable {
     /// The last index changes fastest.
     case rowMajor
@@ -29,7 +29,7 @@ public struct StoredTensor {
   public let isBigEndian: Bool
   private let open: () throws(FileError) -> Source
 
-  /// A tensor whose bytes come from what `open` returns.
+  /// A tensor whose bytes come from the source that `open` returns.
   ///
   /// - Precondition: the shape's product of bytes fits 63 bits.
   public init(
@@ -60,7 +60,7 @@ public struct StoredTensor {
 
   /// All values of a vector as float32, each checked to be finite.
   ///
-  /// - Throws: `FileError` where the shape is not [count], the type is not floating-point, a
+  /// - Throws: `FileError` if the shape is not [count], the type is not floating-point, a
   ///   value is not finite or the file cannot be read.
   public func vector(
     count: Int, progress: TransferProgress? = nil
@@ -73,8 +73,8 @@ public struct StoredTensor {
   ///
   /// - Parameters:
   ///   - shape: [rows, columns] that the tensor must have.
-  ///   - transposed: whether the result is [columns, rows], else [rows, columns]; row-major.
-  /// - Throws: `FileError` where the shape is another, the type is not floating-point, a value
+  ///   - transposed: true for a result of [columns, rows], false for [rows, columns]; row-major.
+  /// - Throws: `FileError` if the shape differs, the type is not floating-point, a value
   ///   is not finite or the file cannot be read.
   public func matrix(
     shape: [Int], transposed: Bool, progress: TransferProgress? = nil
@@ -89,7 +89,7 @@ public struct StoredTensor {
 
   /// The tensor in memory, row-major and little-endian: for small ones.
   ///
-  /// - Throws: `FileError` where it has more than `countMax` elements or cannot be read.
+  /// - Throws: `FileError` if it has more than `countMax` elements or cannot be read.
   public func loaded(countMax: Int = 1 << 20) throws(FileError) -> Tensor {
     guard count <= countMax else {
       throw fault("has shape \(shape), at most \(countMax) elements are expected")
@@ -118,8 +118,8 @@ public struct StoredTensor {
   }
 
   /// - Parameters:
-  ///   - inner: how many elements, next to each other in the file, share the index `outer`.
-  ///   - transposed: whether the result is [inner, outer], else [outer, inner].
+  ///   - inner: number of elements, next to each other in the file, that share an outer index.
+  ///   - transposed: true for a result of [inner, outer], false for [outer, inner].
   private func values(
     outer: Int, inner: Int, transposed: Bool, progress: TransferProgress?
   ) throws(FileError) -> FloatStorage {
@@ -129,7 +129,7 @@ public struct StoredTensor {
     }
     let result = FloatStorage(uninitializedCount: outer * inner)
     guard result.count > 0 else { return result }
-    // Whole rows where they fit into a piece, else parts of one.
+    // A piece is whole rows, or a part of a row that does not fit into one.
     let limit = max(1, Self.pieceBytesMax / max(type.byteCount, 4))
     let rows = min(outer, max(1, limit / inner))
     let columns = min(inner, limit)
@@ -146,7 +146,7 @@ public struct StoredTensor {
           rebasing: block[..<(height * width * type.byteCount)])
         try read(piece)
         reverseIfBigEndian(piece)
-        // Into place at once where nothing is turned: parts of a row are next to each other.
+        // Without a transposition straight into place: parts of a row are next to each other.
         let target = transposed ? scratch.pointer : result.pointer + row * inner + column
         _ = convertToFloat32(UnsafeRawBufferPointer(piece), type: type, into: target)
         let values = UnsafeBufferPointer(start: target, count: height * width)
@@ -181,7 +181,7 @@ public struct StoredTensor {
 }
 
 extension Tensor {
-  /// The tensor to be read in pieces; where its file is mapped, what was read is not kept in memory.
+  /// The tensor to be read in pieces. If its file is mapped, pieces do not stay in memory.
   public var stored: StoredTensor {
     StoredTensor(name: name, file: file.path, type: type, shape: shape) {
       [file, byteRange] () throws(FileError) in

@@ -7,7 +7,7 @@ public struct Tensor: Sendable {
   public let type: ElementType
   /// Elements along each dimension; empty for a scalar.
   public let shape: [Int]
-  /// The tensor's name in its file, or "" where the file holds just one.
+  /// The tensor's name in its file, or "" if the file holds just one.
   public let name: String
   /// The file that keeps the bytes alive.
   public let file: FileBytes
@@ -32,7 +32,7 @@ public struct Tensor: Sendable {
 
   /// All elements as float32, row-major: float16 and bfloat16 exactly, float64 rounded to nearest.
   ///
-  /// - Throws: `FileError` where the elements are no floating-point numbers.
+  /// - Throws: `FileError` if the elements are not floating-point numbers.
   public func float32() throws(FileError) -> FloatStorage {
     let result = FloatStorage(count: count)
     try copyFloat32(elements: 0..<count, into: result.pointer)
@@ -41,7 +41,7 @@ public struct Tensor: Sendable {
 
   /// The elements `elements` (row-major positions) as float32, as `float32()` converts them.
   ///
-  /// - Throws: `FileError` where the elements are no floating-point numbers.
+  /// - Throws: `FileError` if the elements are not floating-point numbers.
   public func copyFloat32(
     elements: Range<Int>, into output: UnsafeMutablePointer<Float>
   ) throws(FileError) {
@@ -55,7 +55,7 @@ public struct Tensor: Sendable {
 
   /// All elements of an integer type.
   ///
-  /// - Throws: `FileError` where the elements are no integers or one does not fit `Int`.
+  /// - Throws: `FileError` if the elements are not integers or one does not fit `Int`.
   public func integers() throws(FileError) -> [Int] {
     switch type {
     case .int64: return load(Int64.self).map(Int.init)
@@ -92,7 +92,7 @@ public struct Tensor: Sendable {
 /// - Parameters:
 ///   - source: whole elements, any alignment.
 ///   - output: room for `source.count / type.byteCount` values.
-/// - Returns: false, having written nothing, where `type` is no floating-point type.
+/// - Returns: false, having written nothing, if `type` is not a floating-point type.
 public func convertToFloat32(
   _ source: UnsafeRawBufferPointer, type: ElementType, into output: UnsafeMutablePointer<Float>
 ) -> Bool {

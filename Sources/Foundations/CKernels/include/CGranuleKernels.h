@@ -10,9 +10,9 @@
 
 // ---- cpu.c
 
-/// For which CPU a kernel of the encoder runs: any; AVX2 with FMA; AVX-512 with VNNI. Ascending.
+/// The CPU that a kernel of the encoder is compiled for: any; AVX2 with FMA; AVX-512 with VNNI. Ascending.
 typedef enum { gk_cpu_portable, gk_cpu_avx2, gk_cpu_avx512 } gk_cpu;
-/// Whether this machine can run the kernels of `cpu`: not 0 if so.
+/// Not 0 if this machine can run the kernels of `cpu`.
 int gk_cpu_supports(gk_cpu cpu);
 
 // ---- convert.c
@@ -22,8 +22,8 @@ void gk_float32_from_float16(const void *from, float *to, size_t count);
 /// to[i] = from[i], exactly. from: [count] bfloat16, any alignment.
 void gk_float32_from_bfloat16(const void *from, float *to, size_t count);
 /// to[i] = from[i] in IEEE 754 half precision, rounded to nearest even; to: [count], any alignment.
-/// Returns the index of the first value that half precision cannot hold (NaN, infinite, or of 65520
-/// and beyond), else count.
+/// Returns the index of the first value that half precision cannot hold (NaN, infinite, or of magnitude
+/// 65520 and beyond), or count if there is none.
 size_t gk_float16_from_float32(const float *from, void *to, size_t count);
 
 // ---- dequantize.c
@@ -74,7 +74,7 @@ typedef struct {
   float residual_norm;
   /// Of the quantized values.
   int32_t sum;
-  /// 0 where the row is too large, too small, or not finite, for the norms to be right.
+  /// 0 if the row is too large, too small, or not finite, for the norms to be right.
   int32_t usable;
 } gk_quantized_row;
 /// Quantises rotation((row − center) · scales) to −levels … levels.
@@ -91,9 +91,9 @@ typedef struct {
   const float *scales, *center;
   size_t d_model;
   const gk_rotation *rotation;
-  /// 127, or 63 where products of 8 bits would overflow.
+  /// 127, or 63 if products of 8 bits would overflow.
   int levels;
-  /// By how much the rotation multiplies squared norms.
+  /// Factor by which the rotation multiplies squared norms.
   float rotation_square;
   /// Bound of the transform's rounding, relative to a row's norm; slightly more than 1, which covers
   /// that of the norms themselves.
@@ -153,11 +153,11 @@ void gk_screen_panel(
 // Pre-activations row · input + bias in one order of summation: 16 partial sums, sum l of the
 // dimensions l modulo 16, each fused; these added pairwise; then the bias.
 
-/// A latent whose pre-activation is asked for one token; where to put it.
+/// A latent and a token whose pre-activation is asked for, and the slot of the answer.
 typedef struct {
   uint32_t latent, token, slot;
 } gk_pair;
-/// values[slot] = the pre-activation of each pair, fastest where pairs of a latent are adjacent.
+/// values[slot] = the pre-activation of each pair, fastest if pairs of a latent are adjacent.
 /// weights: [*, d_model]; biases: [*]; inputs: [*, d_model].
 void gk_rescore(
     gk_cpu cpu, const float *weights, const float *biases, const float *inputs,
@@ -174,15 +174,15 @@ float gk_pre_activation_reference(
 
 // ---- select.c
 
-/// The k-th largest of those values that are > 0, or 0 where fewer than k are.
+/// The k-th largest of those values that are > 0, or 0 if fewer than k are.
 /// values: [count], without NaN; k ≥ 1.
 float gk_kth_largest_positive(const float *values, size_t count, size_t k);
 /// Keeps, in place and in order, the k largest values that are > 0, of equal ones the first;
-/// returns how many. kth: receives the k-th largest, 0 where fewer than k are > 0.
+/// returns their number. kth: receives the k-th largest, 0 if fewer than k are > 0.
 /// values, latents: [count]; k ≥ 1.
 size_t gk_keep_largest(
     float *values, uint32_t *latents, size_t count, size_t k, float *kth);
-/// Keeps, in place and in order, values above thresholds[latent], or above 0 where NULL.
+/// Keeps, in place and in order, values above thresholds[latent], or above 0 if that is NULL.
 size_t gk_keep_above(
     float *values, uint32_t *latents, size_t count, const float *thresholds);
 /// Raises a token's threshold to what its k-th largest latent so far makes plausible, and drops the
@@ -243,7 +243,7 @@ typedef struct {
   const gk_entry *entries;
   const uint32_t *offsets;
 } gk_entries;
-/// What the gradient of a batch is made of, and where it goes.
+/// The inputs of a batch's gradient, and the memory that receives it.
 typedef struct {
   size_t latents, d_model;
   /// x − b_dec: [strips, tokens or more, strip_columns]
@@ -301,15 +301,15 @@ void gk_adam_unit_row(
 
 // ---- softmax.c
 
-/// The largest of the values, without NaN; −∞ where there is none. values: [count].
+/// The largest of the values, without NaN; −∞ if there is none. values: [count].
 float gk_maximum(const float *values, size_t count);
-/// values[i] := scale · e^(values[i] − shift), each within a relative 3·10⁻⁷ where the power is in
+/// values[i] := scale · e^(values[i] − shift), each within a relative 3·10⁻⁷ if the power is in
 /// −87 … 88.7, 0 below; returns their sum, added up in double precision beyond 512 values.
 /// values: [count].
 double gk_exponentials(float *values, size_t count, float shift, float scale);
 /// The same, written plainly: the oracle of `gk_exponentials`.
 double gk_exponentials_reference(float *values, size_t count, float shift, float scale);
-/// Backwards through softmax: gradients[i] := probabilities[i] · (gradients[i] − mean), where mean is
+/// Backwards through softmax: gradients[i] := probabilities[i] · (gradients[i] − mean), mean being
 /// Σ probabilities · gradients. probabilities, gradients: [count].
 void gk_softmax_gradient(
     const float *probabilities, float *gradients, size_t count, float mean);
@@ -345,7 +345,7 @@ void gk_rms_norm_gradient(
 // ---- rotate.c
 
 /// Rotary embedding: turns each adjacent pair of every head, in place, by the angle whose cosine
-/// and sine are given; by its negative where direction is −1.
+/// and sine are given, or by its negative if direction is −1.
 /// heads: [head_count, head_dimension]; cosines: [head_dimension], each cosine twice; sines:
 /// [head_dimension], each sine negated and then as it is; direction: 1 or −1.
 void gk_rotate_pairs(
