@@ -11,6 +11,7 @@ let strict: [SwiftSetting] = [
 let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let deques = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let heaps = Target.Dependency.product(name: "HeapModule", package: "swift-collections")
 
 /// A module of this package. Modules carry the package's name, since SwiftPM wants target names to be
@@ -117,8 +118,7 @@ let package = Package(
       "serve/Engine",
       [
         "GranuleCalls", "GranuleRepository", "GranuleEncoder", "GranuleDictionary",
-        "GranuleTensors",
-        "GranuleThreads", "CMalloc", logging,
+        "GranuleTensors", "GranuleThreads", "CMalloc", logging, deques, heaps,
       ]),
     module("serve/Protocols/Native", ["GranuleCalls", "GranuleWire", "GranuleTensors"]),
     module(

@@ -1,4 +1,5 @@
 import CMalloc
+internal import DequeModule
 import GranuleCalls
 import GranuleDictionary
 import GranuleRepository
@@ -32,7 +33,7 @@ final class Loader: Sendable {
     var registry: Registry
     var failures: UInt64 = 0
     var trims: UInt64 = 0
-    var tasks = FirstInFirstOut<Task>()
+    var tasks = Deque<Task>()
     var changesWaiting = 0
     var isPollWaiting = false
     var hasPolled = false

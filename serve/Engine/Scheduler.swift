@@ -1,3 +1,5 @@
+internal import DequeModule
+
 /// Decides what is computed next; a state machine without threads, sockets or clocks.
 ///
 /// How it works:
@@ -72,8 +74,8 @@ package struct Scheduler<Item> {
 
   /// A principal's calls; numbers without an entry have been removed.
   private struct Line {
-    var resumed = FirstInFirstOut<UInt64>()
-    var waiting = FirstInFirstOut<UInt64>()
+    var resumed = Deque<UInt64>()
+    var waiting = Deque<UInt64>()
     /// Tokens left of the principal's turn; nil while it awaits its turn, which `debt` then shortens.
     var credit: Int?
     var debt = 0
