@@ -39,7 +39,7 @@ struct HelpTests {
     let (_, output, _) = try CommandProcess.run("--experimental-dump-help")
     let root = try #require(try StrictJSON.parse(output)["command"])
     for command in try #require(root["subcommands"]?.elements)
-    where command["shouldDisplay"] == true {
+    where command["shouldDisplay"] == true && command["commandName"] != "help" {
       let name = command["commandName"]?.string ?? ""
       for item in [command] + (command["arguments"]?.elements ?? []) {
         let text = try #require(item["abstract"]?.string, "\(name): \(item)")
