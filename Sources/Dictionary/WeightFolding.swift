@@ -2,18 +2,34 @@ internal import Glibc
 package import GranuleFiles
 package import GranuleTensors
 
-/// What other libraries do beside a product and a comparison, written into the weights: outputs stay
-/// the same but for rounding.
+/// Steps that other libraries take besides a product and a comparison, folded into the weights: outputs
+/// stay the same except for rounding. Other values that share the weights keep theirs.
 extension SparseAutoencoder.Parts {
   private var dModel: Int { decoderBias.count }
 
-  /// Pre-activations that are multiplied by ‖W_dec[j]‖ before the selection, and divided by it when
-  /// decoding: encoder rows and biases longer by the norm, decoder rows of unit norm. Thresholds are
-  /// of the products already. A latent whose row is zero stays without effect.
+  /// Copies weights that are shared, before they are written.
+  private mutating func unshareWeights() {
+    func unshare(_ weights: inout FloatStorage) {
+      if !isKnownUniquelyReferenced(&weights) { weights = FloatStorage(weights.values) }
+    }
+    unshare(&encoderWeights)
+    unshare(&encoderBias)
+    unshare(&decoderWeights)
+    unshare(&decoderBias)
+  }
+
+  /// Folds ‖W_dec[j]‖, by which pre-activations are multiplied before the selection and divided when
+  /// decoding: encoder rows and biases become longer by the norm, decoder rows get unit norm.
+  /// Thresholds apply to the products already. A latent whose row is zero stays without effect.
   ///
   /// - Parameter tensor: the decoder's, for messages.
   /// - Throws: `FileError` if a scaled weight overflows float32.
+<<<<<<< HEAD
   package func foldDecoderNorms(tensor: StoredTensor) throws(FileError) {
+=======
+  package mutating func foldDecoderNorms(tensor: StoredTensor) throws(FileError) {
+    unshareWeights()
+>>>>>>> 9aa5739b0b0d15eb046bb87e6ea86bb95383e356
     for latent in 0..<encoderBias.count {
       let row = decoderWeights.pointer + latent * dModel
       var squares = 0.0
@@ -29,10 +45,10 @@ extension SparseAutoencoder.Parts {
     }
   }
 
-  /// Gates: a latent has the value ReLU(exp(r_j) u_j + b_mag) where u_j + b_gate > 0, u being
-  /// W_enc x. That is a threshold: with h = exp(r) u + b_mag, u + b_gate > 0 says h > b_mag − exp(r)
-  /// b_gate (Rajamanoharan et al., Improving Dictionary Learning with Gated Sparse Autoencoders,
-  /// appendix on JumpReLU). The encoder's bias must be b_mag.
+  /// Folds gates: with u = W_enc x, a latent has the value ReLU(exp(r_j) u_j + b_mag) if
+  /// u_j + b_gate > 0. That is a threshold: with h = exp(r) u + b_mag, u + b_gate > 0 says
+  /// h > b_mag − exp(r) b_gate (Rajamanoharan et al., Improving Dictionary Learning with Gated Sparse
+  /// Autoencoders, appendix on JumpReLU). The encoder's bias must be b_mag.
   ///
   /// - Parameters:
   ///   - bias: b_gate, [latents]
@@ -42,6 +58,7 @@ extension SparseAutoencoder.Parts {
   package mutating func foldGate(
     bias: FloatStorage, magnitude: FloatStorage, tensor: StoredTensor
   ) throws(FileError) {
+    unshareWeights()
     var thresholds: [Float] = []
     for latent in 0..<encoderBias.count {
       let factor = exp(Double(magnitude.pointer[latent]))
@@ -58,12 +75,17 @@ extension SparseAutoencoder.Parts {
     selectionRule = .threshold(thresholds)
   }
 
-  /// Activations that training multiplied by `scale` first, and reconstructions that it divided by
-  /// it: the encoder longer by it, the decoder and its bias shorter.
+  /// Folds the factor by which training multiplied activations and divided reconstructions: the encoder
+  /// becomes longer by it, the decoder and its bias shorter.
   ///
   /// - Parameter tensor: the decoder's, for messages.
+<<<<<<< HEAD
   /// - Throws: `FileError` if the factor is not positive, inputs are normalised besides, or
   ///   a scaled weight overflows float32.
+=======
+  /// - Throws: `FileError` if the factor is not positive, inputs are normalised as well, or a scaled
+  ///   weight overflows float32.
+>>>>>>> 9aa5739b0b0d15eb046bb87e6ea86bb95383e356
   package mutating func foldActivationScale(
     _ scale: Double, tensor: StoredTensor
   ) throws(FileError) {
@@ -78,6 +100,7 @@ extension SparseAutoencoder.Parts {
           "has inputs normalised by \(inputNormalization.rawValue): a scale beside has no effect"
       )
     }
+    unshareWeights()
     for latent in 0..<encoderBias.count {
       guard scaleEncoder(latent, by: Float(scale), scalesBias: false) else {
         throw FileError(
