@@ -24,12 +24,8 @@ extension SparseAutoencoder.Parts {
   ///
   /// - Parameter tensor: the decoder's, for messages.
   /// - Throws: `FileError` if a scaled weight overflows float32.
-<<<<<<< HEAD
-  package func foldDecoderNorms(tensor: StoredTensor) throws(FileError) {
-=======
   package mutating func foldDecoderNorms(tensor: StoredTensor) throws(FileError) {
     unshareWeights()
->>>>>>> 9aa5739b0b0d15eb046bb87e6ea86bb95383e356
     for latent in 0..<encoderBias.count {
       let row = decoderWeights.pointer + latent * dModel
       var squares = 0.0
@@ -79,13 +75,8 @@ extension SparseAutoencoder.Parts {
   /// becomes longer by it, the decoder and its bias shorter.
   ///
   /// - Parameter tensor: the decoder's, for messages.
-<<<<<<< HEAD
-  /// - Throws: `FileError` if the factor is not positive, inputs are normalised besides, or
-  ///   a scaled weight overflows float32.
-=======
   /// - Throws: `FileError` if the factor is not positive, inputs are normalised as well, or a scaled
   ///   weight overflows float32.
->>>>>>> 9aa5739b0b0d15eb046bb87e6ea86bb95383e356
   package mutating func foldActivationScale(
     _ scale: Double, tensor: StoredTensor
   ) throws(FileError) {
