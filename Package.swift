@@ -32,6 +32,11 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String
 let package = Package(
   name: "granule",
   products: [
+    // Libraries for programs that embed Granule; Tests/Embedding is one.
+    .library(name: "Granule", targets: ["Granule"]),
+    .library(name: "GranuleClient", targets: ["GranuleClient"]),
+    .library(name: "GranuleServer", targets: ["GranuleServer"]),
+    .library(name: "GranuleTraining", targets: ["GranuleTraining"]),
     .executable(name: "granule", targets: ["GranuleCommand"]),
     .executable(name: "granule-bench", targets: ["GranuleBench"]),
   ],
@@ -81,6 +86,12 @@ let package = Package(
       "Sources/Interchange",
       ["GranuleDictionary", "GranuleTensors", "GranuleFiles", "CLibZip"]),
     module("Sources/Repository", ["GranuleDictionary", "GranuleTensors", "GranuleFiles"]),
+    module(
+      "Sources/Products/Granule",
+      [
+        "GranuleEncoder", "GranuleDictionary", "GranuleRepository", "GranuleTensors",
+        "GranuleFiles",
+      ], as: "Granule"),
 
     // The language model whose activations dictionaries are made of.
     module(
@@ -96,7 +107,10 @@ let package = Package(
     module("Sources/Transport", ["GranuleThreads", "CLibUV"]),
     module(
       "Sources/Client",
-      ["GranuleWire", "GranuleTransport", "GranuleThreads", "GranuleTensors", "GranuleFiles"]),
+      [
+        "GranuleWire", "GranuleCalls", "GranuleTransport", "GranuleThreads", "GranuleTensors",
+        "GranuleFiles",
+      ]),
 
     // Serving: the engine knows no protocol, the protocols know no sockets but HTTP's own.
     module(

@@ -229,26 +229,58 @@ struct CommandLineTests {
   func killedPublisher() throws {
     let source = path("dictionary")
     try FileManager.default.createDirectory(atPath: source, withIntermediateDirectories: true)
-    try SparseAutoencoder.random(dModel: 128, latents: 4096, rule: .topk(k: 8), seed: 1)
+    try SparseAutoencoder.random(dModel: 256, latents: 8192, rule: .topk(k: 8), seed: 1)
       .write(to: source)
     let repository = ModelRepository(path: path("models"))
-    var generator = SeededGenerator(seed: 23)
-    for _ in 0..<15 {
-      let publisher = try CommandProcess([
-        "publish", source, "--repository", repository.path, "--name", "m",
-      ])
-      // A moment of its life, drawn at random; whichever it is, the repository must be valid.
-      let moment = Date().addingTimeInterval(.random(in: 0..<0.06, using: &generator))
-      while Date() < moment {}
-      _ = publisher.end(SIGKILL)
-      for version in try repository.versions(of: "m") {
-        #expect(throws: Never.self) { try repository.load("m", version: version) }
+    // Killed with its hidden folder empty, while it writes the weights, and before the manifest.
+    for files in [[], ["cfg.json"], ["cfg.json", "sae_weights.safetensors"]] {
+      var killed = 0
+      for _ in 0..<100 where killed < 3 {
+        let before = try repository.versions(of: "m")
+        let left = try killPublisher(of: source, to: repository, holding: files)
+        let after = try repository.versions(of: "m")
+        if let left {
+          #expect(after == before, "of \(left)")
+          if left.filter({ !$0.hasPrefix(".") }) == files { killed += 1 }
+        }
+        for version in after {
+          #expect(throws: Never.self) { try repository.load("m", version: version) }
+        }
+        try repository.prune("m", keep: 1)
       }
+      #expect(killed == 3, "kills while the hidden folder held \(files)")
     }
     let before = try repository.versions(of: "m").last ?? 0
     #expect(try repository.publish(folder: source, name: "m") == before + 1)
     let left = try FileManager.default.contentsOfDirectory(atPath: path("models/m"))
     #expect(left.allSatisfy { !$0.hasPrefix(".") }, "abandoned folders are swept: \(left)")
+  }
+
+  /// Kills a publisher once its hidden folder holds these files.
+  ///
+  /// - Returns: what the hidden folder holds; nil if it has been renamed, so that the kill came too
+  ///   late.
+  private func killPublisher(
+    of source: String, to repository: ModelRepository, holding files: [String]
+  ) throws -> [String]? {
+    let model = "\(repository.path)/m"
+    let publisher = try CommandProcess([
+      "publish", source, "--repository", repository.path, "--name", "m",
+    ])
+    let prefix = ".publishing-\(publisher.process.processIdentifier)-"
+    var hidden: String?
+    func holds() -> Bool {
+      if hidden == nil {
+        hidden = (try? FileManager.default.contentsOfDirectory(atPath: model))?
+          .first { $0.hasPrefix(prefix) }.map { "\(model)/\($0)" }
+      }
+      guard let hidden else { return false }
+      return files.allSatisfy { FileManager.default.fileExists(atPath: "\(hidden)/\($0)") }
+    }
+    // Shorter pauses than `eventually` takes: publishing itself takes some milliseconds.
+    while !holds(), publisher.process.isRunning { sleep(for: .microseconds(100)) }
+    _ = publisher.end(SIGKILL)
+    return hidden.flatMap { try? FileManager.default.contentsOfDirectory(atPath: $0).sorted() }
   }
 
   func json(_ arguments: [String]) throws -> JSONValue {

@@ -128,10 +128,10 @@ struct DistillTests {
         hasBegun
           ? ["distill", "--resume", "--out", path("part"), "--json"]
           : arguments(tokens: tokens, out: "part") + ["--checkpoint-every", "9"])
-      let moment = Date().addingTimeInterval(.random(in: 0.02..<0.5, using: &generator))
-      // After so many, one may end by itself.
+      let time = Duration.seconds(Double.random(in: 0.02..<0.5, using: &generator))
+      // After 12 kills one may end by itself.
       let isLast = kills >= 12
-      while isLast ? command.process.isRunning : Date() < moment && command.process.isRunning {}
+      try command.wait(atMost: isLast ? nil : time)
       if isLast, command.process.terminationStatus != 0 {
         Issue.record("seed \(seed): \(command.nextErrors())")
         return

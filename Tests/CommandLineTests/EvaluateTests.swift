@@ -40,19 +40,46 @@ struct EvaluateTests {
     return try StrictJSON.parse(output)
   }
 
-  /// Figures must be well-formed, and hold no number that is none.
-  func checkFigures(_ html: String, least: Int) throws {
-    let figures = html.components(separatedBy: "<svg").dropFirst().map {
+  /// The figures of a page. They must be well-formed, and hold no number that is none.
+  @discardableResult
+  func checkFigures(_ html: String, least: Int) throws -> [DrawnFigure] {
+    let pictures = html.components(separatedBy: "<svg").dropFirst().map {
       "<svg" + $0.components(separatedBy: "</svg>")[0] + "</svg>"
     }
-    #expect(figures.count >= least)
-    for figure in figures {
-      #expect(XMLParser(data: Data(figure.utf8)).parse())
-      #expect(!figure.contains("nan") && !figure.contains("inf"))
+    #expect(pictures.count >= least)
+    let figures = try pictures.map { picture in
+      #expect(!picture.contains("nan") && !picture.contains("inf"))
+      return try #require(DrawnFigure(svg: picture), "is not XML")
     }
     // From the network comes nothing: no address but the name space of SVG.
     let addresses = html.components(separatedBy: "http").dropFirst()
     #expect(addresses.allSatisfy { $0.hasPrefix("://www.w3.org/2000/svg") })
+    return figures
+  }
+
+  /// Whether a figure of FVU or L0 by granularity has a line for each sparsity, through the values of
+  /// the rows.
+  func expect(_ figures: [DrawnFigure], _ label: String, draws key: String, of rows: [JSONValue])
+    throws
+  {
+    let figure = try #require(figures.first { $0.yLabel == label }, "no figure of \(label)")
+    let drawn = figure.lines()
+    try #require(drawn.count == 2)
+    let trained = rows.filter { $0["sparsity"]?.string == "as-trained" }
+    // A granularity has a row of its own for the fixed ratio only if its k differs there.
+    let fixed = trained.map { row in
+      rows.last { $0["granularity"] == row["granularity"] } ?? row
+    }
+    for (line, expected) in zip(drawn, [trained, fixed]) {
+      try #require(line.count == expected.count)
+      for (point, row) in zip(line, expected) {
+        let granularity = try Double(#require(row["granularity"]?.integer))
+        let value = try #require(row[key]?.number)
+        let isThere =
+          abs(point.x / granularity - 1) < 0.02 && abs(point.y / value - 1) < 0.02
+        #expect(isThere, "\(label): \(point), not (\(granularity), \(value))")
+      }
+    }
   }
 
   @Test("shows everything of one dictionary, recaptured loss at the block that it names included")
@@ -77,8 +104,15 @@ struct EvaluateTests {
         == ["decoder_covariance_eigenvalues", "mean_squared_activation", "frequency"])
     let bins = try #require(found["activation_mass"]?["bins"]?.elements)
     #expect(bins.first?["first"] == 0 && bins.last?["last"] == 63)
+    // Nearly every token has k active latents: half of a random dictionary's are above zero.
+    for row in rows {
+      let (l0, k) = (try #require(row["l0"]?.number), try #require(row["k"]?.number))
+      #expect(abs(l0 / k - 1) < 0.02)
+    }
     let html = try String(contentsOfFile: path("page.html"), encoding: .utf8)
-    try checkFigures(html, least: 12)
+    let figures = try checkFigures(html, least: 12)
+    try expect(figures, "FVU", draws: "fvu", of: rows)
+    try expect(figures, "L0", draws: "l0", of: rows)
 
     let (code, text, errors) = try CommandProcess.run(["evaluate"] + arguments)
     #expect(code == 0, "\(errors)")
@@ -87,6 +121,30 @@ struct EvaluateTests {
     ] {
       #expect(text.contains(expected), "\(expected) is missing in:\n\(text)")
     }
+    try expectTable(text, shows: rows)
+  }
+
+  /// Whether the first table of a text has these rows, each number below its own title.
+  func expectTable(_ text: String, shows rows: [JSONValue]) throws {
+    let lines = text.split(separator: "\n").map(Self.cells)
+    let heading = try #require(lines.firstIndex { $0.contains("FVU") && $0.contains("L0") })
+    let titles = lines[heading]
+    for (cells, row) in zip(lines[(heading + 2)...], rows) {
+      for (title, key, digits) in [
+        ("granularity", "granularity", 0), ("k", "k", 0), ("L0", "l0", 1), ("FVU", "fvu", 4),
+        ("scalar mean", "fvu_scalar_mean", 4), ("RSA", "rsa", 4), ("dead", "dead_latents", 0),
+      ] {
+        let column = try #require(titles.firstIndex(of: title))
+        let value = try #require(row[key]?.number ?? row[key]?.integer.map { Double($0) })
+        #expect(cells[column] == String(format: "%.\(digits)f", value), "\(title) of \(row)")
+      }
+    }
+  }
+
+  /// The cells of a table's line, which two spaces and more stand between.
+  private static func cells(_ line: Substring) -> [String] {
+    line.components(separatedBy: "  ").map { $0.trimmingCharacters(in: .whitespaces) }
+      .filter { !$0.isEmpty }
   }
 
   @Test("compares several: the frontier, and scaling laws")
@@ -101,8 +159,14 @@ struct EvaluateTests {
     let laws = try #require(found["scaling_laws"]?.elements)
     #expect(laws.contains { $0["sparsity"] == "as-trained" && $0["has_floor"] == false })
     #expect(laws.allSatisfy { $0["points"] == 11 && $0["r_squared"]?.number != nil })
-    try checkFigures(
+    let figures = try checkFigures(
       try String(contentsOfFile: path("page.html"), encoding: .utf8), least: 12)
+    // The first dictionary's points are circles.
+    let drawn = try #require(figures.first { $0.title.contains("frontier") }?.circles().first)
+    let (l0, fvu) = (
+      try #require(frontier[0]["l0"]?.number), try #require(frontier[0]["fvu"]?.number)
+    )
+    #expect(abs(drawn.x / l0 - 1) < 0.02 && abs(drawn.y / fvu - 1) < 0.02, "\(drawn)")
     // Granularities that only some have are measured where they are.
     let chosen = try json(
       paths + ["--activations", path("x.npy"), "--granularities", "16,64", "--without-decoder"])

@@ -63,14 +63,15 @@ struct StopTests {
     long.returnReconstruction = true
     let peer = try SilentPeer(asking: Request(id: 1, call: .encode(long)), at: address)
     let client = try await Client.connect(to: address)
-    while try await client.status().computedRequests == 0 {}
+    try await eventually("the request is computed") {
+      try await client.status().computedRequests > 0
+    }
     return peer
   }
 
-  /// Lets a moment drawn at random pass.
+  /// Sleeps for a time drawn at random.
   func wait(upTo seconds: Double, _ generator: inout SeededGenerator) {
-    let moment = Date().addingTimeInterval(.random(in: 0..<seconds, using: &generator))
-    while Date() < moment {}
+    sleep(for: .seconds(Double.random(in: 0..<seconds, using: &generator)))
   }
 
   @Test("SIGTERM at any moment under load: what was admitted is answered, and the exit code is 0")

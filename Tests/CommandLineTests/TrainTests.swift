@@ -73,10 +73,10 @@ struct TrainTests {
         hasBegun
           ? ["train", "--resume", "--out", path("part"), "--json"]
           : arguments(objective, tokens: tokens, out: "part") + more)
-      let moment = Date().addingTimeInterval(.random(in: 0.02..<0.4, using: &generator))
-      // After so many, one may end by itself.
+      let time = Duration.seconds(Double.random(in: 0.02..<0.4, using: &generator))
+      // After six different sets of checkpoints one may end by itself.
       let isLast = resumed.count >= 6
-      while isLast ? training.process.isRunning : Date() < moment && training.process.isRunning {}
+      try training.wait(atMost: isLast ? nil : time)
       _ = training.end(SIGKILL)
       isDone = FileManager.default.fileExists(
         atPath: path("part/dictionary/sae_weights.safetensors"))
@@ -99,7 +99,7 @@ struct TrainTests {
       let names = (try? FileManager.default.contentsOfDirectory(atPath: checkpoints)) ?? []
       return names.filter { $0.hasPrefix("step-") }.sorted()
     }
-    while complete().isEmpty, begun.process.isRunning {}
+    try blockUntil("a checkpoint is complete") { !complete().isEmpty || !begun.process.isRunning }
     #expect(begun.end(SIGKILL) == SIGKILL, "it was to be ended amidst of it")
     let before = complete()
 

@@ -15,7 +15,7 @@ func runFuzzer(
 /// libFuzzer's library refers to this name, whoever calls what it names.
 @_cdecl("LLVMFuzzerTestOneInput")
 public func testOneInput(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
-  do { try chosen.run(UnsafeRawBufferPointer(start: bytes, count: count)) } catch {
+  do { _ = try chosen.run(UnsafeRawBufferPointer(start: bytes, count: count)) } catch {
     fatalError("\(chosen.name): \(error)")
   }
   return 0
@@ -42,7 +42,7 @@ if words[1] == "list" {
 if words[1] == "seeds" {
   guard words.count == 4 else { fail("fuzz seeds TARGET FOLDER") }
   for (number, seed) in try target(words[2]).seeds().enumerated() {
-    try Data(seed).write(to: URL(fileURLWithPath: "\(words[3])/seed-\(number)"))
+    try Data(seed.bytes).write(to: URL(fileURLWithPath: "\(words[3])/seed-\(number)"))
   }
   exit(0)
 }

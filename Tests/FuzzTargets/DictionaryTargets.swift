@@ -10,7 +10,7 @@ extension FuzzTarget {
   /// granularity, with the plain encoder's answer, cut short, and decoded with.
   static let dictionary = FuzzTarget(
     name: "dictionary",
-    seeds: { try dictionaries().map { joined([$0.config, $0.weights, $0.companion]) } },
+    seeds: { try dictionaries().map { Seed(joined([$0.config, $0.weights, $0.companion])) } },
     run: { bytes in
       let files = files(bytes, count: 3)
       let dictionary: SparseAutoencoder
@@ -21,8 +21,9 @@ extension FuzzTarget {
             weights: FileBytes.copy(files[1], named: "sae_weights.safetensors"),
             companion: files[2].isEmpty
               ? nil : FileBytes.copy(files[2], named: "granule.safetensors")))
-      } catch { return }
+      } catch { return .refused }
       try use(dictionary)
+      return .accepted
     })
 
   /// A repository whose version 1 of a model has this `manifest.json` beside its sound files.
@@ -33,7 +34,7 @@ extension FuzzTarget {
       let repository = ModelRepository(path: "\(folder.path)/repository")
       try sound.write(to: folder.path)
       _ = try repository.publish(folder: folder.path, name: "m")
-      return [try folder.read("repository/m/1/manifest.json")]
+      return [Seed(try folder.read("repository/m/1/manifest.json"))]
     },
     run: { bytes in
       let folder = try InputFolder()
@@ -47,7 +48,8 @@ extension FuzzTarget {
       do throws(ModelRepositoryError) {
         let latents = try repository.load("m", version: 1).dictionary.latents
         _ = try repository.load("m", version: 1, latents: latents / 2)
-      } catch { return }
+      } catch { return .refused }
+      return .accepted
     })
 
   /// Encodes and decodes a few tokens in every way that a server may.

@@ -7,10 +7,14 @@ extension FuzzTarget {
     name: "frames",
     seeds: {
       let frames = [[], [1], [UInt8](repeating: 7, count: 300)].flatMap { framed($0) }
-      return [[3, 12] + frames, [255, 7] + frames, [0, 16, 0xFF, 0xFF, 0xFF, 0xFF, 1]]
+      // The last frame is longer than the second input allows.
+      return [
+        Seed([3, 12] + frames), Seed([255, 7] + frames, .refused),
+        Seed([0, 16, 0xFF, 0xFF, 0xFF, 0xFF, 1], .refused),
+      ]
     },
     run: { bytes in
-      guard bytes.count >= 2 else { return }
+      guard bytes.count >= 2 else { return .refused }
       let stream = Array(bytes.dropFirst(2))
       let pieceBytes = Int(bytes[0]) + 1
       let frameBytesMax = 1 << Int(bytes[1] % 17)
@@ -37,6 +41,7 @@ extension FuzzTarget {
       }
       try require(tooLong == expected.tooLong, "a frame beyond the limit is refused")
       try require(frames == expected.frames, "frames are those of a plain loop")
+      return tooLong ? .refused : .accepted
     })
 }
 

@@ -1,23 +1,47 @@
 internal import GranuleTensors
 
-/// Something that reads bytes from outside, and what must hold whatever they are: it succeeds or
+/// Something that reads bytes from outside, and what must hold whatever they are: it accepts them or
 /// throws an error of its own type, and keeps the promises that the target checks.
 ///
 /// The fuzzer (`scripts/fuzz`) and the replay of the corpora call the same function.
 public struct FuzzTarget: Sendable {
   /// The name, which is that of its folder of the corpora.
   public let name: String
-  /// Well-formed inputs, made by the project's own writers, that fuzzing starts from.
-  public let seeds: @Sendable () throws -> [[UInt8]]
-  /// Reads the bytes; throws `Finding` where a promise is broken, any other error where the target
-  /// itself is at fault.
-  public let run: @Sendable (UnsafeRawBufferPointer) throws -> Void
+  /// Inputs that fuzzing starts from, and what the reader must say to each.
+  public let seeds: @Sendable () throws -> [Seed]
+  /// Reads the bytes, and tells whether the reader accepts them; throws `Finding` if a promise is
+  /// broken, any other error if the target itself is at fault.
+  public let run: @Sendable (UnsafeRawBufferPointer) throws -> Verdict
 
   /// All targets.
   public static let all: [FuzzTarget] = [
     .frames, .request, .response, .json, .safetensors, .npy, .activations, .dictionary,
     .repository, .run, .harvest, .gguf, .huggingFace, .npz, .torch, .pickle, .sparsify,
   ]
+}
+
+/// What a reader says to an input.
+public enum Verdict: Sendable {
+  /// The input is read whole, and used.
+  case accepted
+  /// The file is sound, but does not hold what the target looks for in it.
+  case containerAccepted
+  /// The input is refused with an error of the reader's type.
+  case refused
+}
+
+/// An input that fuzzing starts from.
+public struct Seed: Sendable {
+  /// The input.
+  public let bytes: [UInt8]
+  /// What the reader must say to it; nil if that is another test's subject.
+  public let verdict: Verdict?
+
+  /// An input that must be accepted, unless another verdict is given.
+  init(_ bytes: [UInt8], _ verdict: Verdict? = .accepted) {
+    self.bytes = bytes
+    self.verdict = verdict
+  }
 }
 
 /// A promise that an input broke.

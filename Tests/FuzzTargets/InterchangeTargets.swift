@@ -14,8 +14,16 @@ extension FuzzTarget {
   static let torch = FuzzTarget(
     name: "torch", seeds: { try fixtures(withSuffix: ".pt") },
     run: { bytes in
-      try read(bytes, as: "ae.pt", .dictionaryLearning)
-      try read(bytes, as: "ae.pt", .openAI)
+      var verdicts = [
+        try read(bytes, as: "ae.pt", .dictionaryLearning), try read(bytes, as: "ae.pt", .openAI),
+      ]
+      // Tensors alone do not tell these two apart.
+      for name in ["AutoEncoderTopK", "BatchTopKSAE"] {
+        let configuration = #"{"trainer": {"dict_class": "\#(name)"}}"#
+        verdicts.append(
+          try read(bytes, as: "ae.pt", .dictionaryLearning, configuration: configuration))
+      }
+      return verdicts.contains(.accepted) ? .accepted : .refused
     })
 
   /// The pickle of a state dict, without the zip around it, whose checksum would stop most changes.
@@ -24,11 +32,12 @@ extension FuzzTarget {
     seeds: {
       // torch stores entries as they are: a pickle begins with its protocol and ends with a dot,
       // before the next entry's header.
-      try fixtures(withSuffix: ".pt").compactMap { bytes in
+      try fixtures(withSuffix: ".pt").compactMap { seed in
+        let bytes = seed.bytes
         guard let start = firstRange(of: [0x80, 2], in: bytes),
           let end = firstRange(of: Array("u.PK".utf8), in: bytes), start < end
         else { return nil }
-        return Array(bytes[start..<end + 2])
+        return Seed(Array(bytes[start..<end + 2]), seed.verdict == .accepted ? .accepted : nil)
       }
     },
     run: { bytes in
@@ -37,8 +46,11 @@ extension FuzzTarget {
         persistent: { id in PickledValue(object: id.tuple?.count ?? 0) },
         call: { _, arguments in PickledValue(object: arguments.count) })
       let value: PickledValue
-      do throws(PickleError) { value = try reader.read(Array(bytes)) } catch { return }
-      try require(value.depth <= PickleReader.depthMax, "containers are nested at most so deep")
+      do throws(PickleError) { value = try reader.read(Array(bytes)) } catch { return .refused }
+      try require(
+        value.depth <= PickleReader.depthMax,
+        "containers are nested at most \(PickleReader.depthMax) deep")
+      return .accepted
     })
 
   private static func firstRange(of pattern: [UInt8], in bytes: [UInt8]) -> Int? {
@@ -53,7 +65,8 @@ extension FuzzTarget {
     seeds: {
       try ["expansion_only", "bf16", "groupmax"].map { name in
         let folder = "\(fixturesFolder)/sparsify_tiny/\(name)"
-        return joined([try file("\(folder)/cfg.json"), try file("\(folder)/sae.safetensors")])
+        let files = [try file("\(folder)/cfg.json"), try file("\(folder)/sae.safetensors")]
+        return Seed(joined(files), name == "groupmax" ? .refused : .accepted)
       }
     },
     run: { bytes in
@@ -61,23 +74,25 @@ extension FuzzTarget {
       let folder = try InputFolder()
       try folder.write(files[0], to: "cfg.json")
       try folder.write(files[1], to: "sae.safetensors")
-      try read(folder.path, .sparsify)
+      return try read(folder.path, .sparsify)
     })
 
   private static func read(
-    _ bytes: UnsafeRawBufferPointer, as name: String, _ format: DictionaryFormat
-  ) throws {
+    _ bytes: UnsafeRawBufferPointer, as name: String, _ format: DictionaryFormat,
+    configuration: String? = nil
+  ) throws -> Verdict {
     let folder = try InputFolder()
+    if let configuration { try folder.write(Array(configuration.utf8), to: "config.json") }
     try folder.write(bytes, to: name)
-    try read("\(folder.path)/\(name)", format)
+    return try read("\(folder.path)/\(name)", format)
   }
 
   /// What is read has finite weights of the shapes that it claims.
-  private static func read(_ path: String, _ format: DictionaryFormat) throws {
+  private static func read(_ path: String, _ format: DictionaryFormat) throws -> Verdict {
     let result: DictionaryImport.Result
     do throws(FileError) {
       result = try DictionaryImport(path, format: format).read()
-    } catch { return }
+    } catch { return .refused }
     let dictionary = result.dictionary
     try require(
       dictionary.encoderWeights.count == dictionary.latents * dictionary.dModel
@@ -88,6 +103,7 @@ extension FuzzTarget {
         && dictionary.decoderWeights.values.allSatisfy(\.isFinite)
         && dictionary.encoderBias.values.allSatisfy(\.isFinite)
         && dictionary.decoderBias.values.allSatisfy(\.isFinite), "weights are finite")
+    return .accepted
   }
 
   static let fixturesFolder = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
@@ -98,10 +114,13 @@ extension FuzzTarget {
     return Array(file.bytes)
   }
 
-  /// The fixtures of the tests, malformed ones included.
-  static func fixtures(withSuffix suffix: String) throws -> [[UInt8]] {
+  /// The fixtures of the tests. Malformed ones are here, too: some are sound files of unsound
+  /// dictionaries, and the tests of dictionaries are about what is said to them.
+  static func fixtures(withSuffix suffix: String) throws -> [Seed] {
     try FileManager.default.subpathsOfDirectory(atPath: fixturesFolder).sorted()
       .filter { $0.hasSuffix(suffix) && !$0.hasSuffix("expected\(suffix)") }
-      .map { try file("\(fixturesFolder)/\($0)") }
+      .map {
+        Seed(try file("\(fixturesFolder)/\($0)"), $0.contains("malformed/") ? nil : .accepted)
+      }
   }
 }

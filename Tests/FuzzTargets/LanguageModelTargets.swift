@@ -24,15 +24,15 @@ extension FuzzTarget {
           ))
       }
       return [
-        types.bytes(), TinyLlama.gguf(seed: 1).bytes(),
-        TinyLlama.gguf(seed: 1, separateOutput: true).bytes(),
+        Seed(types.bytes(), .containerAccepted), Seed(TinyLlama.gguf(seed: 1).bytes()),
+        Seed(TinyLlama.gguf(seed: 1, separateOutput: true).bytes()),
       ]
     },
     run: { bytes in
       let file: GGUFFile
       do throws(FileError) {
         file = try GGUFFile(FileBytes.copy(bytes, named: "fuzz.gguf"))
-      } catch { return }
+      } catch { return .refused }
       for array in file.metadata.values.compactMap(\.array) where array.count < 1 << 16 {
         _ = try? array.values()
         _ = try? array.strings()
@@ -42,7 +42,7 @@ extension FuzzTarget {
       var elements = 0
       for tensor in file.tensors {
         elements += min(tensor.count, 1 << 20)
-        guard elements < 1 << 20 else { return }
+        guard elements < 1 << 20 else { return .containerAccepted }
         let values = tensor.float32()
         try require(values.count == tensor.count, "\(tensor.shape) has \(values.count) elements")
       }
@@ -55,8 +55,11 @@ extension FuzzTarget {
         _ = tokenizer.decode(tokens)
       }
       let weights: LlamaWeights
-      do throws(FileError) { weights = try LlamaWeights(file) } catch { return }
+      do throws(FileError) {
+        weights = try LlamaWeights(file)
+      } catch { return .containerAccepted }
       try use(weights)
+      return .accepted
     })
 
   /// A model in Hugging Face's layout: `config.json` and the weights.
@@ -65,7 +68,7 @@ extension FuzzTarget {
     seeds: {
       let folder = try InputFolder()
       try SafetensorsWriter.write(entries(), to: "\(folder.path)/model.safetensors")
-      return [joined([Array(config.utf8), try folder.read("model.safetensors")])]
+      return [Seed(joined([Array(config.utf8), try folder.read("model.safetensors")]))]
     },
     run: { bytes in
       let files = files(bytes, count: 2)
@@ -75,8 +78,9 @@ extension FuzzTarget {
       let weights: LlamaWeights
       do throws(FileError) {
         weights = try LlamaWeights(huggingFace: folder.path)
-      } catch { return }
+      } catch { return .refused }
       try use(weights)
+      return .accepted
     })
 
   private static func tokenizer(_ file: GGUFFile) throws(Finding) -> Tokenizer? {

@@ -5,17 +5,17 @@ extension FuzzTarget {
   /// A frame's payload as a server reads it. What is understood can be written again and means the
   /// same; codes that pass the wire's checks are sound codes.
   static let request = FuzzTarget(
-    name: "request", seeds: { requests.map { payload($0.packed().payload) } },
+    name: "request", seeds: { requests.map { Seed(payload($0.packed().payload)) } },
     run: { bytes in
       let memoryBytesMax = 1 << 20
       let received: ReceivedRequest
       do throws(UnpackingError) {
         received = try ReceivedRequest(unpacking: bytes, memoryBytesMax: memoryBytesMax)
-      } catch { return }
+      } catch { return .refused }
       try require(received.memoryBytes <= memoryBytesMax, "memory stays within the limit")
-      guard case .success(let body) = received.body else { return }
+      guard case .success(let body) = received.body else { return .refused }
       if case .call(let call) = body {
-        do throws(ServerError) { try call.validate() } catch { return }
+        do throws(ServerError) { try call.validate() } catch { return .refused }
       }
       if case .call(.decode(let request)) = body { try checkCodes(request.codes) }
       let packed = Request(
@@ -31,6 +31,7 @@ extension FuzzTarget {
         id: again.id, timeoutMilliseconds: again.timeoutMilliseconds, body: body
       ).packed().payload
       try require(payload(packed) == payload(packedAgain), "a request keeps its meaning")
+      return .accepted
     })
 
   private static var requests: [Request] {

@@ -4,7 +4,7 @@ extension FuzzTarget {
   /// A frame's payload as a client reads it. What is understood can be written again and means the
   /// same; changes are applied to the codes before them, or refused.
   static let response = FuzzTarget(
-    name: "response", seeds: { responses.map { payload($0.packed().payload) } },
+    name: "response", seeds: { responses.map { Seed(payload($0.packed().payload)) } },
     run: { bytes in
       let memoryBytesMax = 1 << 20
       let response: Response
@@ -12,7 +12,7 @@ extension FuzzTarget {
         response = try Response(unpacking: bytes, memoryBytesMax: memoryBytesMax)
       } catch {
         try require(error is UnpackingError || error is ResponseError, "the error has a type")
-        return
+        return .refused
       }
       if case .success(.encode(let stage)) = response.result { try use(stage) }
       let packed = response.packed().payload
@@ -21,6 +21,7 @@ extension FuzzTarget {
       }
       try require(
         payload(again.packed().payload) == payload(packed), "a response keeps its meaning")
+      return .accepted
     })
 
   private static func use(_ stage: EncodeResponse) throws {

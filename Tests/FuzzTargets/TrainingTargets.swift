@@ -21,10 +21,11 @@ extension FuzzTarget {
         return steps > 2
       })
       return [
-        joined([
-          marked(try folder.read("run/config.json"), folder.path),
-          try folder.read("run/checkpoints/step-2/state.safetensors"),
-        ])
+        Seed(
+          joined([
+            marked(try folder.read("run/config.json"), folder.path),
+            try folder.read("run/checkpoints/step-2/state.safetensors"),
+          ]))
       ]
     },
     run: { bytes in
@@ -32,19 +33,27 @@ extension FuzzTarget {
       _ = try trainingConfiguration(in: folder)
       let files = files(bytes, count: 2)
       try folder.write(unmarked(files[0], folder.path), to: "run/config.json")
-      try folder.write(files[1], to: "run/checkpoints/step-2/state.safetensors")
+      let checkpoint = "run/checkpoints/step-2"
+      try folder.write(files[1], to: "\(checkpoint)/state.safetensors")
+      // As if these bytes had been written: a wrong digest would keep them from being read.
+      let digest = Digest.sha256(files[1])
+      try folder.write(Array("\(digest)\n".utf8), to: "\(checkpoint)/state.sha256")
       do {
         let configuration = try TrainingConfiguration(run: "\(folder.path)/run")
         // What a configuration asks for it is given, and the fuzzer has only so much memory.
-        guard configuration.latents <= 256, configuration.batchTokens <= 256 else { return }
+        guard configuration.latents <= 256, configuration.batchTokens <= 256 else {
+          return .containerAccepted
+        }
         let trainer = try Trainer(resuming: "\(folder.path)/run")
         var steps = 0
         _ = try trainer.train(shouldStop: {
           steps += 1
           return steps > 1
         })
+        return .accepted
       } catch {
         try require(error is FileError || error is TrainingError, "\(error) has no type")
+        return .refused
       }
     })
 
@@ -52,21 +61,35 @@ extension FuzzTarget {
   static let harvest = FuzzTarget(
     name: "harvest",
     seeds: {
-      let folder = try InputFolder()
-      _ = try ActivationHarvester(harvestConfiguration(in: folder)).harvest()
-      return [marked(try folder.read("out/manifest.json"), folder.path)]
+      let folder = try harvested()
+      return [Seed(marked(try folder.read("out/manifest.json"), folder.path))]
     },
     run: { bytes in
       let folder = try InputFolder()
       let configuration = try harvestConfiguration(in: folder)
       try folder.write(unmarked(bytes, folder.path), to: "out/manifest.json")
+      try folder.write(shard.get(), to: "out/\(shardName)")
       do {
         let harvester = try ActivationHarvester(configuration)
         try require(harvester.tokens >= 0, "tokens are counted")
+        return .accepted
       } catch {
         try require(error is FileError || error is TrainingError, "\(error) has no type")
+        return .refused
       }
     })
+
+  private static let shardName = "layer-1/shard-00000.safetensors"
+
+  /// The shard that the harvest's manifest lists.
+  private static let shard = Result { try harvested().read("out/\(shardName)") }
+
+  /// A folder with a whole harvest in `out`.
+  private static func harvested() throws -> InputFolder {
+    let folder = try InputFolder()
+    _ = try ActivationHarvester(harvestConfiguration(in: folder)).harvest()
+    return folder
+  }
 
   private static func trainingConfiguration(in folder: InputFolder) throws -> TrainingConfiguration
   {

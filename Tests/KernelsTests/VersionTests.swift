@@ -14,7 +14,8 @@ private let sizes = [1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 130,
 @Suite("Every version of a kernel gives the same bits")
 struct VersionTests {
   /// The results, as bits, of one version on inputs that the generator determines.
-  typealias Run = @Sendable (_ kernels: kernel_set, _ size: Int, _ random: inout SeededGenerator) -> [UInt64]
+  typealias Run =
+    @Sendable (_ kernels: kernel_set, _ size: Int, _ random: inout SeededGenerator) -> [UInt64]
 
   private static let runs: [(name: String, run: Run)] = [
     ("conversions", conversions), ("GGML formats", dequantization), ("products", products),

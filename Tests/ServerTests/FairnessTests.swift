@@ -11,6 +11,9 @@ private let slow = SparseAutoencoder.random(
   dModel: 64, latents: 8192, rule: .topk(k: 16), seed: 71)
 
 @Suite("What one client takes leaves the others room") struct FairnessTests {
+  /// Rounds of requests within which a server must have refused one.
+  private static let roundsMax = 30
+
   @Test("a connection that floods the queue is refused, one that asks now and then is not")
   func queue() async throws {
     let test = try TestServer(["m": slow]) {
@@ -25,7 +28,7 @@ private let slow = SparseAutoencoder.random(
     let few = Activations(tokens: 1, dModel: 64, seed: 2).request("m")
     var refused = 0
     var sent = 0
-    while refused == 0 || sent < 400 {
+    for round in 0..<Self.roundsMax where refused == 0 || round < 4 {
       for _ in 0..<100 {
         sent += 1
         flood.send(Request(id: UInt64(sent), call: .encode(many)))
@@ -40,7 +43,7 @@ private let slow = SparseAutoencoder.random(
         }
       }
     }
-    #expect(refused < sent)
+    #expect(refused > 0 && refused < sent)
   }
 
   @Test("who waits behind others for longer than is allowed is refused, who does not is not")
@@ -58,16 +61,21 @@ private let slow = SparseAutoencoder.random(
     many.omitCodes = true
     var (sent, refused) = (0, 0)
     // Until batches were measured, and are known to take longer together than is allowed.
-    while refused == 0 {
+    for _ in 0..<Self.roundsMax where refused == 0 {
       for _ in 0..<1000 {
         sent += 1
         flood.send(Request(id: UInt64(sent), call: .encode(many)))
       }
       #expect(try await trickle.encode(few).version == 1)
       for _ in 0..<1000 {
-        if try #require(try flood.receive()).error != nil { refused += 1 }
+        guard let error = try #require(try flood.receive()).error else { continue }
+        refused += 1
+        #expect(error.code == .unavailable)
+        #expect(error.retryAfterMilliseconds > 0)
+        #expect(error.message.contains("the queue takes"), "\(error.message)")
       }
     }
+    #expect(refused > 0 && refused < sent)
   }
 
   @Test("a client that does not read its answers leaves memory for the others' requests")

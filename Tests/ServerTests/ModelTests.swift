@@ -32,6 +32,7 @@ private final class Sightings: Sendable {
     let sightings = Sightings()
     let clients = [try await test.client(), try await test.client()]
     try await withThrowingTaskGroup(of: Void.self) { group in
+      defer { sightings.finish() }
       for client in clients + clients {
         group.addTask {
           while !sightings.isDone {
@@ -300,6 +301,37 @@ private final class Sightings: Sendable {
     try await eventually("version 2 serves") {
       try await client.listModels().first?.servingVersion == 2
     }
+  }
+
+  @Test("a number that is used again names what is in memory until that is loaded anew")
+  func numberUsedAgain() async throws {
+    let test = try TestServer(["m": dictionary(1)])
+    let client = try await test.client()
+    let admin = try await test.admin()
+    let activations = Activations(tokens: 5, dModel: 16, seed: 5)
+    /// Whether version 2 serves and is this dictionary, by its answers and by its digest.
+    func expectServing(_ dictionary: SparseAutoencoder, sha256: String) async throws {
+      let response = try await client.encode(activations.request("m"))
+      #expect(response.version == 2)
+      #expect(try response.sparseCodes() == activations.codes(dictionary))
+      let versions = try await client.listModels().first?.versions ?? []
+      #expect(versions.first { $0.version == 2 }?.sha256 == sha256)
+    }
+    #expect(try test.publish(dictionary(2), "m") == 2)
+    _ = try await admin.loadModel("m")
+    let before = try test.repository.load("m", version: 2).sha256
+    try await expectServing(dictionary(2), sha256: before)
+
+    rename(test.repository.path + "/m/2", test.folder.path + "/withdrawn")
+    #expect(try test.publish(dictionary(3), "m") == 2)
+    let after = try test.repository.load("m", version: 2).sha256
+    #expect(after != before)
+    _ = try await admin.loadModel("m")
+    try await expectServing(dictionary(2), sha256: before)
+
+    _ = try await admin.unloadModel("m")
+    _ = try await admin.loadModel("m")
+    try await expectServing(dictionary(3), sha256: after)
   }
 
   @Test("a repository that is emptied unloads nothing")

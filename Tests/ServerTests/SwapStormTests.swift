@@ -30,6 +30,9 @@ import Testing
       var answeredLarge = 0
       var answeredNamed = 0
       var byVersion: [UInt64: Int] = [:]
+      /// What was published as each version. No two publications have the same weights, so that an
+      /// answer by another one than its number says is seen.
+      var published: [UInt64: Publication] = [:]
       var dictionaries: [UInt64: SparseAutoencoder] = [:]
     }
     private let state = Mutex(State())
@@ -47,10 +50,19 @@ import Testing
         $0.answeredNamed += named ? 1 : 0
       }
     }
-    /// A version's number is its seed.
-    func dictionary(_ version: UInt64) -> SparseAutoencoder {
+    /// Notes a publication before any server can see it; false if its number has been used.
+    func publish(_ publication: Publication, as version: UInt64) -> Bool {
       state.withLock { state in
-        let dictionary = state.dictionaries[version] ?? SwapStormTests.dictionary(version)
+        guard state.published[version] == nil else { return false }
+        state.published[version] = publication
+        return true
+      }
+    }
+    /// What was published as a version; nil if nothing was.
+    func dictionary(_ version: UInt64) -> SparseAutoencoder? {
+      state.withLock { state in
+        guard let seed = state.published[version]?.seed else { return nil }
+        let dictionary = state.dictionaries[version] ?? SwapStormTests.dictionary(seed: seed)
         if state.dictionaries.count > 2 * SwapStormTests.versionsMax { state.dictionaries = [:] }
         state.dictionaries[version] = dictionary
         return dictionary
@@ -58,8 +70,14 @@ import Testing
     }
   }
 
-  private static func dictionary(_ version: UInt64) -> SparseAutoencoder {
-    .random(dModel: 16, latents: latents, rule: .topk(k: 8), seed: 7000 + version)
+  /// One publication: the seed of its weights, and their digest.
+  struct Publication: Sendable {
+    var seed: UInt64
+    var sha256: String
+  }
+
+  private static func dictionary(seed: UInt64) -> SparseAutoencoder {
+    .random(dModel: 16, latents: latents, rule: .topk(k: 8), seed: seed)
   }
 
   @Test("no request that should succeed fails, and no answer is another version's, in a swap storm")
@@ -68,14 +86,18 @@ import Testing
     let seconds = environment["GRANULE_STORM_SECONDS"].flatMap(Double.init) ?? 60
     let seed = environment["GRANULE_STORM_SEED"].flatMap(UInt64.init) ?? .random(in: 0 ... .max)
     print("swap storm: \(seconds) s, seed \(seed)")
-    let test = try TestServer(["m": Self.dictionary(1)])
+    // Seeds far from a version's number, so that no number stands for a seed by chance.
+    let test = try TestServer(["m": Self.dictionary(seed: 7000)])
     let log = Log()
+    let first = try test.repository.load("m", version: 1)
+    #expect(log.publish(Publication(seed: 7000, sha256: first.sha256), as: 1))
     var connected: [Client] = []
     for _ in 0..<32 { connected.append(try await test.client()) }
     let clients = connected
     let admin = try await test.admin()
     let begin = residentKiB()
     try await withThrowingTaskGroup(of: Void.self) { group in
+      defer { log.finish() }
       for (number, client) in clients.enumerated() {
         group.addTask {
           var generator = SeededGenerator(seed: seed &+ UInt64(number))
@@ -85,11 +107,14 @@ import Testing
         }
       }
       var operations = Operations(
-        admin: admin, repository: test.repository, folder: test.folder.path,
+        admin: admin, repository: test.repository, folder: test.folder.path, log: log,
         generator: SeededGenerator(seed: seed))
       let end = ContinuousClock.now + .seconds(seconds)
-      // Where other tests keep the cores busy, until there was a swap to see.
-      while ContinuousClock.now < end || log.snapshot.byVersion.count < 2 {
+      // If other tests keep the cores busy, until there was a swap to see, but not for ever.
+      let last = end + .seconds(300)
+      while ContinuousClock.now < end
+        || (log.snapshot.byVersion.count < 2 && ContinuousClock.now < last)
+      {
         try await operations.next()
       }
       log.finish()
@@ -104,6 +129,9 @@ import Testing
     #expect(seen.byVersion.count > 1)
     #expect(seen.answeredLarge > 0 && seen.answeredNamed > 0)
 
+    for version in try await admin.listModels()[0].versions where version.state == .ready {
+      #expect(version.sha256 == seen.published[version.version]?.sha256, "\(version.version)")
+    }
     // Nothing but what serves is left in memory.
     for version in try await admin.listModels()[0].versions where version.state == .ready {
       _ = try? await admin.unloadModel("m", version: version.version)
@@ -158,9 +186,9 @@ import Testing
     let granularity = Int(response.granularity)
     if let asked = request.granularities.last { #expect(granularity == Int(asked), "seed \(seed)") }
     #expect(granularity >= residentMin || !request.granularities.isEmpty, "seed \(seed)")
+    let dictionary = try #require(log.dictionary(response.version), "\(response.version)")
     #expect(
-      try response.sparseCodes()
-        == activations.codes(log.dictionary(response.version), granularity),
+      try response.sparseCodes() == activations.codes(dictionary, granularity),
       "version \(response.version) at \(granularity), seed \(seed)")
     log.answer(response, named: request.version != 0)
   }
@@ -170,19 +198,20 @@ import Testing
     let admin: Client
     let repository: ModelRepository
     let folder: String
+    let log: Log
     var generator: SeededGenerator
+    var publications: UInt64 = 0
     var counts: [String: Int] = [:]
 
     mutating func next() async throws {
       let known = try repository.versions(of: "m")
-      let newest = known.last ?? 0
       let some = known.randomElement(using: &generator) ?? 1
       let name: String
       let isFull = known.count > SwapStormTests.versionsMax
       switch isFull ? 7 : Int.random(in: 0..<8, using: &generator) {
       case 0:
         name = "publish"
-        try publish(after: newest)
+        try publish()
       case 1:
         name = "pin"
         await attempt { try await $0.loadModel("m", version: some) }
@@ -210,8 +239,8 @@ import Testing
         } else {
           name = "withdraw"
           let withdrawn = "\(folder)/withdrawn-\(UUID().uuidString)"
-          // Unless all are withdrawn already.
-          if rename("\(repository.path)/m/\(some)", withdrawn) == 0 {
+          // Not the newest, whose number would be used again; see `ModelTests.numberUsedAgain`.
+          if some != known.last, rename("\(repository.path)/m/\(some)", withdrawn) == 0 {
             try FileManager.default.removeItem(atPath: withdrawn)
           }
         }
@@ -220,13 +249,23 @@ import Testing
     }
 
     /// The next version, and now and then one whose weights change behind the manifest's back.
-    private mutating func publish(after newest: UInt64) throws {
-      let files = "\(folder)/\(UUID().uuidString)"
-      mkdir(files, 0o755)
-      try SwapStormTests.dictionary(newest + 1).write(to: files)
-      _ = try repository.publish(folder: files, name: "m")
-      try FileManager.default.removeItem(atPath: files)
-      if Int.random(in: 0..<4, using: &generator) == 0 { try corrupt(newest + 1) }
+    private mutating func publish() throws {
+      // First where no server sees it, for its digest.
+      let aside = ModelRepository(path: "\(folder)/\(UUID().uuidString)")
+      let files = "\(aside.path)/files"
+      try FileManager.default.createDirectory(atPath: files, withIntermediateDirectories: true)
+      publications += 1
+      let seed = 7000 + publications
+      try SwapStormTests.dictionary(seed: seed).write(to: files)
+      _ = try aside.publish(folder: files, name: "aside")
+      let sha256 = try aside.load("aside", version: 1).sha256
+      let version = try (repository.versions(of: "m").last ?? 0) + 1
+      let isNew = log.publish(Publication(seed: seed, sha256: sha256), as: version)
+      #expect(isNew, "version \(version) is published a second time")
+      let published = try repository.publish(folder: files, name: "m")
+      #expect(published == version)
+      try FileManager.default.removeItem(atPath: aside.path)
+      if Int.random(in: 0..<4, using: &generator) == 0 { try corrupt(version) }
     }
 
     private mutating func corrupt(_ version: UInt64) throws {

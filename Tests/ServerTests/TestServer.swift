@@ -74,17 +74,6 @@ final class TestServer {
   }
 }
 
-/// Asks again and again until the answer is as wanted; each question waits for the server, so this
-/// does not spin freely. The limit only ends what would never end.
-func eventually(_ what: Comment, _ isTrue: () async throws -> Bool) async throws {
-  let end = ContinuousClock.now + .seconds(600)
-  while ContinuousClock.now < end {
-    if try await isTrue() { return }
-    await Task.yield()
-  }
-  Issue.record(what)
-}
-
 /// A blocking TCP connection, to say what no client of ours would.
 final class RawSocket {
   private let descriptor: Int32

@@ -68,6 +68,14 @@ public final class CommandProcess {
     String(decoding: errors.fileHandleForReading.availableData, as: UTF8.self)
   }
 
+  /// Sleeps for a time, or until the process has ended; nil waits for the end alone.
+  public func wait(atMost time: Duration?) throws {
+    let end = time.map { ContinuousClock.now + $0 }
+    try blockUntil("granule \(process.arguments?.first ?? "") has ended", within: .seconds(600)) {
+      !process.isRunning || end.map { ContinuousClock.now >= $0 } ?? false
+    }
+  }
+
   /// Sends a signal, waits for the end and returns the exit code or the signal.
   public func end(_ signal: Int32) -> Int32 {
     kill(process.processIdentifier, signal)

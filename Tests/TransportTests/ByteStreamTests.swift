@@ -9,6 +9,7 @@ private final class Recorder: ByteStreamHandler {
   var received: [UInt8] = []
   var onReceive: (Recorder, ByteStream) -> Void = { _, _ in }
   var onEnd: (Recorder, ByteStream) -> Void = { _, _ in }
+  var onWrote: (ByteStream) -> Void = { _ in }
   var onClose: (Recorder) -> Void = { _ in }
 
   deinit { buffer.deallocate() }
@@ -19,7 +20,7 @@ private final class Recorder: ByteStreamHandler {
     onReceive(self, stream)
   }
   func streamEnded(_ stream: ByteStream) { onEnd(self, stream) }
-  func streamWrote(_ stream: ByteStream) {}
+  func streamWrote(_ stream: ByteStream) { onWrote(stream) }
   func streamClosed(_ stream: ByteStream, error: EventLoopError?) { onClose(self) }
 }
 
@@ -117,13 +118,55 @@ private func temporarySocket() -> SocketAddress {
   func finishIsBounded() throws {
     let loop = try EventLoop()
     var serverClosed = false
+    var sent = 0
     let listener = try Listener(loop: loop, address: .tcp(host: "127.0.0.1", port: 0)) { stream in
       let recorder = Recorder()
       recorder.onReceive = { _, stream in
         stream.finish(discardBytesMax: 100_000, within: .seconds(600))
       }
+      recorder.onClose = { _ in serverClosed = true }
+      stream.setHandler(recorder)
+      stream.resumeReading()
+    }
+    ByteStream.connect(loop: loop, to: try listener.address.resolve()) { connected in
+      guard let stream = try? connected.get() else { return loop.shutdown() }
+      let recorder = Recorder()
+      // More than the system's buffers hold, again and again: only the server can end this early.
+      func send() {
+        guard sent < 256 << 20 else { return loop.shutdown() }
+        sent += 16 << 20
+        stream.write([UInt8](repeating: 1, count: 16 << 20))
+      }
+      recorder.onWrote = { stream in if stream.queuedBytes == 0 { send() } }
+      recorder.onClose = { _ in loop.shutdown() }
+      stream.setHandler(recorder)
+      send()
+    }
+    loop.run()
+    #expect(serverClosed)
+    #expect(sent < 256 << 20, "the peer was cut off, and did not end by itself")
+  }
+
+  @Test("a peer that neither sends nor ends is cut off after the time allowed, and not before")
+  func finishEndsInTime() throws {
+    let loop = try EventLoop()
+    let limit = Duration.milliseconds(50)
+    var (finished, closed): (ContinuousClock.Instant?, ContinuousClock.Instant?)
+    // Ends what would never end.
+    var isAlarmed = false
+    let alarm = LoopTimer(loop: loop)
+    alarm.start(after: .seconds(60)) {
+      isAlarmed = true
+      loop.shutdown()
+    }
+    let listener = try Listener(loop: loop, address: .tcp(host: "127.0.0.1", port: 0)) { stream in
+      let recorder = Recorder()
+      recorder.onReceive = { _, stream in
+        finished = .now
+        stream.finish(discardBytesMax: 100_000, within: limit)
+      }
       recorder.onClose = { _ in
-        serverClosed = true
+        closed = .now
         loop.shutdown()
       }
       stream.setHandler(recorder)
@@ -132,10 +175,13 @@ private func temporarySocket() -> SocketAddress {
     ByteStream.connect(loop: loop, to: try listener.address.resolve()) { connected in
       guard let stream = try? connected.get() else { return loop.shutdown() }
       stream.setHandler(Recorder())
-      stream.write([UInt8](repeating: 1, count: 16_000_000))
+      stream.write([1])
     }
     loop.run()
-    #expect(serverClosed)
+    let waited = try #require(finished).duration(to: try #require(closed))
+    // The loop's clock counts whole milliseconds.
+    #expect(waited >= limit - .milliseconds(2) && !isAlarmed)
+    withExtendedLifetime(alarm) {}
   }
 
   @Test("what the system does not take waits, and is counted")

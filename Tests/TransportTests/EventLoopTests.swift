@@ -40,17 +40,20 @@ import Testing
     let late = LoopTimer(loop: loop)
     let early = LoopTimer(loop: loop)
     let stopped = LoopTimer(loop: loop)
+    let end = LoopTimer(loop: loop)
     var ticks = 0
     late.start(after: .milliseconds(20)) {
       events.append("late")
       stopped.close()
       early.start(after: .zero, every: .milliseconds(1)) {
         ticks += 1
-        if ticks == 3 { loop.shutdown() }
+        if ticks == 3 { early.close() }
       }
+      // By then the timers that were stopped would have run.
+      end.start(after: .milliseconds(40)) { loop.shutdown() }
     }
     early.start(after: .milliseconds(1)) { events.append("early") }
-    stopped.start(after: .seconds(60)) { events.append("stopped") }
+    stopped.start(after: .milliseconds(30)) { events.append("stopped") }
     loop.run()
     #expect(events == ["early", "late"])
     #expect(ticks == 3)

@@ -15,6 +15,57 @@ func varint(_ value: UInt64) -> [UInt8] {
   return bytes + [UInt8(rest)]
 }
 
+/// The payload of a request's frame.
+private func packed(_ request: Request) -> [UInt8] {
+  request.packed().payload.array(of: UInt8.self)
+}
+
+/// Random numbers from a seed, by Knuth's multiplier.
+private struct PlainGenerator {
+  private(set) var state = UInt64.random(in: 0 ... .max)
+
+  /// A number from 0 up to, not including, `bound`.
+  mutating func next(_ bound: Int) -> Int {
+    state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+    return Int(state >> 33) % bound
+  }
+}
+
+/// The numbers of a message's fields in the order of their bytes, read by a plain loop; nil if the
+/// message is malformed.
+private func plainTags(_ bytes: ArraySlice<UInt8>) -> [UInt64]? {
+  var (rest, tags) = (bytes, [UInt64]())
+  func varint(bytesMax: Int) -> UInt64? {
+    var value: UInt64 = 0
+    for position in 0..<bytesMax {
+      guard let byte = rest.popFirst() else { return nil }
+      value |= UInt64(byte & 127) << (7 * UInt64(position))
+      if byte < 128 { return value }
+    }
+    return nil
+  }
+  while !rest.isEmpty {
+    // No field has the number 0.
+    guard let first = rest.first, first >= 8, let tag = varint(bytesMax: 5) else { return nil }
+    let byteCount: UInt64
+    switch tag & 7 {
+    case 0:
+      guard varint(bytesMax: 10) != nil else { return nil }
+      byteCount = 0
+    case 1: byteCount = 8
+    case 2:
+      guard let length = varint(bytesMax: 5) else { return nil }
+      byteCount = length
+    case 5: byteCount = 4
+    default: return nil
+    }
+    guard byteCount <= rest.count else { return nil }
+    rest = rest.dropFirst(Int(byteCount))
+    tags.append(tag >> 3)
+  }
+  return tags
+}
+
 @Suite struct HostileMessageTests {
   @Test("a request cut short anywhere is malformed, or wrong in a field, and never more than that")
   func truncated() throws {
@@ -35,22 +86,51 @@ func varint(_ value: UInt64) -> [UInt8] {
     }
   }
 
-  @Test("random bytes never crash, and are refused by name")
-  func garbage() {
-    var generator = SystemRandomNumberGenerator()
-    let seed = generator.next()
-    var state = seed
+  @Test("random bytes are malformed, or a message without a body, as a plain reader finds them")
+  func garbage() throws {
+    var generator = PlainGenerator()
+    let seed = generator.state
+    var counts = (malformed: 0, unknown: 0, missing: 0)
     for _ in 0..<5000 {
-      let bytes = (0..<Int(state >> 58)).map { _ -> UInt8 in
-        state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-        return UInt8(truncatingIfNeeded: state >> 33)
+      // Half of them begin as fields that this contract does not have.
+      var bytes: [UInt8] = []
+      if generator.next(2) == 0 {
+        bytes += (0..<generator.next(4)).flatMap { _ in unknownField(&generator) }
       }
-      state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-      do {
-        if case .success(let body) = try receive(bytes).body { _ = body }
-      } catch {
-        #expect(error is UnpackingError, "seed \(seed)")
+      bytes += (0..<generator.next(64) * generator.next(2)).map { _ in UInt8(generator.next(256)) }
+      guard let tags = plainTags(bytes[...]) else {
+        counts.malformed += 1
+        #expect(throws: UnpackingError.malformed, "\(bytes), seed \(seed)") { try receive(bytes) }
+        continue
       }
+      // The fields of a request may hold anything: other tests are about them.
+      guard tags.allSatisfy({ !Self.requestFields.contains($0) }) else { continue }
+      let received = try receive(bytes)
+      let error = #expect(throws: ServerError.self) { try received.body.get() }
+      if let tag = tags.first {
+        counts.unknown += 1
+        #expect(error?.code == .unimplemented, "\(bytes), seed \(seed)")
+        #expect(error?.message.contains("field \(tag) is") == true, "\(bytes), seed \(seed)")
+      } else {
+        counts.missing += 1
+        #expect(error?.code == .invalidArgument)
+      }
+    }
+    #expect(counts.malformed > 1000 && counts.unknown > 500 && counts.missing > 100, "\(counts)")
+  }
+
+  /// The numbers of a request's fields.
+  private static let requestFields: Set<UInt64> = [1, 2, 10, 11, 12, 13, 14, 20, 21, 22]
+
+  /// A field of a random type whose number no request has.
+  private func unknownField(_ generator: inout PlainGenerator) -> [UInt8] {
+    let number = UInt64(30 + generator.next(1000))
+    let bytes = (0..<generator.next(20)).map { _ in UInt8(generator.next(256)) }
+    switch generator.next(4) {
+    case 0: return varint(number << 3) + varint(UInt64(generator.next(1 << 30)))
+    case 1: return varint(number << 3 | 1) + [UInt8](repeating: 9, count: 8)
+    case 2: return varint(number << 3 | 2) + varint(UInt64(bytes.count)) + bytes
+    default: return varint(number << 3 | 5) + [UInt8](repeating: 9, count: 4)
     }
   }
 
@@ -77,19 +157,43 @@ func varint(_ value: UInt64) -> [UInt8] {
     #expect(refused == full.memoryBytes)
   }
 
-  @Test("flipping any byte of a good request never crashes")
-  func flipped() throws {
-    let frame = Request(
-      id: 1, call: .encode(EncodeRequest(model: "m", activations: matrix(1, 2), k: 3))
-    ).packed()
-    let payload = frame.payload.array(of: UInt8.self)
+  @Test("a request with one byte changed is refused with the reason, or means something else")
+  func changed() throws {
+    let request = EncodeRequest(model: "m", activations: matrix(1, 2), k: 3)
+    let payload = packed(Request(id: 1, call: .encode(request)))
+    let data = request.activations.data.array(of: UInt8.self)
+    let dataStart = try #require(
+      payload.indices.first { payload[$0...].starts(with: data) })
+    var counts = (malformed: 0, refused: 0, accepted: 0)
     for position in payload.indices {
       for value in UInt8.min...UInt8.max {
         var bytes = payload
         bytes[position] = value
-        _ = try? receive(bytes)
+        let place: Comment = "byte \(position) is \(value)"
+        do {
+          let received = try receive(bytes)
+          let body = try received.body.get()
+          if case .call(let call) = body { try call.validate() }
+          counts.accepted += 1
+          let again = packed(
+            Request(id: received.id, timeoutMilliseconds: received.timeoutMilliseconds, body: body))
+          #expect((again == payload) == (bytes == payload), place)
+          if position >= dataStart, position < dataStart + data.count {
+            #expect(again == bytes, place)
+          }
+        } catch let error as ServerError {
+          counts.refused += 1
+          #expect([.invalidArgument, .unimplemented].contains(error.code), place)
+          #expect(error.message.contains("encode.") || error.message.hasPrefix("body: "), place)
+        } catch {
+          counts.malformed += 1
+          #expect(error as? UnpackingError == .malformed, place)
+        }
       }
     }
+    // Activations are taken whatever their bits; a byte more or less of a length breaks the message.
+    #expect(counts.accepted >= 256 * data.count, "\(counts)")
+    #expect(counts.malformed > 500 && counts.refused > 500, "\(counts)")
   }
 
   @Test("a message that unpacks into more memory than allowed is refused as such")
