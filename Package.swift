@@ -143,7 +143,7 @@ let package = Package(
     module(
       "training/Step",
       [
-        "GranuleObjective", "GranuleData", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
+        "GranuleObjective", "GranuleEncoder", "GranuleDictionary", "GranuleTensors",
         "GranuleStatistics", "GranuleThreads", "CGranuleKernels",
       ]),
     module(
@@ -245,6 +245,7 @@ let package = Package(
         "GranuleData", "GranuleErrors", "GranuleLanguageModel", "GranuleDictionary",
         "GranuleTensors", "GranuleFiles", "CGranuleKernels", "TestSupport",
       ]),
+    tests("Objective", ["GranuleObjective"]),
     tests(
       "Step",
       [

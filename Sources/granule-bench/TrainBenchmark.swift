@@ -145,9 +145,8 @@ final class TrainBenchmark {
     weights.encoder.pointer.update(from: initial.encoder.pointer, count: latents * dModel)
     weights.decoder.pointer.update(from: initial.decoder.pointer, count: latents * dModel)
     weights.decoderBias.pointer.update(from: initial.decoderBias.pointer, count: dModel)
-    var objective = StepObjective(granularities: granularities)
-    objective.k = k
-    objective.auxiliaryCoefficient = 1.0 / 32
+    var objective = StepObjective(.topk(k: k), granularities: granularities)
+    objective.auxiliary = AuxiliaryLoss()
     return Training(
       weights: weights, nested: NestedStep(weights: weights, activationDeviation: deviation),
       optimizer: AdamOptimizer(latents: latents, dModel: dModel),

@@ -159,7 +159,8 @@ struct DistillCommand: AsyncParsableCommand {
   private func tell(_ cycle: DistillationCycle, of distillation: Distillation) {
     if !result.json { printError(Self.line(cycle)) }
     var training = distillation.configuration.training
-    training.coreLatents = cycle.coreLatents
+    training.objective = .batchtopk(
+      k: training.objective.k ?? 0, core: .init(folder: "", latents: cycle.coreLatents))
     if let leftOut = training.granularitiesLeftOutText { printError(leftOut) }
     if let share = cycle.flooredShare, share > 0 {
       printError(
@@ -189,6 +190,7 @@ struct DistillCommand: AsyncParsableCommand {
   private func newConfiguration() throws -> DistillationConfiguration {
     var configuration = DistillationConfiguration(
       training: try training.configuration(objective: .batchtopk), model: model ?? "")
+    configuration.trainsCoreEncoders = training.trainCoreEncoders
     configuration.text = text
     configuration.cycles = cycles ?? configuration.cycles
     configuration.coverage = coverage ?? configuration.coverage
@@ -212,7 +214,7 @@ struct DistillCommand: AsyncParsableCommand {
     print(
       """
       \(done > 0 ? "Resuming after cycle \(done): distilling" : "Distilling") \
-      \(training.latents.grouped) latents, k \(training.k), in \(configuration.cycles) cycles of \
+      \(training.latents.grouped) latents, k \(training.objective.k ?? 0), in \(configuration.cycles) cycles of \
       \(training.tokens.grouped) tokens, by the loss of \(distillation.languageModel) with the \
       innermost reconstruction before block \(distillation.layer).
       """)

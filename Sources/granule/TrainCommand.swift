@@ -48,14 +48,22 @@ struct TrainCommand: AsyncParsableCommand {
   }
 
   func run() async throws {
-    let trainer =
-      try resume ? Trainer(resuming: out) : Trainer(newConfiguration(), run: out)
+    let source: FileActivations
+    let trainer: Trainer
+    if resume {
+      source = try FileActivations(run: out)
+      trainer = try Trainer(resuming: out, source: source)
+    } else {
+      let configuration = try newConfiguration()
+      source = try FileActivations(configuration.activations)
+      trainer = try Trainer(configuration, source: source, run: out)
+    }
     let configuration = trainer.configuration
     if let damaged = trainer.damagedCheckpoint {
       printError(
         "The newest checkpoint is damaged; the run continues from an older one: \(damaged)")
     }
-    if !result.json { introduce(trainer) }
+    if !result.json { introduce(trainer, source) }
 
     let bar = ProgressBar(isQuiet: result.json)
     let start = Date()
@@ -73,7 +81,7 @@ struct TrainCommand: AsyncParsableCommand {
     case .interrupted(let step):
       throw CommandError.interrupted(interruption(of: trainer, at: step))
     case .finished(let dictionary):
-      report(trainer, dictionary, seconds: Date().timeIntervalSince(start))
+      report(trainer, source, dictionary, seconds: Date().timeIntervalSince(start))
     }
   }
 
@@ -88,7 +96,9 @@ struct TrainCommand: AsyncParsableCommand {
       + "  granule train --resume --out \(out)"
   }
 
-  private func report(_ trainer: Trainer, _ dictionary: SparseAutoencoder, seconds: Double) {
+  private func report(
+    _ trainer: Trainer, _ source: FileActivations, _ dictionary: SparseAutoencoder, seconds: Double
+  ) {
     if let warning = Self.warning(flooredSteps: trainer.flooredSteps, of: trainer.configuration) {
       printError(warning)
     }
@@ -101,7 +111,7 @@ struct TrainCommand: AsyncParsableCommand {
         ]))
       return
     }
-    let on = trainer.heldOut == nil ? "the training activations" : "held-out activations"
+    let on = source.heldOut == nil ? "the training activations" : "held-out activations"
     print(
       "Trained in \(seconds.duration). Measured on \(on):\n\n" + dictionary.granularityTable.text)
     if let fvu = dictionary.granularities.last?.fvu, fvu >= 1 {
@@ -112,22 +122,20 @@ struct TrainCommand: AsyncParsableCommand {
 
   private func newConfiguration() throws -> TrainingConfiguration {
     let configuration = try training.configuration()
-    if training.trainCoreEncoders, configuration.core.isEmpty {
+    if training.trainCoreEncoders, configuration.objective.core == nil {
       throw ValidationError("--train-core-encoders does nothing without --core: leave it out")
     }
     return configuration
   }
 
   private func objective(_ configuration: TrainingConfiguration) -> String {
-    let name = configuration.objective.rawValue
+    let name = configuration.objective.kind.rawValue
     let sampled =
       configuration.sampledGranularities.map { ", \($0) granularities drawn at each step" } ?? ""
-    guard !configuration.objective.hasK else {
-      return "\(name) with k \(configuration.k)\(sampled)"
-    }
-    let target = configuration.targetL0.map { " towards L0 \($0)" } ?? ""
+    if let k = configuration.objective.k { return "\(name) with k \(k)\(sampled)" }
+    let target = configuration.objective.jumpReLU?.targetL0.map { " towards L0 \($0)" } ?? ""
     return
-      "\(name) with sparsity coefficient \(configuration.penaltyWeight)\(target)\(sampled)"
+      "\(name) with sparsity coefficient \(configuration.objective.coefficient)\(target)\(sampled)"
   }
 
   /// The warning that a core left too little of k; nil if it did not.
@@ -135,25 +143,25 @@ struct TrainCommand: AsyncParsableCommand {
     guard flooredSteps > 0 else { return nil }
     return
       "In \(flooredSteps.grouped) steps the core alone had more than three quarters of k = "
-      + "\(configuration.k) active latents; the other latents got a quarter all the same, so L0 was "
-      + "above k there. Use a smaller core or a larger --k to keep L0 at k."
+      + "\(configuration.objective.k ?? 0) active latents; the other latents got a quarter all the "
+      + "same, so L0 was above k there. Use a smaller core or a larger --k to keep L0 at k."
   }
 
-  private func introduce(_ trainer: Trainer) {
+  private func introduce(_ trainer: Trainer, _ source: FileActivations) {
     let configuration = trainer.configuration
     let heldOut =
-      trainer.heldOut.map { heldOut in
+      source.heldOut.map { heldOut in
         let validated = configuration.validationTokens
         return ", \(heldOut.tokens.grouped) held out"
           + (validated < heldOut.tokens ? " (validated on \(validated.grouped) of them)" : "")
       } ?? ", none held out"
-    let epochs = Double(configuration.tokens) / Double(trainer.training.tokens)
+    let epochs = Double(configuration.tokens) / Double(source.trained.tokens)
     print(
       """
       \(trainer.step > 0 ? "Resuming at step \(trainer.step)" : "Training") a dictionary of \
       \(configuration.latents.grouped) latents, \(objective(configuration)), granularities \
       \(configuration.listedGranularities.map(String.init).joined(separator: " "))
-      on \(trainer.training.tokens.grouped) tokens of d_model \(trainer.training.dModel)\(heldOut): \
+      on \(source.trained.tokens.grouped) tokens of d_model \(source.trained.dModel)\(heldOut): \
       \(configuration.tokens.grouped) tokens, \(epochs.formatted(digits: 1)) times over, in \
       \(configuration.steps.grouped) steps.
       """)

@@ -26,7 +26,7 @@ struct TrainingOptions: ParsableArguments {
       "Rule that keeps codes sparse: topk, batchtopk, jumprelu or relu (with L1). Default: topk; "
         + "batchtopk with a core and in distill, because no other rule can exempt a core."),
     transform: choice)
-  var objective: TrainingObjective?
+  var objective: TrainingObjective.Kind?
   @Option(help: "Number of active latents per token at full size, for topk and batchtopk.")
   var k: Int?
   @Option(
@@ -237,7 +237,7 @@ struct TrainingOptions: ParsableArguments {
 
   /// - Throws: `ValidationError` naming an option that does nothing in this configuration.
   private func requireUse(in configuration: TrainingConfiguration) throws {
-    let objective = configuration.objective
+    let objective = configuration.objective.kind
     func refuse(_ option: String, _ isGiven: Bool, unless isUsed: Bool, _ use: String) throws {
       guard isGiven, !isUsed else { return }
       throw ValidationError(
@@ -259,16 +259,18 @@ struct TrainingOptions: ParsableArguments {
     ] {
       try refuse(option, isGiven, unless: hasThresholds, "for jumprelu")
     }
-    if configuration.targetL0 != nil, sparsityPenalty == .tanh || tanhScale != nil {
+    let settings = configuration.objective.jumpReLU
+    if settings?.targetL0 != nil, sparsityPenalty == .tanh || tanhScale != nil {
       throw ValidationError(
         "\(tanhScale != nil ? "--tanh-scale" : "--sparsity-penalty tanh") does nothing with a target "
           + "L0, which penalises L0 itself: leave one of them out")
     }
-    if tanhScale != nil, configuration.sparsityPenalty != .tanh {
+    let isTanh = if case .tanh? = settings?.penalty { true } else { false }
+    if tanhScale != nil, !isTanh {
       throw ValidationError(
         "--tanh-scale does nothing without --sparsity-penalty tanh: leave it out, or add that")
     }
-    if auxiliaryLatents != nil, configuration.auxiliaryCoefficient == 0 {
+    if auxiliaryLatents != nil, configuration.auxiliary == nil {
       throw ValidationError(
         "--auxiliary-latents does nothing with an auxiliary coefficient of 0: leave it out, or give "
           + "--auxiliary-coefficient")
@@ -278,7 +280,7 @@ struct TrainingOptions: ParsableArguments {
   /// The configuration that the options, and the file that --config names, ask for.
   ///
   /// - Parameter objective: the objective if neither names one.
-  func configuration(objective: TrainingObjective? = nil) throws -> TrainingConfiguration {
+  func configuration(objective: TrainingObjective.Kind? = nil) throws -> TrainingConfiguration {
     let given = given
     var members: [JSONValue.Member] = []
     if let config {

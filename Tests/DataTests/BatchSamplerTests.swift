@@ -62,7 +62,7 @@ struct BatchSamplerTests {
     let expected = FloatStorage(count: 500)
     let prefetcher = BatchPrefetcher(try self.sampler(), batchTokens: 500, step: 3, steps: 9)
     for step in 3..<9 {
-      let batch = prefetcher.next()
+      let batch = try #require(prefetcher.next())
       let indices = sampler.read(step: step, into: expected)
       let isSame =
         batch.indices == indices && batch.activations.values.elementsEqual(expected.values)

@@ -200,8 +200,11 @@ struct AttributionTests {
         wide, 4, 1, AttributionAggregation.standard, [[Int32(1), 2]],
         "the dictionary has d_model 13, random has 12"
       ),
-      (fitting, 9, 1, .standard, [[1, 2]], "granularity is 9, the dictionary has 1 … 8"),
-      (fitting, 4, 3, .standard, [[1, 2]], "layer is 3, random has 0 … 2"),
+      (
+        fitting, 9, 1, .standard, [[1, 2]],
+        "granularity is 9, it must be in 1 … 8, the dictionary's latents"
+      ),
+      (fitting, 4, 3, .standard, [[1, 2]], "layer is 3, it must be in 0 … 2, random's blocks"),
       (
         fitting, 4, 1, .quantile(1.5, over: .all), [[1, 2]], "quantile is 1.5, it must be in 0 … 1"
       ),

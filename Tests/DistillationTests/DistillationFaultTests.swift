@@ -53,10 +53,16 @@ extension DistillationTests {
     let wide = try core("wide-core", latents: 60)
     let renamed = try core("renamed-core", latents: 4, languageModel: "renamed")
     for (fault, change) in [
-      ("9999 sequences are to be held out", { $0.training.heldOutSequences = 9999 }),
-      ("row 0: the activation is not finite", { $0.training.activations = spoilt }),
-      ("the core has 60 latents, latents is 60: it must be larger", { $0.training.core = wide }),
-      ("the core's language model is renamed, the activations' is", { $0.training.core = renamed }),
+      ("9999 sequences are to be held out", { $0.training.activations.heldOutSequences = 9999 }),
+      ("row 0: the activation is not finite", { $0.training.activations.paths = spoilt }),
+      (
+        "the core has 60 latents, latents is 60: it must be larger",
+        { $0.training.objective = .batchtopk(k: 6, core: .init(folder: wide)) }
+      ),
+      (
+        "the core's language model is renamed, the activations' is",
+        { $0.training.objective = .batchtopk(k: 6, core: .init(folder: renamed)) }
+      ),
     ] as [(String, (inout DistillationConfiguration) -> Void)] {
       var configuration = configuration()
       change(&configuration)
@@ -69,7 +75,7 @@ extension DistillationTests {
     }
     // As for training: what the user says the activations are of goes before what they say.
     var configuration = configuration()
-    configuration.training.core = renamed
+    configuration.training.objective = .batchtopk(k: 6, core: .init(folder: renamed))
     configuration.training.languageModel = "renamed"
     _ = try Distillation(configuration, folder: path("refused"))
   }
@@ -78,7 +84,7 @@ extension DistillationTests {
   func publishedOnce() throws {
     var configuration = configuration()
     configuration.cycles = 2
-    configuration.training.k = 2
+    configuration.training.objective = .batchtopk(k: 2)
     configuration.repository = path("models")
     configuration.publishedName = "m"
     let whole = try Distillation(configuration, folder: path("out"))
@@ -112,7 +118,7 @@ extension DistillationTests {
   func totalsOverProcesses() throws {
     var configuration = configuration()
     configuration.cycles = 2
-    configuration.training.k = 2
+    configuration.training.objective = .batchtopk(k: 2)
     let whole = try Distillation(configuration, folder: path("whole"))
     _ = try whole.run()
     let part = try Distillation(configuration, folder: path("part"))
@@ -142,7 +148,7 @@ extension DistillationTests {
   @Test("goes on with the activations that it was begun on alone")
   func otherActivations() throws {
     var configuration = configuration()
-    configuration.training.activations = try copyActivations(to: "growing")
+    configuration.training.activations.paths = try copyActivations(to: "growing")
     var steps = 0
     _ = try Distillation(configuration, folder: path("out")).run(shouldStop: {
       steps += 1
@@ -184,7 +190,7 @@ extension DistillationTests {
     try harvested.write(to: text)
     // What it names as a core may be under way.
     var another = configuration()
-    another.training.core = path("out")
+    another.training.objective = .batchtopk(k: 6, core: .init(folder: path("out")))
     expectRefused("is a distillation that has not finished") {
       _ = try Distillation(another, folder: path("another"))
     }
@@ -224,7 +230,10 @@ extension DistillationTests {
       ("\"cycle\": 2", "\"cycle\": 3", "does not follow from the cycle before: cycle 3"),
       ("\"candidates\": \(candidates)", "\"candidates\": 1000000000", "1000000000 candidates"),
       ("\"core_latents\": \(core)", "\"core_latents\": \(core - 1)", "a core of \(core - 1)"),
-      ("\"feature\": \(feature),", "\"feature\": \(Int.max),", "feature is \(Int.max), it must be in 0"),
+      (
+        "\"feature\": \(feature),", "\"feature\": \(Int.max),",
+        "feature is \(Int.max), it must be in 0"
+      ),
       ("\"feature\": \(feature),", "\"feature\": -1,", "feature is -1, it must be in 0"),
       ("\"cross_entropy\"", "\"other\"", "cross_entropy is missing"),
     ] {
@@ -273,7 +282,7 @@ extension DistillationTests {
     harvest.context = 24
     _ = try ActivationHarvester(harvest).harvest()
     var configuration = configuration()
-    configuration.training.activations = [path("spoilt/layer-1")]
+    configuration.training.activations.paths = [path("spoilt/layer-1")]
     configuration.model = path("spoilt.gguf")
     let distillation = try Distillation(configuration, folder: path("out"))
     let error = #expect(throws: TrainingError.self) { try distillation.run() }
@@ -286,7 +295,7 @@ extension DistillationTests {
   @Test("takes the activations' folder with a slash at its end")
   func trailingSlash() throws {
     var configuration = configuration()
-    configuration.training.activations = [path("activations/layer-1/")]
+    configuration.training.activations.paths = [path("activations/layer-1/")]
     #expect(try Distillation(configuration, folder: path("out")).layer == 1)
   }
 

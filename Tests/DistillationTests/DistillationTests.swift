@@ -38,8 +38,9 @@ struct DistillationTests {
 
   func configuration() -> DistillationConfiguration {
     var training = TrainingConfiguration(
-      activations: [path("activations/layer-1")], latents: 60, granularities: [10, 24, 60], k: 6,
-      tokens: 4000, batchTokens: 100, objective: .batchtopk)
+      latents: 60, granularities: [10, 24, 60], objective: .batchtopk(k: 6), tokens: 4000,
+      batchTokens: 100)
+    training.activations.paths = [path("activations/layer-1")]
     training.learningRate = 5e-3
     training.seed = 3
     var configuration = DistillationConfiguration(training: training, model: model)
@@ -196,8 +197,9 @@ struct DistillationTests {
     _ = try Distillation(configuration(), folder: path("first")).run()
     var second = configuration()
     second.cycles = 2
-    second.training.core = path("first/core")
-    second.training.trainsCoreEncoders = true
+    second.training.objective = .batchtopk(
+      k: 6, core: .init(folder: path("first/core"), trainsEncoders: true))
+    second.trainsCoreEncoders = true
     second.training.seed = 8
     second.training.learningRate = 5e-4
     second.aggregation = .meanAbsolute
@@ -257,31 +259,40 @@ struct DistillationTests {
         "other.gguf: is not the language model of the activations, tiny: its sha256 is",
         { $0.model = path("other.gguf") }
       ),
-      ("the core has d_model 9, the activations have 8", { $0.training.core = path("wide") }),
+      (
+        "the core has d_model 9, the activations have 8",
+        { $0.training.objective = .batchtopk(k: 6, core: .init(folder: path("wide"))) }
+      ),
       (
         "the core's hook is blocks.0.hook_resid_pre, the activations' is blocks.1.hook_resid_pre",
-        { $0.training.core = path("elsewhere") }
+        { $0.training.objective = .batchtopk(k: 6, core: .init(folder: path("elsewhere"))) }
       ),
-      ("is no layer-L folder of granule harvest", { $0.training.activations = [path("x.npy")] }),
+      (
+        "is not a layer-L folder of granule harvest",
+        { $0.training.activations.paths = [path("x.npy")] }
+      ),
       (
         "only the residual stream can be attributed",
-        { $0.training.activations = [path("mlp/layer-1")] }
+        { $0.training.activations.paths = [path("mlp/layer-1")] }
       ),
       (
         "the harvest was not of layer 0, which",
-        { $0.training.activations = [path("moved/layer-0")] }
+        { $0.training.activations.paths = [path("moved/layer-0")] }
       ),
-      ("the objective is topk: distillation needs batchtopk", { $0.training.objective = .topk }),
-      ("sampled granularities", { $0.training.sampledGranularities = 3 }),
+      (
+        "the objective is topk: distillation needs batchtopk",
+        { $0.training.objective = .topk(k: 6) }
+      ),
+      ("sampled granularities", { $0.training.prefixLosses = .drawn(count: 3) }),
       ("cycles is 0", { $0.cycles = 0 }),
-      ("core rule is votes:4, there are only 3 cycles", { $0.coreRule = .votes(4) }),
+      ("core rule is votes:4, it must be of at most 3 cycles", { $0.coreRule = .votes(4) }),
       ("quantile is -0.5", { $0.aggregation = .quantile(-0.5, over: .all) }),
       ("attribution tokens is 2", { $0.attributionTokens = 2 }),
-      ("of sequences of 2 tokens", { $0.training.activations = [path("short/layer-1")] }),
+      ("of sequences of 2 tokens", { $0.training.activations.paths = [path("short/layer-1")] }),
       ("text.txt: ", { $0.repository = path("text.txt") }),
       ("nowhere.txt", { $0.text = [path("nowhere.txt")] }),
       (
-        "the name a/b to publish as",
+        "the name to publish as is a/b",
         {
           $0.repository = path("models")
           $0.publishedName = "a/b"

@@ -177,7 +177,7 @@ struct EvaluationTests {
     let other = SparseAutoencoder.random(dModel: 5, latents: 8, rule: .relu, seed: 1)
     for (dictionary, granularities, fault) in [
       (other, [8], "the activations have d_model 12, the dictionary 5"),
-      (dictionary, [97], "granularity 97 must be in 1 … 96, the dictionary's latents"),
+      (dictionary, [97], "granularity is 97, it must be in 1 … 96, the dictionary's latents"),
     ] {
       let error = #expect(throws: TrainingError.self) {
         try Evaluation(dictionary, on: dataset, granularities: granularities)

@@ -153,7 +153,8 @@ struct LatentOrderingTests {
     let error = #expect(throws: TrainingError.self) {
       try LatentOrdering.frequency.order(dictionary, on: dataset, granularities: [71])
     }
-    #expect(error?.description == "granularity 71 must be in 1 … 70, the dictionary's latents")
+    #expect(
+      error?.description == "granularity is 71, it must be in 1 … 70, the dictionary's latents")
     #expect(throws: CancellationError.self) {
       try LatentOrdering.frequency.order(dictionary, on: dataset, shouldStop: { true })
     }

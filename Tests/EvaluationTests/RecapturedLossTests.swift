@@ -95,7 +95,7 @@ struct RecapturedLossTests {
     let fitting = dictionary(scale: 1, bias: [Float](repeating: 0, count: dModel))
     for (dictionary, layer, sequences, fault) in [
       (wide, 1, sequences, "the dictionary has d_model 13, random has 12"),
-      (fitting, 3, sequences, "layer is 3, random has 0 … 2"),
+      (fitting, 3, sequences, "layer is 3, it must be in 0 … 2, random's blocks"),
       (fitting, 1, [[5, 3]], "the text has no token whose activation may be replaced"),
     ] {
       let error = #expect(throws: TrainingError.self) {

@@ -15,7 +15,9 @@ extension FuzzTarget {
       let folder = try InputFolder()
       let configuration = try trainingConfiguration(in: folder)
       var steps = 0
-      let trainer = try Trainer(configuration, run: "\(folder.path)/run")
+      let trainer = try Trainer(
+        configuration, source: FileActivations(configuration.activations),
+        run: "\(folder.path)/run")
       _ = try trainer.train(shouldStop: {
         steps += 1
         return steps > 2
@@ -44,7 +46,8 @@ extension FuzzTarget {
         guard configuration.latents <= 256, configuration.batchTokens <= 256 else {
           return .containerAccepted
         }
-        let trainer = try Trainer(resuming: "\(folder.path)/run")
+        let trainer = try Trainer(
+          resuming: "\(folder.path)/run", source: FileActivations(run: "\(folder.path)/run"))
         var steps = 0
         _ = try trainer.train(shouldStop: {
           steps += 1
@@ -97,8 +100,8 @@ extension FuzzTarget {
     let path = "\(folder.path)/activations.npy"
     try writeNumpy(generator.normals(6 * 5 * 3), shape: [6, 5, 3], to: path)
     var configuration = TrainingConfiguration(
-      activations: [path], latents: 4, granularities: [2, 4], k: 2, tokens: 64, heldOutSequences: 1,
-      batchTokens: 8)
+      latents: 4, granularities: [2, 4], objective: .topk(k: 2), tokens: 64, batchTokens: 8)
+    configuration.activations = ActivationFiles([path], heldOutSequences: 1)
     configuration.checkpointEverySteps = 1
     return configuration
   }

@@ -18,12 +18,8 @@ struct EventFileTests {
     let folder = try TemporaryFolder()
     let path = "\(folder.path)/events"
     let file = try EventFile(path: path, seconds: 1.5)
-    try file.append(
-      .object([
-        .init("step", 7), .init("loss", 0.25), .init("zero", 0.0),
-        .init("fvu", ["16": 0.5]), .init("name", "x"), .init("time", 2.5),
-      ]))
-    try file.append(.object([.init("step", 8), .init("time", 2.5)]))
+    try file.append([("loss", 0.25), ("zero", 0), ("fvu/16", 0.5)], step: 7, seconds: 2.5)
+    try file.append([], step: 8, seconds: 2.5)
     // make_event_file.py beside the fixture
     var fixture = #filePath
     fixture.removeLast("EventFileTests.swift".count)

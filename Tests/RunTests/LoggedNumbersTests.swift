@@ -70,7 +70,7 @@ extension TrainerTests {
   @Test("has the same numbers for TensorBoard as in its log, also after it was resumed")
   func tensorBoard() throws {
     var configuration = configuration(.batchtopk)
-    configuration.sampledGranularities = nil
+    configuration.prefixLosses = .listed(weights: nil)
     var done = 0
     _ = try Trainer(configuration, run: run("a")).train(
       onProgress: { done = $0.step }, shouldStop: { done == 17 })
@@ -111,8 +111,8 @@ extension TrainerTests {
   @Test("holds out whole sequences, the last, and trains on every token of all others")
   func heldOutTokens() throws {
     let split = try Trainer(configuration(), run: run("a"))
-    func rows(_ dataset: ActivationDataset) -> [String] {
-      (0..<dataset.tokens).map { dataset.describe(token: $0) }
+    func rows(_ dataset: ActivationDataset?) -> [String]? {
+      dataset.map { dataset in (0..<dataset.tokens).map { dataset.describe(token: $0) } }
     }
     // Of each sequence of 21 rows the first is dropped.
     func expected(_ sequences: Range<Int>) -> [String] {
@@ -120,19 +120,19 @@ extension TrainerTests {
         (1..<21).map { "\(activations), row \(21 * sequence + $0)" }
       }
     }
-    #expect(rows(split.training) == expected(0..<10))
-    #expect(try rows(#require(split.heldOut)) == expected(10..<12))
+    #expect(try rows(split.source.training) == expected(0..<10))
+    #expect(try rows(split.source.heldOut) == expected(10..<12))
 
     // By default a tenth, at least one; of sequences of different lengths as harvested files have them.
     var unset = configuration()
-    unset.heldOutSequences = nil
-    #expect(try rows(#require(Trainer(unset, run: run("b")).heldOut)) == expected(11..<12))
-    unset.sequences = 2..<7
+    unset.activations.heldOutSequences = nil
+    #expect(try rows(Trainer(unset, run: run("b")).source.heldOut) == expected(11..<12))
+    unset.activations.sequences = 2..<7
     let part = try Trainer(unset, run: run("c"))
-    #expect(rows(part.training) == expected(2..<6))
-    #expect(try rows(#require(part.heldOut)) == expected(6..<7))
-    unset.heldOutSequences = 0
-    #expect(try Trainer(unset, run: run("d")).heldOut == nil)
+    #expect(try rows(part.source.training) == expected(2..<6))
+    #expect(try rows(part.source.heldOut) == expected(6..<7))
+    unset.activations.heldOutSequences = 0
+    #expect(try Trainer(unset, run: run("d")).source.heldOut == nil)
   }
 
   @Test("warms its learning rate up and lets it decay, linearly")

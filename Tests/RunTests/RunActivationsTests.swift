@@ -1,4 +1,5 @@
 import Foundation
+import GranuleData
 import GranuleErrors
 import GranuleRun
 import TestSupport
@@ -21,7 +22,7 @@ extension TrainerTests {
     try shard("b.npy", sequences: 80, seed: 1)
     try shard("d.npy", sequences: 4, seed: 2)
     var configuration = configuration()
-    configuration.activations = ["\(folder.path)/shards"]
+    configuration.activations.paths = ["\(folder.path)/shards"]
     _ = try Trainer(configuration, run: run("whole")).train()
     var done = 0
     _ = try Trainer(configuration, run: run("part")).train(
@@ -29,7 +30,7 @@ extension TrainerTests {
 
     func expectRefusal(_ change: String) {
       for body in [
-        { _ = try Trainer(resuming: run("part")) }, { _ = try Trainer.split(run: run("whole")) },
+        { _ = try Trainer(resuming: run("part")) }, { _ = try FileActivations(run: run("whole")) },
       ] {
         let error = #expect(throws: TrainingError.self) { try body() }
         #expect(error?.description.contains(change) == true, "\(String(describing: error))")

@@ -37,21 +37,20 @@ struct TrainerTests {
     try writeNumpy(values, shape: [sequences, positions, dModel], to: activations)
   }
 
-  func configuration(_ objective: TrainingObjective = .topk) -> TrainingConfiguration {
+  func configuration(_ kind: TrainingObjective.Kind = .topk) -> TrainingConfiguration {
+    let objective: TrainingObjective =
+      switch kind {
+      case .topk: .topk(k: 5)
+      case .batchtopk: .batchtopk(k: 5)
+      case .jumprelu:
+        .jumprelu(.init(.target(l0: 5), weight: .init(coefficient: 0.3), bandwidth: 1))
+      case .relu: .relu(.init(coefficient: 0.02))
+      }
     var configuration = TrainingConfiguration(
-      activations: [activations], latents: 48, granularities: [6, 20, 48], k: 5, tokens: 4000,
-      heldOutSequences: 2, batchTokens: 100, objective: objective)
-    switch objective {
-    case .topk: break
-    case .batchtopk: configuration.sampledGranularities = 3
-    case .jumprelu:
-      configuration.targetL0 = 5
-      configuration.sparsityCoefficient = 0.3
-      configuration.bandwidth = 1
-    case .relu:
-      configuration.sparsityCoefficient = 0.02
-      configuration.granularityWeights = [1, 1, 2]
-    }
+      latents: 48, granularities: [6, 20, 48], objective: objective, tokens: 4000, batchTokens: 100)
+    configuration.activations = ActivationFiles([activations], heldOutSequences: 2)
+    if kind == .batchtopk { configuration.prefixLosses = .drawn(count: 3) }
+    if kind == .relu { configuration.prefixLosses = .listed(weights: [1, 1, 2]) }
     configuration.learningRate = 3e-3
     configuration.deadAfterTokens = 600
     configuration.checkpointEverySteps = 7
@@ -89,7 +88,7 @@ struct TrainerTests {
     configuration.tokens = 20_000
     configuration.learningRate = 1e-2
     let trainer = try Trainer(configuration, run: run("a"))
-    #expect(trainer.training.tokens == 200 && trainer.heldOut?.tokens == 40)
+    #expect(try trainer.source.training?.tokens == 200 && trainer.source.heldOut?.tokens == 40)
     var first: Double?
     var last = 0.0
     let outcome = try trainer.train(onProgress: {
@@ -115,7 +114,8 @@ struct TrainerTests {
     let read = try SparseAutoencoder(folder: "\(run("a"))/dictionary")
     #expect(read.granularities == dictionary.granularities)
     #expect(read.provenance.languageModel == "toy" && read.provenance.tokens == 20_000)
-    let evaluation = try Evaluation(read, on: #require(trainer.heldOut))
+    let heldOut = try trainer.source.heldOut
+    let evaluation = try Evaluation(read, on: #require(heldOut))
     for (row, granularity) in zip(
       evaluation.rows.filter({ $0.sparsity == .asTrained }), read.granularities)
     {
@@ -125,8 +125,8 @@ struct TrainerTests {
 
   @Test(
     "that is interrupted at any step and resumed ends with the very bits of one that was not",
-    arguments: TrainingObjective.allCases, [1, 7, 20, 39])
-  func resume(objective: TrainingObjective, step: Int) throws {
+    arguments: TrainingObjective.Kind.allCases, [1, 7, 20, 39])
+  func resume(objective: TrainingObjective.Kind, step: Int) throws {
     let configuration = configuration(objective)
     _ = try Trainer(configuration, run: run("whole")).train()
     let interrupted = try Trainer(configuration, run: run("part"))
@@ -166,8 +166,9 @@ struct TrainerTests {
     #expect(try weights(run("part")) == weights(run("whole")))
   }
 
-  @Test("learns by each objective, as sparsely as asked", arguments: TrainingObjective.allCases)
-  func objectives(objective: TrainingObjective) throws {
+  @Test(
+    "learns by each objective, as sparsely as asked", arguments: TrainingObjective.Kind.allCases)
+  func objectives(objective: TrainingObjective.Kind) throws {
     var configuration = configuration(objective)
     configuration.tokens = 30_000
     configuration.learningRate = 1e-2
@@ -194,10 +195,13 @@ struct TrainerTests {
     "begins with the target L0 active, without a target with a quarter of d_model",
     arguments: [
       (.jumprelu, 5, 5), (.jumprelu, 9, 9), (.jumprelu, nil, 4), (.relu, nil, 4),
-    ] as [(TrainingObjective, Double?, Double)])
-  func initialL0(objective: TrainingObjective, target: Double?, expected: Double) throws {
+    ] as [(TrainingObjective.Kind, Double?, Double)])
+  func initialL0(objective: TrainingObjective.Kind, target: Double?, expected: Double) throws {
     var configuration = configuration(objective)
-    configuration.targetL0 = target
+    if case .jumprelu(var settings) = configuration.objective {
+      settings.penalty = target.map { .target(l0: $0) } ?? .l0
+      configuration.objective = .jumprelu(settings)
+    }
     configuration.tokens = configuration.batchTokens
     _ = try Trainer(configuration, run: run("a")).train()
     let lines = try String(contentsOfFile: "\(run("a"))/metrics.jsonl", encoding: .utf8)
@@ -208,7 +212,7 @@ struct TrainerTests {
   @Test("draws granularities uniformly, the same at the same step, all latents among them")
   func sampledGranularities() {
     var configuration = configuration(.batchtopk)
-    configuration.sampledGranularities = 4
+    configuration.prefixLosses = .drawn(count: 4)
     var drawn: [Int] = []
     for step in 0..<2000 {
       let granularities = configuration.objective(atStep: step).granularities
@@ -277,7 +281,7 @@ struct TrainerTests {
   func deadLatents() throws {
     var configuration = configuration()
     configuration.tokens = 12_000
-    configuration.k = 2
+    configuration.objective = .topk(k: 2)
     configuration.learningRate = 3e-2
     func deadAtEnd(_ name: String) throws -> Int {
       var dead = 0
@@ -285,7 +289,7 @@ struct TrainerTests {
       return dead
     }
     let revived = try deadAtEnd("with")
-    configuration.auxiliaryCoefficient = 0
+    configuration.auxiliary = nil
     let left = try deadAtEnd("without")
     #expect(revived < left, "\(revived) of \(left) are still dead")
   }
@@ -297,18 +301,17 @@ struct TrainerTests {
       #expect("\(error.map { "\($0)" } ?? "")".contains(naming), "\(String(describing: error))")
     }
     var withCore = self.configuration(.batchtopk)
-    withCore.core = try core(9)
+    withCore.objective = .batchtopk(k: 5, core: .init(folder: try core(9)))
     let unfinished = run("unfinished")
     _ = try Trainer(withCore, run: unfinished).train(shouldStop: { true })
     // Beside the core of nine latents the first granularity of 10 fits no more.
-    withCore.sampledGranularities = nil
     withCore.granularities = [40, 48]
-    withCore.granularityWeights = [1, 0]
+    withCore.prefixLosses = .listed(weights: [1, 0])
     expectError("granularity weights are 0 for all granularities but those") {
       _ = try Trainer(withCore, run: run("weights"))
     }
-    withCore.granularityWeights = nil
-    withCore.core = unfinished
+    withCore.prefixLosses = .listed(weights: nil)
+    withCore.objective = .batchtopk(k: 5, core: .init(folder: unfinished))
     expectError("is a run that has not finished") {
       _ = try Trainer(withCore, run: run("weights"))
     }
@@ -316,12 +319,14 @@ struct TrainerTests {
     expectError("--resume") { _ = try Trainer(self.configuration(), run: run("a")) }
     expectError("config.json") { _ = try Trainer(resuming: run("none")) }
     for (change, naming) in [
-      ({ $0.k = 49 }, "k is 49"), ({ $0.tokens = .max }, "tokens is"),
-      ({ $0.granularities = [6, 20] }, "end at latents"),
-      ({ $0.granularities = [20, 6, 48] }, "ascend"), ({ $0.heldOutSequences = 12 }, "held out"),
+      ({ $0.objective = .topk(k: 49) }, "k is 49"), ({ $0.tokens = .max }, "tokens is"),
+      ({ $0.granularities = [6, 20] }, "ends at latents"),
+      ({ $0.granularities = [20, 6, 48] }, "ascends"),
+      ({ $0.activations.heldOutSequences = 12 }, "held out"),
       ({ $0.learningRate = .nan }, "learning rate"), ({ $0.batchTokens = 0 }, "batch"),
-      ({ $0.sequences = 3..<40 }, "sequences 3 to 39"), ({ $0.activations = [] }, "no activations"),
-      ({ $0.activations = ["/nowhere.npy"] }, "/nowhere.npy"),
+      ({ $0.activations.sequences = 3..<40 }, "sequences 3 to 39"),
+      ({ $0.activations.paths = [] }, "no activations"),
+      ({ $0.activations.paths = ["/nowhere.npy"] }, "/nowhere.npy"),
     ] as [((inout TrainingConfiguration) -> Void, String)] {
       var configuration = self.configuration()
       change(&configuration)
@@ -330,27 +335,27 @@ struct TrainerTests {
     let bad = "\(folder.path)/bad.npy"
     try writeNumpy([1, 2, .nan, 4] + [Float](repeating: 1, count: 16), shape: [5, 4], to: bad)
     var configuration = self.configuration()
-    configuration.activations = [bad]
-    configuration.heldOutSequences = 0
+    configuration.activations.paths = [bad]
+    configuration.activations.heldOutSequences = 0
     expectError("bad.npy, row 0") { _ = try Trainer(configuration, run: run("c")) }
     let wide = "\(folder.path)/wide.npy"
     try writeNumpy([Float](repeating: 1, count: 4 << 16), shape: [4, 1 << 16], to: wide)
-    configuration.activations = [wide]
+    configuration.activations.paths = [wide]
     configuration.batchTokens = 1 << 20
     expectError("smaller --batch") { _ = try Trainer(configuration, run: run("d")) }
-    configuration.activations = [bad, activations]
+    configuration.activations.paths = [bad, activations]
     expectError("d_model") { _ = try Trainer(configuration, run: run("d")) }
   }
 
   @Test("with a core keeps its encoder vectors, lists it first, and serves it at threshold 0")
   func withCore() throws {
     var configuration = configuration(.batchtopk)
-    configuration.sampledGranularities = nil
-    configuration.core = try core(4)
+    configuration.prefixLosses = .listed(weights: nil)
+    let core = try core(4)
     configuration.weightDecay = 0.3
-    let whole = try SparseAutoencoder(folder: configuration.core)
+    let whole = try SparseAutoencoder(folder: core)
     for trains in [false, true] {
-      configuration.trainsCoreEncoders = trains
+      configuration.objective = .batchtopk(k: 5, core: .init(folder: core, trainsEncoders: trains))
       let trainer = try Trainer(configuration, run: run("core-\(trains)"))
       #expect(trainer.configuration.coreLatents == 4)
       var coreL0 = 0.0
@@ -387,9 +392,10 @@ struct TrainerTests {
         scale == 1 ? given.decoderWeights.array : given.encoderWeights.array)
       parts.encoderBias = FloatStorage(given.encoderBias.array.map { $0 * scale + scale })
       parts.decoderBias = FloatStorage(given.decoderBias.array.map { $0 * scale + scale })
-      configuration.core = "\(folder.path)/\(name)"
-      try Folder.make(configuration.core)
-      try SparseAutoencoder(parts).write(to: configuration.core)
+      let core = "\(folder.path)/\(name)"
+      try Folder.make(core)
+      try SparseAutoencoder(parts).write(to: core)
+      configuration.objective = .batchtopk(k: 5, core: .init(folder: core))
       _ = try Trainer(configuration, run: run(name)).train()
     }
     #expect(try weights(run("as-given")) == weights(run("other")))
@@ -398,14 +404,15 @@ struct TrainerTests {
   @Test("with a core, interrupted and resumed, ends with the same bits, its folder gone or not")
   func resumeWithCore() throws {
     var configuration = configuration(.batchtopk)
-    configuration.core = try core(9)
+    let core = try core(9)
+    configuration.objective = .batchtopk(k: 5, core: .init(folder: core))
     _ = try Trainer(configuration, run: run("whole")).train()
     for step in [3, 20] {
       let interrupted = try Trainer(configuration, run: run("part\(step)"))
       var done = 0
       _ = try interrupted.train(onProgress: { done = $0.step }, shouldStop: { done == step })
     }
-    try FileManager.default.removeItem(atPath: configuration.core)
+    try FileManager.default.removeItem(atPath: core)
     for step in [3, 20] {
       _ = try Trainer(resuming: run("part\(step)")).train()
       let isSame = try weights(run("part\(step)")) == weights(run("whole"))
@@ -420,25 +427,34 @@ struct TrainerTests {
     let noCore = "\(folder.path)/none"
     try Folder.make(noCore)
     try SparseAutoencoder.random(dModel: 16, latents: 8, rule: .relu, seed: 1).write(to: noCore)
-    for (core, objective, fault) in [
-      (try core(4, dModel: 17), TrainingObjective.batchtopk, "the core has d_model 17, the activ"),
-      (try core(4, hook: "blocks.2.hook_resid_pre"), .batchtopk, "the core's hook is blocks.2"),
+    for (core, fault) in [
+      (try core(4, dModel: 17), "the core has d_model 17, the activ"),
+      (try core(4, hook: "blocks.2.hook_resid_pre"), "the core's hook is blocks.2"),
       (
-        try core(4, languageModel: "other"), .batchtopk,
+        try core(4, languageModel: "other"),
         "the core's language model is other, the activations' is toy"
       ),
-      (try core(48), .batchtopk, "the core has 48 latents, latents is 48: it must be larger"),
-      (try core(4), .topk, "a core needs the objective batchtopk, not topk"),
-      (noCore, .batchtopk, "has no core: name a core that granule distill wrote"),
+      (try core(48), "the core has 48 latents, latents is 48: it must be larger"),
+      (noCore, "has no core: name a core that granule distill wrote"),
     ] {
       var configuration = base
-      configuration.core = core
-      configuration.objective = objective
+      configuration.objective = .batchtopk(k: 5, core: .init(folder: core))
       let error = #expect(throws: TrainingError.self) {
         try Trainer(configuration, run: run("refused"))
       }
       #expect(error?.description.contains(fault) == true, "\(error.map { "\($0)" } ?? "")")
       #expect(!FileManager.default.fileExists(atPath: run("refused")))
     }
+  }
+
+  @Test("refuses a core with another objective than BatchTopK, as only a file can say")
+  func coreOfTopK() throws {
+    var members = try #require(configuration(.topk).json.members)
+    members.removeAll { $0.key == "core" }
+    members.append(.init("core", .string(try core(4))))
+    let error = #expect(throws: TrainingError.self) {
+      try TrainingConfiguration(json: .object(members), source: "file")
+    }
+    #expect(error?.description.contains("needs the objective batchtopk, not topk") == true)
   }
 }

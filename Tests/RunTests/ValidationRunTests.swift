@@ -29,7 +29,7 @@ extension TrainerTests {
     #expect(rows(1000).count == 240 && rows(240).count == 240 && rows(239).count == 220)
 
     var configuration = configuration()
-    configuration.heldOutSequences = 6
+    configuration.activations.heldOutSequences = 6
     configuration.validationTokens = 40
     guard case .finished(let dictionary) = try Trainer(configuration, run: run("a")).train() else {
       Issue.record("the run did not finish")

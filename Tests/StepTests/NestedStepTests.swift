@@ -16,9 +16,8 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
   var k: Int
   var tokens: Int
   var dead: [Int]
-  var kind = TrainingObjective.topk
-  var penalty = SparsityPenalty.l0
-  var targetL0: Double?
+  var kind = TrainingObjective.Kind.topk
+  var penalty = TrainingObjective.JumpReLU.Penalty.l0
   var granularityWeights: [Double]?
   var core = 0
   var freezesCore = true
@@ -26,24 +25,25 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
 
   var testDescription: String {
     "\(kind)\(core > 0 ? " core \(core)\(freezesCore ? " frozen" : "")" : "") d \(dModel), G \(granularities), k \(k), dead \(dead.count), penalty \(penalty)"
-      + (targetL0.map { " target \($0)" } ?? "")
   }
   var latents: Int { granularities[granularities.count - 1] }
 
   var objective: StepObjective {
-    var objective = StepObjective(granularities: granularities)
-    objective.objective = kind
+    let weight = TrainingObjective.PenaltyWeight(coefficient: 0.03)
+    let sparsity: TrainingObjective =
+      switch kind {
+      case .topk: .topk(k: k)
+      case .batchtopk:
+        .batchtopk(
+          k: k,
+          core: core > 0
+            ? .init(folder: "", latents: core, trainsEncoders: !freezesCore) : nil)
+      case .jumprelu: .jumprelu(.init(penalty, weight: weight, bandwidth: 0.7))
+      case .relu: .relu(weight)
+      }
+    var objective = StepObjective(sparsity, granularities: granularities)
     objective.granularityWeights = granularityWeights
-    objective.k = k
-    objective.auxiliaryCoefficient = 1.0 / 32
-    objective.auxiliaryLatents = auxiliaryLatents
-    objective.sparsityCoefficient = 0.03
-    objective.penalty = penalty
-    objective.targetL0 = targetL0
-    objective.bandwidth = 0.7
-    objective.tanhScale = 1.5
-    objective.coreLatents = core
-    objective.freezesCoreEncoders = freezesCore
+    objective.auxiliary = AuxiliaryLoss(latents: auxiliaryLatents)
     return objective
   }
 
@@ -84,10 +84,10 @@ struct StepProblem: CustomTestStringConvertible, Sendable {
         dModel: 8, granularities: [4, 9, 30], k: 1, tokens: 13, dead: [2, 11], kind: .jumprelu),
       StepProblem(
         dModel: 35, granularities: [20, 70], k: 1, tokens: 19, dead: [], kind: .jumprelu,
-        penalty: .tanh),
+        penalty: .tanh(scale: 1.5)),
       StepProblem(
         dModel: 9, granularities: [12, 40], k: 1, tokens: 15, dead: [], kind: .jumprelu,
-        targetL0: 4),
+        penalty: .target(l0: 4)),
       StepProblem(
         dModel: 8, granularities: [4, 9, 30], k: 1, tokens: 13, dead: [2, 29], kind: .relu),
       StepProblem(dModel: 40, granularities: [100], k: 1, tokens: 33, dead: [], kind: .relu),
@@ -169,10 +169,8 @@ struct NestedStepTests {
   func straightThrough() {
     // One latent, one dimension: z = h where h > θ, x̂ = z; of three tokens the second is near θ from
     // below, the third from above.
-    var objective = StepObjective(granularities: [1])
-    objective.objective = .jumprelu
-    objective.sparsityCoefficient = 0.3
-    objective.bandwidth = 0.5
+    let objective = StepObjective(
+      .jumprelu(.init(weight: .init(coefficient: 0.3), bandwidth: 0.5)), granularities: [1])
     let weights = ReferenceStep.Weights(
       encoder: [1], encoderBias: [0], decoder: [1], decoderBias: [0], thresholds: [1])
     let batch = [[3.0], [0.9], [1.1]]
@@ -283,9 +281,9 @@ struct NestedStepTests {
     }
     let batch = try file.tensor("batch").float32()
     let dead = try file.tensor("dead").integers()
-    var objective = StepObjective(granularities: try file.tensor("granularities").integers())
-    objective.k = 6
-    objective.auxiliaryCoefficient = 1.0 / 32
+    var objective = StepObjective(
+      .topk(k: 6), granularities: try file.tensor("granularities").integers())
+    objective.auxiliary = AuxiliaryLoss()
     let step = NestedStep(weights: weights)
     let losses = try step.run(batch: batch, dead: dead, objective: objective)
     expectClose(losses.fvu, try values("fvu"), 1e-5, "FVU")

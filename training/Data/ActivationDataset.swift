@@ -10,11 +10,11 @@ package import GranuleTensors
 /// - of three dimensions, `[sequences, positions, d_model]`: position 0, the attention sink, is
 ///   dropped;
 /// - of two, `[tokens, d_model]`: every row is a token. Where sequences begin a tensor `sequence_starts` says, as harvested files
-///   have it; else blocks of 512 rows stand for sequences where they are split.
+///   have it; else blocks of 512 rows stand for sequences when they are split.
 ///
 /// Files are mapped: they must not be shortened while they are in use.
 public struct ActivationDataset: Sendable {
-  /// Rows that stand for a sequence where a file does not say where sequences end.
+  /// Rows that stand for a sequence if a file does not say where sequences end.
   public static let blockRows = 512
 
   /// Consecutive rows of one file that belong together.
@@ -39,7 +39,7 @@ public struct ActivationDataset: Sendable {
 
   /// Length of an activation.
   public let dModel: Int
-  /// Where all the activations come from, nil where files do not say or say different things.
+  /// Where all the activations come from, nil if files do not say or say different things.
   public let origin: Origin?
   /// The files' paths, sorted.
   public let paths: [String]
@@ -56,7 +56,7 @@ public struct ActivationDataset: Sendable {
   /// Opens files, or all `.npy` and `.safetensors` files in folders; a folder that `granule harvest`
   /// wrote for one layer stands for that layer's.
   ///
-  /// - Throws: `TrainingError` or `FileError` where a path is missing, holds no activations,
+  /// - Throws: `TrainingError` or `FileError` if a path is missing, holds no activations,
   ///   or files differ in d_model.
   public init(paths: [String]) throws {
     // Absolute, so that a run's configuration means the same from any folder.
@@ -99,11 +99,35 @@ public struct ActivationDataset: Sendable {
       }
     }
     guard let dModel = tensors.first?.shape.last, !sequences.isEmpty else {
-      throw TrainingError("\(paths.joined(separator: ", ")): no activations found")
+      throw TrainingError(
+        .missing(path: paths.joined(separator: ", ")),
+        "\(paths.joined(separator: ", ")): no activations found")
     }
     let origin = origins.allSatisfy { $0 == origins[0] } ? origins[0] : nil
     self.init(
       dModel: dModel, origin: origin, paths: files, tensors: tensors, sequences: sequences)
+  }
+
+  /// Rows in memory: [rows, d_model]; at least one.
+  ///
+  /// - Parameter name: stands for a path in messages.
+  /// - Throws: `TrainingError` if there is no memory for a copy.
+  init(rows: [Float], dModel: Int, name: String) throws(TrainingError) {
+    let count = rows.count / dModel
+    let copy = rows.withUnsafeBytes { bytes in
+      Result { () throws(FileError) in try FileBytes.copy(bytes, named: name) }
+    }
+    guard case .success(let file) = copy else {
+      throw TrainingError(
+        .tooLittleMemory(needed: 4 * rows.count, available: 0),
+        "\(count) \(name) take \(4 * rows.count >> 20) MiB, for which there is no memory: keep fewer"
+      )
+    }
+    let tensor = Tensor(
+      name: "", type: .float32, shape: [count, dModel], file: file, byteRange: 0..<4 * rows.count)
+    self.init(
+      dModel: dModel, origin: nil, paths: [name], tensors: [tensor],
+      sequences: [Sequence(file: 0, rows: 0..<count)])
   }
 
   private init(
@@ -142,10 +166,13 @@ public struct ActivationDataset: Sendable {
 
   /// The tokens of some of the sequences only.
   ///
-  /// - Throws: `TrainingError` where the range goes beyond the sequences there are.
+  /// - Throws: `TrainingError` if the range goes beyond the sequences there are.
   public func selecting(sequences range: Range<Int>) throws(TrainingError) -> ActivationDataset {
     guard range.lowerBound >= 0, range.upperBound <= sequences.count, !range.isEmpty else {
       throw TrainingError(
+        .invalid(
+          field: "sequences", value: "\(range.lowerBound)-\(range.upperBound - 1)",
+          limit: "in 0 … \(sequences.count - 1)"),
         "sequences \(range.lowerBound) to \(range.upperBound - 1) were asked for, there are "
           + "0 to \(sequences.count - 1)")
     }
@@ -154,8 +181,8 @@ public struct ActivationDataset: Sendable {
       sequences: Array(sequences[range]))
   }
 
-  /// Sequences at even distances over the dataset, of at most so many tokens in all, the last cut to
-  /// fit; all where there are no more tokens than that.
+  /// Sequences at even distances over the dataset, of at most `limit` tokens in all, the last cut to
+  /// fit; all if there are no more tokens than that.
   ///
   /// - Parameter limit: at least 1.
   package func spread(tokens limit: Int) -> ActivationDataset {
@@ -203,6 +230,16 @@ public struct ActivationDataset: Sendable {
     }
   }
 
+  /// Tokens at even distances, all if there are no more: [at most `limit`, d_model] float32.
+  package func sample(tokens limit: Int) -> FloatStorage {
+    let count = min(tokens, limit)
+    let sample = FloatStorage(count: count * dModel)
+    for number in 0..<count {
+      copyToken(tokens * number / count, into: sample.pointer + number * dModel)
+    }
+    return sample
+  }
+
   /// All tokens as float32: [tokens, d_model].
   package func allTokens() -> FloatStorage {
     let result = FloatStorage(count: tokens * dModel)
@@ -223,14 +260,22 @@ public struct ActivationDataset: Sendable {
   package func describeOverflow(token: Int, encoder: FloatStorage) -> String {
     let row = FloatStorage(count: dModel)
     copyToken(token, into: row.pointer)
+    return Self.describeOverflow(
+      at: describe(token: token), row: UnsafePointer(row.pointer), dModel: dModel, encoder: encoder)
+  }
+
+  /// The same for a row that is in memory: [d_model], raw.
+  package static func describeOverflow(
+    at place: String, row: UnsafePointer<Float>, dModel: Int, encoder: FloatStorage
+  ) -> String {
     func norm(_ values: UnsafePointer<Float>) -> Double {
       (0..<dModel).reduce(0.0) { $0 + Double(values[$1]) * Double(values[$1]) }.squareRoot()
     }
     let longest = stride(from: 0, to: encoder.count, by: dModel)
       .reduce(0.0) { max($0, norm(encoder.pointer + $1)) }
     return
-      "\(describe(token: token)): a pre-activation or its error overflows float32: the activation's "
-      + "norm is \(Float(norm(row.pointer))), that of the longest encoder vector \(Float(longest))"
+      "\(place): a pre-activation or its error overflows float32: the activation's "
+      + "norm is \(Float(norm(row))), that of the longest encoder vector \(Float(longest))"
   }
 
   private func location(of token: Int) -> (sequence: Sequence, row: Int) {
@@ -297,7 +342,8 @@ public struct ActivationDataset: Sendable {
       if layers.count == 1 { return try files("\(path)/\(layers[0])") }
       let which =
         layers.isEmpty ? "" : "; it has layers, name one of \(layers.joined(separator: ", "))"
-      throw TrainingError("\(path): the folder has no .npy and no .safetensors file\(which)")
+      throw TrainingError(
+        .missing(path: path), "\(path): the folder has no .npy and no .safetensors file\(which)")
     }
     return names.map { "\(path)/\($0)" }
   }

@@ -36,22 +36,14 @@ public final class ActivationHarvester {
     case interrupted
   }
 
-  /// A stretch of a file's tokens.
-  private struct Sequence {
-    var file: Int
-    var range: Range<Int>
-    /// Activations that it gives, at most.
-    var rows: Int
-  }
-
   /// What is harvested.
   public let configuration: HarvestConfiguration
   /// The model's shape.
   public var shape: LlamaConfiguration { model.configuration }
   /// Activations when all is done, for each layer.
-  public let total: Int
+  public var total: Int { text.total }
   /// Number of text files that there are; with `tokens` stated the last ones may not be needed.
-  public let textFileCount: Int
+  public var textFileCount: Int { text.fileCount }
   /// Activations on the disk, in each layer's folder.
   public var tokens: Int { manifest.tokens }
   /// The folders that activations are written to, in the order of the layers.
@@ -60,15 +52,13 @@ public final class ActivationHarvester {
   }
 
   private let model: LanguageModel
-  private let tokenizer: Tokenizer
   private let digest: String
-  private let fileTokens: [[Int32]]
-  private let sequences: [Sequence]
+  private let text: HarvestText
   private var manifest: HarvestManifest
 
-  /// Reads model and text, and takes up an earlier harvest with the same parameters.
+  /// Reads model and text, and resumes an earlier harvest with the same parameters.
   ///
-  /// - Throws: `TrainingError`, `FileError` where a file cannot be read, a parameter is out of
+  /// - Throws: `TrainingError`, `FileError` if a file cannot be read, a parameter is out of
   ///   bounds, or the folder holds another harvest.
   public init(_ configuration: HarvestConfiguration) throws {
     self.configuration = configuration
@@ -79,57 +69,35 @@ public final class ActivationHarvester {
     let weights = try LlamaWeights(file)
     guard tokenizer.vocabulary <= weights.configuration.vocabulary else {
       throw TrainingError(
+        .mismatch,
         "\(configuration.model): the tokenizer has \(tokenizer.vocabulary) tokens, the model only "
           + "\(weights.configuration.vocabulary)")
     }
     model = LanguageModel(weights)
-    self.tokenizer = tokenizer
     digest = Digest.sha256(bytes)
+    text = try HarvestText(configuration, tokenizer: tokenizer)
+    manifest = HarvestManifest(
+      parameters: Self.parameters(configuration, weights.configuration, tokenizer, text, digest))
+    try manifest.resume(from: configuration.out)
+    try checkShards()
+  }
 
-    let paths = try configuration.textFiles()
-    textFileCount = paths.count
-    var texts: [JSONValue] = []
-    var fileTokens: [[Int32]] = []
-    var sequences: [Sequence] = []
-    var total = 0
-    for (number, path) in paths.enumerated() {
-      let text = try FileBytes.read(path)
-      texts.append(
-        .object([
-          .init("file", .string(path)), .init("bytes", JSONValue(text.bytes.count)),
-          .init("sha256", .string(Digest.sha256(text))),
-        ]))
-      let limit = configuration.tokens ?? .max
-      guard total < limit else { continue }
-      let tokens = tokenizer.encode(text.bytes)
-      fileTokens.append(tokens)
-      // A beginning token takes a place of each sequence.
-      let length = configuration.context - (tokenizer.beginningToken == nil ? 0 : 1)
-      for start in stride(from: 0, to: tokens.count, by: length) where total < limit {
-        let range = start..<min(start + length, tokens.count)
-        let all = Self.kept(
-          Self.sequence(tokens[range], tokenizer), configuration, tokenizer.endTokens)
-        let rows = min(all.count, limit - total)
-        guard rows > 0 else { continue }
-        sequences.append(Sequence(file: number, range: range, rows: rows))
-        total += rows
-      }
-    }
-    guard total > 0 else { throw TrainingError("the text gives no activation") }
-    self.fileTokens = fileTokens
-    self.sequences = sequences
-    self.total = total
-    manifest = HarvestManifest(parameters: [
+  /// What decides the activations, for the manifest.
+  private static func parameters(
+    _ configuration: HarvestConfiguration, _ shape: LlamaConfiguration, _ tokenizer: Tokenizer,
+    _ text: HarvestText, _ digest: String
+  ) -> [JSONValue.Member] {
+    [
       .init(
         "model",
         .object([
           .init(
             "file", .string(configuration.model.split(separator: "/").last.map(String.init) ?? "")),
-          .init("sha256", .string(digest)), .init("name", .string(weights.configuration.name)),
+          .init("sha256", .string(digest)), .init("name", .string(shape.name)),
         ])),
       .init("layers", .array(configuration.layers.map { JSONValue($0) })),
       .init("hook", .string(configuration.site.rawValue)),
-      .init("d_model", JSONValue(weights.configuration.dModel)),
+      .init("d_model", JSONValue(shape.dModel)),
       .init("context", JSONValue(configuration.context)),
       .init("tokens_asked", configuration.tokens.map { JSONValue($0) } ?? .null),
       .init("type", .string(configuration.type == .float16 ? "float16" : "float32")),
@@ -141,10 +109,8 @@ public final class ActivationHarvester {
           .init("vocabulary", JSONValue(tokenizer.vocabulary)),
           .init("end_tokens", .array(tokenizer.endTokens.sorted().map { JSONValue(Int($0)) })),
         ])),
-      .init("text", .array(texts)),
-    ])
-    try manifest.resume(from: configuration.out)
-    try checkShards()
+      .init("text", text.json),
+    ]
   }
 
   /// Computes and writes what is not on the disk yet.
@@ -153,7 +119,7 @@ public final class ActivationHarvester {
   ///   - onProgress: called after each batch.
   ///   - shouldStop: asked after each batch; what was computed is then written.
   /// - Throws: `FileError` with the system's reason, such as a full disk; shards that were
-  ///   written before are kept, and the next call goes on after them. `TrainingError` where float16
+  ///   written before are kept, and the next call goes on after them. `TrainingError` if float16
   ///   cannot hold a value, or another process harvests into the folder.
   public func harvest(
     onProgress: (Progress) -> Void = { _ in }, shouldStop: () -> Bool = { false }
@@ -167,104 +133,100 @@ public final class ActivationHarvester {
     try checkShards()
     if manifest.isComplete { return .finished }
     try manifest.write(to: configuration.out)
-    let dModel = shape.dModel
-    let shardRows = max(1, configuration.shardBytes / (dModel * configuration.type.byteCount))
-    let shards = configuration.layers.map { _ in
-      HarvestShard(
-        dModel: dModel, type: configuration.type, rowsExpected: min(shardRows, total))
-    }
-    let points = configuration.layers.map { HookPoint.block($0, configuration.site) }
-    var tokenIDs: [Int32] = []
-    var starts: [Int64] = []
-    var firstOfShard = manifest.nextSequence
+    var open = openShards()
     let atStart = manifest.tokens
-    let clock = ContinuousClock()
-    let start = clock.now
-
-    func finishShard(endingBefore end: Int) throws {
-      guard end > firstOfShard else { return }
-      let name = Self.shardName(manifest.shards.count)
-      for (number, shard) in shards.enumerated() {
-        try shard.write(
-          tokenIDs: tokenIDs, sequenceStarts: starts,
-          metadata: metadata(layer: configuration.layers[number]),
-          folder: folders[number], name: name)
-        shard.removeAll()
-      }
-      manifest.shards.append(
-        .init(file: name, sequences: firstOfShard..<end, tokens: tokenIDs.count))
-      manifest.isComplete = end == sequences.count
-      try manifest.write(to: configuration.out)
-      tokenIDs.removeAll(keepingCapacity: true)
-      starts.removeAll(keepingCapacity: true)
-      firstOfShard = end
-    }
-
-    var next = firstOfShard
-    while next < sequences.count {
-      let first = next
-      var batchTokens: [[Int32]] = []
-      var count = 0
-      while next < sequences.count {
-        let tokens = tokens(of: sequences[next])
-        guard batchTokens.isEmpty || count + tokens.count <= Self.batchTokensMax else { break }
-        count += tokens.count
-        batchTokens.append(tokens)
-        next += 1
-      }
-      let batch = try TokenBatch(batchTokens, for: shape)
-      let captured = model.activations(at: Set(points), of: batch)
-      for (offset, tokens) in batchTokens.enumerated() {
-        let sequence = sequences[first + offset]
-        if !tokenIDs.isEmpty, tokenIDs.count + sequence.rows > shardRows {
-          try finishShard(endingBefore: first + offset)
-        }
-        starts.append(Int64(tokenIDs.count))
-        let kept = Self.kept(tokens, configuration, tokenizer.endTokens).prefix(sequence.rows)
-        tokenIDs += kept.map { tokens[$0] }
-        for (point, shard) in zip(points, shards) {
-          guard let activations = captured[point] else { preconditionFailure("\(point)") }
-          for position in kept {
-            let row = activations.pointer + (batch.starts[offset] + position) * dModel
-            guard shard.append(row) else { throw unstorable(point, sequence, position) }
-          }
-        }
-      }
-      let elapsed = (clock.now - start).components
-      let seconds = Double(elapsed.seconds) + Double(elapsed.attoseconds) * 1e-18
-      let done = manifest.tokens + tokenIDs.count
+    let start = ContinuousClock.now
+    while open.next < text.sequences.count {
+      try compute(text.batch(from: open.next, tokens: Self.batchTokensMax), into: &open)
+      let done = manifest.tokens + open.tokenIDs.count
       onProgress(
         Progress(
-          tokens: done, total: total, tokensPerSecond: Double(done - atStart) / seconds))
-      if next < sequences.count, shouldStop() {
-        try finishShard(endingBefore: next)
+          tokens: done, total: total,
+          tokensPerSecond: Double(done - atStart) / ((ContinuousClock.now - start) / .seconds(1))))
+      if open.next < text.sequences.count, shouldStop() {
+        try finish(&open, endingBefore: open.next)
         return .interrupted
       }
     }
-    try finishShard(endingBefore: sequences.count)
+    try finish(&open, endingBefore: text.sequences.count)
     return .finished
+  }
+
+  /// The shards that are being filled, one a layer.
+  private struct OpenShards {
+    let shards: [HarvestShard]
+    let points: [HookPoint]
+    /// Rows that a shard has at most, but for a shard of one sequence.
+    let rowsMax: Int
+    var tokenIDs: [Int32] = []
+    /// The row at which each sequence begins.
+    var starts: [Int64] = []
+    /// The first sequence in the shards, and the next to compute.
+    var first: Int
+    var next: Int
+  }
+
+  private func openShards() -> OpenShards {
+    let rowsMax = max(
+      1, configuration.shardBytes / (shape.dModel * configuration.type.byteCount))
+    return OpenShards(
+      shards: configuration.layers.map { _ in
+        HarvestShard(
+          dModel: shape.dModel, type: configuration.type, rowsExpected: min(rowsMax, total))
+      },
+      points: configuration.layers.map { HookPoint.block($0, configuration.site) },
+      rowsMax: rowsMax, first: manifest.nextSequence, next: manifest.nextSequence)
+  }
+
+  /// Runs the model on the next sequences and appends their activations to the open shards, which are
+  /// written when they are full.
+  private func compute(_ batchTokens: [[Int32]], into open: inout OpenShards) throws {
+    let batch = try TokenBatch(batchTokens, for: shape)
+    let captured = model.activations(at: Set(open.points), of: batch)
+    for (offset, tokens) in batchTokens.enumerated() {
+      let sequence = text.sequences[open.next]
+      if !open.tokenIDs.isEmpty, open.tokenIDs.count + sequence.rows > open.rowsMax {
+        try finish(&open, endingBefore: open.next)
+      }
+      open.starts.append(Int64(open.tokenIDs.count))
+      let kept = text.kept(tokens, of: sequence)
+      open.tokenIDs += kept.map { tokens[$0] }
+      for (point, shard) in zip(open.points, open.shards) {
+        guard let activations = captured[point] else {
+          throw TrainingError(.mismatch, "\(shape.name) has no \(point)")
+        }
+        for position in kept {
+          let row = activations.pointer + (batch.starts[offset] + position) * shape.dModel
+          guard shard.append(row) else { throw unstorable(point, position) }
+        }
+      }
+      open.next += 1
+    }
+  }
+
+  /// Writes the open shards, and the manifest that names them.
+  private func finish(_ open: inout OpenShards, endingBefore end: Int) throws {
+    guard end > open.first else { return }
+    let name = Self.shardName(manifest.shards.count)
+    for (number, shard) in open.shards.enumerated() {
+      try shard.write(
+        tokenIDs: open.tokenIDs, sequenceStarts: open.starts,
+        metadata: metadata(layer: configuration.layers[number]),
+        folder: folders[number], name: name)
+      shard.removeAll()
+    }
+    manifest.shards.append(
+      .init(file: name, sequences: open.first..<end, tokens: open.tokenIDs.count))
+    manifest.isComplete = end == text.sequences.count
+    try manifest.write(to: configuration.out)
+    open.tokenIDs.removeAll(keepingCapacity: true)
+    open.starts.removeAll(keepingCapacity: true)
+    open.first = end
   }
 
   private static func shardName(_ number: Int) -> String {
     let digits = String(number)
     return "shard-\(String(repeating: "0", count: max(0, 5 - digits.count)))\(digits).safetensors"
-  }
-
-  /// Positions of a sequence whose activations are written.
-  private static func kept(
-    _ tokens: [Int32], _ configuration: HarvestConfiguration, _ endTokens: Set<Int32>
-  ) -> [Int] {
-    if configuration.keepsFirstPosition { return Array(tokens.indices) }
-    return tokens.indices.dropFirst().filter { !endTokens.contains(tokens[$0]) }
-  }
-
-  /// A sequence's tokens, the beginning token with them.
-  private static func sequence(_ tokens: ArraySlice<Int32>, _ tokenizer: Tokenizer) -> [Int32] {
-    (tokenizer.beginningToken.map { [$0] } ?? []) + tokens
-  }
-
-  private func tokens(of sequence: Sequence) -> [Int32] {
-    Self.sequence(fileTokens[sequence.file][sequence.range], tokenizer)
   }
 
   private func metadata(layer: Int) -> [String: String] {
@@ -275,11 +237,10 @@ public final class ActivationHarvester {
     ]
   }
 
-  private func unstorable(
-    _ point: HookPoint, _ sequence: Sequence, _ position: Int
-  ) -> TrainingError {
+  private func unstorable(_ point: HookPoint, _ position: Int) -> TrainingError {
     let advice = configuration.type == .float16 ? "; harvest as float32" : ""
     return TrainingError(
+      .unusable(input: point.name),
       "\(point): an activation at position \(position) of a sequence "
         + "does not fit \(configuration.type.safetensorsName)\(advice)")
   }
@@ -299,7 +260,9 @@ public final class ActivationHarvester {
         access("\(configuration.out)/\(HarvestManifest.fileName)", F_OK) != 0,
         let stray = try Folder.entries(of: folder).first(where: { !$0.hasPrefix(".") })
       {
-        throw TrainingError("\(folder): holds \(stray), but there is no manifest of a harvest")
+        throw TrainingError(
+          .alreadyExists(path: folder),
+          "\(folder): holds \(stray), but there is no manifest of a harvest")
       }
     }
   }

@@ -3,25 +3,26 @@ package import GranuleErrors
 internal import GranuleStatistics
 internal import GranuleTensors
 
-/// What training needs to know of activations before it starts.
-package struct ActivationStatistics: Equatable {
-  /// The most tokens that are looked at: beyond, the mean's error is far below the data's spread.
+/// What training needs to know of activations before it begins.
+public struct ActivationStatistics: Sendable, Equatable {
+  /// The most tokens that are looked at: with more, the mean's error is far below the data's spread.
   static let tokensMax = 1 << 18
 
   /// Mean of each dimension, raw: [d_model]
-  package var mean: [Float]
+  public var mean: [Float]
   /// Standard deviation of each dimension, raw: [d_model]
-  package var deviation: [Float]
+  public var deviation: [Float]
   /// √d_model / mean ‖x‖: activations times this have norm √d_model on average.
-  package var scale: Double
+  public var scale: Double
 
   /// Measures `dataset`, or `tokensMax` of its tokens at even distances.
   ///
-  /// - Throws: `TrainingError` naming the first token that is not finite, or where all are the same.
+  /// - Throws: `TrainingError` naming the first token that is not finite, or if all are the same.
   package init(_ dataset: ActivationDataset) throws(TrainingError) {
     let (mean, deviation, meanNorm, variance) = try Self.measure(dataset)
     guard variance > 0 else {
       throw TrainingError(
+        .unusable(input: dataset.paths[0]),
         "\(dataset.paths[0]): every activation is the same, there is nothing to learn")
     }
     self.mean = mean
@@ -51,7 +52,9 @@ package struct ActivationStatistics: Equatable {
         squares += value * value
       }
       guard squares.isFinite else {
-        throw TrainingError("\(dataset.describe(token: token)): the activation is not finite")
+        throw TrainingError(
+          .unusable(input: dataset.describe(token: token)),
+          "\(dataset.describe(token: token)): the activation is not finite")
       }
       moments.add(row.pointer, rows: 1)
       norms += squares.squareRoot()
@@ -67,8 +70,8 @@ package struct ActivationStatistics: Equatable {
     )
   }
 
-  /// As a checkpoint stored them.
-  package init(mean: [Float], deviation: [Float], scale: Double) {
+  /// Statistics that were measured before.
+  public init(mean: [Float], deviation: [Float], scale: Double) {
     self.mean = mean
     self.deviation = deviation
     self.scale = scale

@@ -1,19 +1,9 @@
 internal import Dispatch
-package import GranuleTensors
+internal import GranuleTensors
 internal import GranuleThreads
 
 /// Reads batches ahead on a thread of its own, so that a step does not wait for the disk.
-package final class BatchPrefetcher {
-  /// A step's tokens.
-  package struct Batch {
-    /// [tokens, d_model], scaled; valid until the next batch is asked for.
-    package var activations: FloatStorage
-    /// In the dataset.
-    package var indices: [Int]
-    /// How long the step had to wait for it.
-    package var secondsWaited: Double
-  }
-
+package final class BatchPrefetcher: BatchReader {
   /// Batches that are read ahead.
   private static let ahead = 2
   /// Batches in memory.
@@ -39,6 +29,9 @@ package final class BatchPrefetcher {
     init(_ sampler: BatchSampler) { self.sampler = sampler }
   }
 
+  private let dataset: ActivationDataset
+  /// Indices of the last batch's tokens.
+  private var last: [Int] = []
   private let queue = DispatchQueue(label: "granule.batches", qos: .userInitiated)
   private let reader: Reader
   private let slots: [Slot]
@@ -47,6 +40,7 @@ package final class BatchPrefetcher {
 
   /// Begins to read the batches of the steps `step` ..< `steps`.
   package init(_ sampler: BatchSampler, batchTokens: Int, step: Int, steps: Int) {
+    dataset = sampler.dataset
     reader = Reader(sampler)
     slots = (0..<Self.batches).map { _ in
       Slot(count: batchTokens * sampler.dataset.dModel)
@@ -56,8 +50,9 @@ package final class BatchPrefetcher {
     for number in step..<step + Self.ahead { read(number) }
   }
 
-  /// The next step's batch.
-  package func next() -> Batch {
+  /// The next step's batch; nil after the last.
+  package func next() -> ActivationBatch? {
+    guard step < steps else { return nil }
     let slot = slots[step % slots.count]
     let clock = ContinuousClock()
     let start = clock.now
@@ -69,8 +64,12 @@ package final class BatchPrefetcher {
     // The slot of the step before, which is done.
     read(step + Self.ahead)
     step += 1
-    return Batch(activations: slot.activations, indices: indices, secondsWaited: waited)
+    last = indices
+    return ActivationBatch(activations: slot.activations, indices: indices, secondsWaited: waited)
   }
+
+  /// File and row of a token of the last batch.
+  package func describe(row: Int) -> String { dataset.describe(token: last[row]) }
 
   private func read(_ step: Int) {
     guard step < steps else { return }

@@ -1,11 +1,12 @@
 package import GranuleErrors
+internal import GranuleStatistics
 package import GranuleTensors
 
 /// The order in which tokens are trained on: every epoch all of them, shuffled. A function of seed
 /// and step alone, so that a resumed run sees what the uninterrupted one would have.
 ///
-/// Chunks of consecutive tokens are shuffled over all shards, and the tokens of so many chunks as make
-/// a window among themselves. So a batch mixes hundreds of places, and yet shards larger than memory
+/// Chunks of consecutive tokens are shuffled over all shards; a window is a number of chunks, whose
+/// tokens are shuffled among themselves. So a batch mixes hundreds of places, and yet shards larger than memory
 /// are read about once an epoch: what is in use at a time is a window. Data of less than a
 /// window are shuffled token by token.
 package struct BatchSampler {
@@ -28,6 +29,8 @@ package struct BatchSampler {
   package init(_ dataset: ActivationDataset, scale: Double, seed: UInt64) throws(TrainingError) {
     guard dataset.tokens / Self.chunkTokens < Int(UInt32.max) else {
       throw TrainingError(
+        .invalid(
+          field: "activations", value: "\(dataset.tokens) tokens", limit: "at most 2^39"),
         "\(dataset.tokens) tokens are more than 2^39, which one run can shuffle")
     }
     self.dataset = dataset
@@ -101,7 +104,7 @@ package struct BatchSampler {
 
 extension Array {
   /// Fisher and Yates.
-  fileprivate mutating func shuffle(with generator: inout Xoshiro) {
+  mutating func shuffle(with generator: inout Xoshiro) {
     for last in stride(from: count - 1, to: 0, by: -1) {
       swapAt(last, generator.below(last + 1))
     }

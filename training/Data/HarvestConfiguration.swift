@@ -39,26 +39,26 @@ public struct HarvestConfiguration: Sendable, Equatable {
 
   /// - Throws: `TrainingError` naming the option that is out of bounds for the model.
   func validate(for shape: LlamaConfiguration) throws(TrainingError) {
-    func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(TrainingError) {
-      if !condition { throw TrainingError(message()) }
-    }
     let last = site == .residual ? shape.blocks : shape.blocks - 1
-    try require(!layers.isEmpty, "layer: at least one is needed")
-    try require(Set(layers).count == layers.count, "layer: one is named twice")
+    try TrainingError.require(!layers.isEmpty, "layer", "missing", "named at least once")
+    try TrainingError.require(
+      Set(layers).count == layers.count, "layer", "repeated", "named once for each layer")
     for layer in layers {
-      try require((0...last).contains(layer), "layer is \(layer), the model's are 0 … \(last)")
+      try TrainingError.require(
+        (0...last).contains(layer), "layer", layer, "in 0 … \(last), the model's")
     }
-    try require(
-      (2...shape.contextLength).contains(context),
-      "context is \(context), the model takes 2 … \(shape.contextLength)")
-    try require(tokens.map { $0 >= 1 } ?? true, "tokens is \(tokens ?? 0), at least 1 is needed")
-    try require(type == .float16 || type == .float32, "type must be float16 or float32")
-    try require(shardBytes >= 1, "a shard has at least one byte")
+    try TrainingError.require(
+      (2...shape.contextLength).contains(context), "context", context,
+      "in 2 … \(shape.contextLength), which the model takes")
+    try TrainingError.require((tokens ?? 1) >= 1, "tokens", tokens ?? 0, "at least 1")
+    try TrainingError.require(
+      type == .float16 || type == .float32, "type", type.safetensorsName, "float16 or float32")
+    try TrainingError.require(shardBytes >= 1, "shard bytes", shardBytes, "at least 1")
   }
 
   /// Text files in the order in which they are read: as named, folders' files sorted by path.
   ///
-  /// - Throws: `TrainingError` or `FileError` where a folder cannot be read or has no text.
+  /// - Throws: `TrainingError` or `FileError` if a folder cannot be read or has no text.
   func textFiles() throws -> [String] { try Self.textFiles(text) }
 
   /// The same of any paths.
@@ -67,7 +67,8 @@ public struct HarvestConfiguration: Sendable, Equatable {
       guard Folder.isFolder(path) else { return [path] }
       let files = try textFiles(in: path, depth: 0)
       guard !files.isEmpty else {
-        throw TrainingError("\(path): there is no .txt, .md or .rst file in the folder")
+        throw TrainingError(
+          .missing(path: path), "\(path): there is no .txt, .md or .rst file in the folder")
       }
       return files
     }
@@ -81,7 +82,8 @@ public struct HarvestConfiguration: Sendable, Equatable {
       let path = "\(folder)/\(name)"
       if Folder.isFolder(path) {
         guard depth < folderDepthMax else {
-          throw TrainingError("\(path): folders are nested more than \(folderDepthMax) deep")
+          throw TrainingError(
+            .unusable(input: path), "\(path): folders are nested more than \(folderDepthMax) deep")
         }
         return try textFiles(in: path, depth: depth + 1)
       }

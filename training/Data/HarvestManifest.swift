@@ -20,7 +20,7 @@ struct HarvestManifest {
     var tokens: Int
   }
 
-  /// What decides the activations; a harvest goes on only where all of it is the same.
+  /// What decides the activations; a harvest goes on only if all of it is the same.
   var parameters: [JSONValue.Member]
   var shards: [Shard] = []
   var isComplete = false
@@ -53,7 +53,7 @@ struct HarvestManifest {
     try DurableFile.replace("\(folder)/\(Self.fileName)", with: text)
   }
 
-  /// Takes over the shards of an earlier harvest into the folder, where there was one.
+  /// Takes over the shards of an earlier harvest into the folder, if there was one.
   ///
   /// - Throws: `TrainingError` if it had other parameters, naming the first that differs; `FileError`
   ///   if its manifest is malformed.
@@ -65,6 +65,7 @@ struct HarvestManifest {
     let isComplete = try root.required("complete").bool()
     for parameter in parameters where root[parameter.key]?.value != parameter.value {
       throw TrainingError(
+        .changed(path: path),
         "\(path): the harvest there had \(Self.difference(root[parameter.key]?.value, parameter)); "
           + "harvest into another folder, or repeat its options to go on with it")
     }

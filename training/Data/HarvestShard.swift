@@ -24,7 +24,7 @@ final class HarvestShard {
 
   /// Appends a row.
   ///
-  /// - Returns: false where the type cannot hold one of the values.
+  /// - Returns: false if the type cannot hold one of the values.
   func append(_ row: UnsafePointer<Float>) -> Bool {
     if (rows + 1) * rowBytes > buffer.count {
       let larger = UnsafeMutableRawBufferPointer.allocate(

@@ -20,12 +20,13 @@ package struct HarvestSource {
 
   /// Finds the manifest beside the layer's folder that activations are in.
   ///
-  /// - Throws: `TrainingError` where there is none, or several harvests or layers are mixed, or it is
-  ///   not of the residual stream; `FileError` where it cannot be read.
+  /// - Throws: `TrainingError` if there is none, or several harvests or layers are mixed, or it is
+  ///   not of the residual stream; `FileError` if it cannot be read.
   package init(of dataset: ActivationDataset) throws {
     let folders = Set(dataset.paths.map(Self.parent))
     guard let folder = folders.first, folders.count == 1 else {
       throw TrainingError(
+        .mismatch,
         "the activations are in \(folders.count) folders: name one layer of one harvest, since the "
           + "language model is run again from there")
     }
@@ -33,7 +34,8 @@ package struct HarvestSource {
     path = "\(Self.parent(folder))/\(HarvestManifest.fileName)"
     guard let layer = HookPoint.layer(ofFolder: name) else {
       throw TrainingError(
-        "\(folder): is no layer-L folder of granule harvest: attribution needs to know which "
+        .unusable(input: folder),
+        "\(folder): is not a layer-L folder of granule harvest: attribution needs to know which "
           + "language model the activations are of, and where")
     }
     let root = try JSONReader(kept: path)
@@ -41,12 +43,15 @@ package struct HarvestSource {
     let hook = try root.required("hook").string()
     let layers = try root.required("layers").elements().map { try $0.integer() }
     guard layers.contains(layer) else {
-      throw TrainingError("\(path): the harvest was not of layer \(layer), which \(folder) claims")
+      throw TrainingError(
+        .damaged(file: path),
+        "\(path): the harvest was not of layer \(layer), which \(folder) claims")
     }
     let stated = HookPoint.block(layer, .residual)
     guard hook == HookPoint.Site.residual.rawValue, dataset.origin?.hook ?? stated == stated
     else {
       throw TrainingError(
+        .mismatch,
         "\(path): the activations are of \(dataset.origin?.hook.name ?? hook), \(stated) is needed: only "
           + "the residual stream can be attributed")
     }
@@ -57,21 +62,23 @@ package struct HarvestSource {
     text = try root.required("text").elements().map { try Fingerprint(text: $0) }
   }
 
-  /// - Throws: `TrainingError` where a model's file is not the one that the activations are of.
+  /// - Throws: `TrainingError` if a model's file is not the one that the activations are of.
   package func check(_ file: GGUFFile, path modelPath: String) throws(TrainingError) {
     let digest = Digest.sha256(file.file)
     guard digest == modelSHA256 else {
       throw TrainingError(
+        .mismatch,
         "\(modelPath): is not the language model of the activations, \(modelName): its sha256 is "
           + "\(digest), \(path) has \(modelSHA256)")
     }
   }
 
-  /// - Throws: `TrainingError` where a text, of those that were harvested, has changed since;
-  ///   `FileError` where it cannot be read.
+  /// - Throws: `TrainingError` if a text, of those that were harvested, has changed since;
+  ///   `FileError` if it cannot be read.
   package func checkText() throws {
     for file in text where try Fingerprint(digesting: file.path) != file {
       throw TrainingError(
+        .changed(path: file.path),
         "\(file.path): has other contents than when it was harvested, says \(path); name text to "
           + "attribute on with --text")
     }

@@ -3,7 +3,7 @@ internal import GranuleErrors
 package import GranuleFiles
 internal import GranuleTensors
 
-/// The activations that a run was begun on, `activations.json` in its folder: were files added to them
+/// The activations that a run began with, `activations.json` in its folder: if files were added to them
 /// or changed, the order of tokens and what is held out would be others.
 package struct RunActivations {
   static let fileName = "activations.json"
@@ -36,9 +36,9 @@ package struct RunActivations {
       "\(folder)/\(Self.fileName)", with: StrictJSON.text(root, indented: true) + "\n")
   }
 
-  /// Reads what a run's folder, or a distillation's, says; nil where it is of before it was written.
+  /// Reads what a run's folder, or a distillation's, says; nil if it is of before it was written.
   ///
-  /// - Throws: `TrainingError` or `FileError` where it is damaged.
+  /// - Throws: `TrainingError` or `FileError` if it is damaged.
   init?(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
     guard access(path, F_OK) == 0 else { return nil }
@@ -55,14 +55,15 @@ package struct RunActivations {
     }
   }
 
-  /// - Throws: `TrainingError` where the activations in a run's folder's list are not these, saying what
+  /// - Throws: `TrainingError` if the activations in a run's folder's list are not these, saying what
   ///   changed.
   package static func check(_ dataset: ActivationDataset, of folder: String) throws {
     guard let begun = try RunActivations(folder: folder) else { return }
     guard let change = begun.change(to: RunActivations(dataset)) else { return }
     throw TrainingError(
-      "\(folder): its activations are not those that it was begun on: \(change). Restore them, or "
-        + "begin another run on what there is now")
+      .changed(path: folder),
+      "\(folder): its activations differ from those that it began with: \(change). Restore them, or "
+        + "begin another run with those that there are now")
   }
 
   /// What is different in `now`, nil if nothing is. Files may have moved.

@@ -5,11 +5,11 @@ package import GranuleLanguageModel
 internal import GranuleTensors
 
 extension TextSequences {
-  /// Text of at most so many bytes is tokenised whole where it is sampled; of more, stretches.
+  /// Number of bytes up to which text is tokenised whole to be sampled; of longer text, stretches are.
   package static let wholeBytes = 32 << 20
-  /// Within so many bytes a stretch looks for the begin of a line.
+  /// Number of bytes within which a stretch looks for the start of a line.
   private static let lineBytes = 4096
-  /// A stretch has so many bytes for each token that is needed, at first and at most: few texts come to
+  /// Bytes of a stretch for each token that is needed, at first and at most: few texts come to
   /// more than 5.
   private static let tokenBytes = (first: 8, most: 64)
 
@@ -19,7 +19,7 @@ extension TextSequences {
   ///   - context: tokens a sequence.
   ///   - tokens: the most tokens in all.
   ///   - wholeBytes: see there.
-  /// - Throws: `TrainingError` or `FileError` where a file cannot be read, or there is no text.
+  /// - Throws: `TrainingError` or `FileError` if a file cannot be read, or there is no text.
   package static func sample(
     _ paths: [String], tokenizer: Tokenizer, context: Int, tokens limit: Int,
     wholeBytes: Int = wholeBytes
@@ -48,7 +48,7 @@ extension TextSequences {
 
   /// That there is text to attribute on, found without tokenising much of it.
   ///
-  /// - Throws: as `read`, and `TrainingError` where all that was looked at is too short.
+  /// - Throws: as `read`, and `TrainingError` if all that was looked at is too short.
   package static func requireAttributableText(
     _ paths: [String], tokenizer: Tokenizer, context: Int
   ) throws {
@@ -64,6 +64,7 @@ extension TextSequences {
       }
     guard isThere else {
       throw TrainingError(
+        .unusable(input: "text"),
         "\(paths.joined(separator: ", ")): there is no text of \(attributableTokens) tokens to "
           + "attribute on")
     }
@@ -84,7 +85,7 @@ extension TextSequences {
   private static func stretches(
     of files: [File], tokenizer: Tokenizer, context: Int, tokens limit: Int
   ) throws -> [[Int32]] {
-    guard context >= 2 else { throw TrainingError("context is \(context), at least 2 is needed") }
+    try TrainingError.require(context >= 2, "context", context, "at least 2")
     let beginning = tokenizer.beginningToken.map { [$0] } ?? []
     let total = files.reduce(0) { $0 + $1.bytes }
     let count = max(1, (limit + context - 1) / context)
@@ -108,12 +109,13 @@ extension TextSequences {
     }
     guard !sequences.isEmpty else {
       throw TrainingError(
+        .unusable(input: "text"),
         "\(files[0].path) and \(files.count - 1) more: there is no text of two tokens")
     }
     return sequences
   }
 
-  /// Up to so many tokens from the begin of the next line on, or of the next word where lines are long.
+  /// At most `count` tokens from the start of the next line on, or of the next word if lines are long.
   private static func stretch(
     of file: File, at offset: Int, tokens count: Int, tokenizer: Tokenizer
   ) throws(FileError) -> ArraySlice<Int32> {

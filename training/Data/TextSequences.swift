@@ -10,12 +10,12 @@ public enum TextSequences {
   /// - Parameters:
   ///   - paths: text files, or folders, which stand for the `.txt`, `.md` and `.rst` files in them.
   ///   - context: tokens a sequence; a file's last may be shorter, down to 2.
-  ///   - tokens: stop after so many; the last sequence is cut to fit.
-  /// - Throws: `TrainingError` or `FileError` where a file cannot be read, or there is no text.
+  ///   - tokens: number of tokens after which to stop; the last sequence is cut to fit.
+  /// - Throws: `TrainingError` or `FileError` if a file cannot be read, or there is no text.
   public static func read(
     _ paths: [String], tokenizer: Tokenizer, context: Int, tokens limit: Int
   ) throws -> [[Int32]] {
-    guard context >= 2 else { throw TrainingError("context is \(context), at least 2 is needed") }
+    try TrainingError.require(context >= 2, "context", context, "at least 2")
     let beginning = tokenizer.beginningToken.map { [$0] } ?? []
     let length = context - beginning.count
     var sequences: [[Int32]] = []
@@ -33,7 +33,9 @@ public enum TextSequences {
       }
     }
     guard !sequences.isEmpty else {
-      throw TrainingError("\(paths.joined(separator: ", ")): there is no text of two tokens")
+      throw TrainingError(
+        .unusable(input: "text"), "\(paths.joined(separator: ", ")): there is no text of two tokens"
+      )
     }
     return sequences
   }

@@ -22,10 +22,10 @@ public enum AttributionAggregation: Sendable, Equatable {
   /// What is taken unless another is asked for.
   public static let standard = AttributionAggregation.quantile(0.99, over: .active)
 
-  /// - Throws: `TrainingError` where the quantile is outside 0 … 1.
+  /// - Throws: `TrainingError` if the quantile is outside 0 … 1.
   func validate() throws(TrainingError) {
     guard case .quantile(let quantile, _) = self, !(0...1).contains(quantile) else { return }
-    throw TrainingError("quantile is \(quantile), it must be in 0 … 1")
+    throw TrainingError.invalid("quantile", quantile, "in 0 … 1")
   }
 
   /// The score of a latent that has these attributions where it is active, and 0 at all others of

@@ -5,9 +5,9 @@ internal import GranuleErrors
 public enum CoreRule: Sendable, Equatable {
   /// Those of the last cycle.
   case last
-  /// Those that each of the last so many cycles selected.
+  /// Those that each of the last N cycles selected.
   case intersection(Int)
-  /// Those that at least so many cycles selected.
+  /// Those that at least N cycles selected.
   case votes(Int)
 
   /// At least half of the cycles.
@@ -37,13 +37,13 @@ public enum CoreRule: Sendable, Equatable {
     }
   }
 
-  /// - Throws: `TrainingError` where it asks for more cycles than there are.
+  /// - Throws: `TrainingError` if it asks for more cycles than there are.
   func validate(cycles: Int) throws(TrainingError) {
     switch self {
     case .last: break
     case .intersection(let count), .votes(let count):
       guard count <= cycles else {
-        throw TrainingError("core rule is \(text), there are only \(cycles) cycles")
+        throw TrainingError.invalid("core rule", text, "of at most \(cycles) cycles")
       }
     }
   }

@@ -12,13 +12,14 @@ public struct CoreSelection: Sendable, Equatable {
   /// Selects from `scores`, [candidates].
   ///
   /// - Parameter coverage: the share of their sum to be reached, above 0, at most 1.
-  /// - Throws: `TrainingError` where `coverage` is no such share, or no score is above 0.
+  /// - Throws: `TrainingError` if `coverage` is not such a share, or no score is above 0.
   public init(scores: [Double], coverage: Double) throws(TrainingError) {
     try Self.validate(coverage: coverage)
     let order = scores.indices.filter { scores[$0] > 0 }
       .sorted { (scores[$1], $0) < (scores[$0], $1) }
     guard !order.isEmpty else {
       throw TrainingError(
+        .unusable(input: "text"),
         "no latent of the innermost granularity has any attribution: none was active on the text, "
           + "train longer or attribute on more tokens")
     }
@@ -34,10 +35,10 @@ public struct CoreSelection: Sendable, Equatable {
     coverageCurve = sums.map { $0 / sum }
   }
 
-  /// - Throws: `TrainingError` where it is not above 0 and at most 1.
+  /// - Throws: `TrainingError` if it is not above 0 and at most 1.
   static func validate(coverage: Double) throws(TrainingError) {
     guard coverage > 0, coverage <= 1 else {
-      throw TrainingError("coverage is \(coverage), it must be above 0 and at most 1")
+      throw TrainingError.invalid("coverage", coverage, "above 0 and at most 1")
     }
   }
 }

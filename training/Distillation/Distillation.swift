@@ -5,6 +5,7 @@ internal import GranuleErrors
 internal import GranuleEvaluation
 internal import GranuleFiles
 internal import GranuleLanguageModel
+internal import GranuleObjective
 internal import GranuleRepository
 public import GranuleRun
 internal import GranuleTensors
@@ -53,7 +54,7 @@ public final class Distillation {
 
   /// The folder within a distillation that holds the final core.
   public static let coreFolderName = StartingCore.distillationCoreName
-  private static let selectedFolderName = "selected-core"
+  static let selectedFolderName = "selected-core"
   private static let attributionFileName = "attribution.safetensors"
 
   /// What is distilled.
@@ -64,32 +65,37 @@ public final class Distillation {
   public var layer: Int { source.layer }
   /// The language model's name.
   public var languageModel: String { source.modelName }
-  private let folder: String
+  let folder: String
   private let source: HarvestSource
   private var lock: FolderLock?
 
   /// Begins a distillation in a new folder. All that can be wrong is looked at before.
   ///
-  /// - Throws: `TrainingError`, `FileError` or `LanguageModelError` where the configuration,
+  /// - Throws: `TrainingError`, `FileError` or `LanguageModelError` if the configuration,
   ///   the activations, the language model, the text or a starting core cannot be used or do not
   ///   belong together, or the folder holds a distillation already.
   public init(_ configuration: DistillationConfiguration, folder: String) throws {
     guard access("\(folder)/\(DistillationConfiguration.fileName)", F_OK) != 0 else {
       throw TrainingError(
-        "\(folder) holds a distillation already: continue it with --resume, or choose another --out"
+        .alreadyExists(path: folder),
+        "\(folder) holds a distillation already: resume it with --resume, or choose another --out"
       )
     }
     var configuration = configuration
-    configuration.training.activations = configuration.training.activations.map(Folder.absolute)
-    configuration.training.core =
-      configuration.training.core.isEmpty ? "" : Folder.absolute(configuration.training.core)
+    configuration.training.activations.paths =
+      configuration.training.activations.paths.map(Folder.absolute)
+    if case .batchtopk(let k, var core?) = configuration.training.objective {
+      core.folder = Folder.absolute(core.folder)
+      configuration.training.objective = .batchtopk(k: k, core: core)
+    }
     configuration.model = Folder.absolute(configuration.model)
     configuration.text = configuration.text.map(Folder.absolute)
     configuration.repository = configuration.repository.map(Folder.absolute)
     self.folder = folder
     let activations: ActivationDataset
     (source, activations) = try Self.check(configuration)
-    try Trainer.check(configuration.training(cycle: 1, core: nil))
+    let first = configuration.training(cycle: 1, core: nil)
+    try Trainer.check(first, source: FileActivations(first.activations))
     if configuration.text.isEmpty {
       try source.checkText()
       configuration.text = source.text.map { Folder.absolute($0.path) }
@@ -112,8 +118,8 @@ public final class Distillation {
 
   /// Takes up a distillation where it was left.
   ///
-  /// - Throws: as `init(_:folder:)`, or where there is none, another process is at it, its files are
-  ///   damaged, or the activations are not those that it was begun on.
+  /// - Throws: as `init(_:folder:)`, or if there is none, another process is at it, its files are
+  ///   damaged, or the activations differ from those that it began with.
   public init(resuming folder: String) throws {
     configuration = try DistillationConfiguration(folder: folder)
     self.folder = folder
@@ -131,6 +137,7 @@ public final class Distillation {
         cycle.candidates <= configuration.training.latents
       else {
         throw TrainingError(
+          .damaged(file: "\(path)/\(DistillationCycle.fileName)"),
           "\(path)/\(DistillationCycle.fileName): does not follow from the cycle before: cycle "
             + "\(cycle.number), a core of \(cycle.coreLatents), \(cycle.candidates) candidates")
       }
@@ -139,7 +146,7 @@ public final class Distillation {
     if cycles.count < configuration.cycles { try checkText() }
   }
 
-  private static func cycleFolder(_ folder: String, _ number: Int) -> String {
+  static func cycleFolder(_ folder: String, _ number: Int) -> String {
     "\(folder)/cycle-\(number)"
   }
 
@@ -148,28 +155,31 @@ public final class Distillation {
     _ configuration: DistillationConfiguration
   ) throws -> (source: HarvestSource, activations: ActivationDataset) {
     try configuration.validate()
-    let dataset = try ActivationDataset(paths: configuration.training.activations)
+    let dataset = try ActivationDataset(paths: configuration.training.activations.paths)
     let source = try HarvestSource(of: dataset)
     let file = try GGUFFile(path: configuration.model)
     try source.check(file, path: configuration.model)
     let shape = try LlamaConfiguration(file)
     guard shape.dModel == dataset.dModel, (0...shape.blocks).contains(source.layer) else {
       throw TrainingError(
+        .mismatch,
         "\(configuration.model): has d_model \(shape.dModel) and \(shape.blocks) blocks, the "
           + "activations are of d_model \(dataset.dModel), before block \(source.layer)")
     }
     let contexts = TextSequences.attributableTokens...max(shape.contextLength, 3)
     guard contexts.contains(source.context) else {
       throw TrainingError(
+        .mismatch,
         "the activations are of sequences of \(source.context) tokens, attribution in "
           + "\(shape.name) needs \(contexts.lowerBound) … \(contexts.upperBound)")
     }
     let text = text(configuration, source)
     for path in try HarvestConfiguration.textFiles(text) where access(path, R_OK) != 0 {
       throw TrainingError(
+        .missing(path: path),
         "\(path): \(String(cString: strerror(errno))); name text to attribute on with --text")
     }
-    // Says now, not after a cycle's training, where all the files are empty.
+    // Says now, not after a cycle's training, if all the files are empty.
     try TextSequences.requireAttributableText(
       text, tokenizer: Tokenizer(file), context: source.context)
     return (source, dataset)
@@ -181,7 +191,7 @@ public final class Distillation {
     configuration.text.isEmpty ? source.text.map(\.path) : configuration.text
   }
 
-  /// - Throws: `TrainingError` where the text is not what the distillation was begun on.
+  /// - Throws: `TrainingError` if the text differs from what the distillation began with.
   private func checkText() throws {
     guard let begun = configuration.textFiles,
       let change = Fingerprint.changes(
@@ -189,8 +199,9 @@ public final class Distillation {
       ).first
     else { return }
     throw TrainingError(
-      "\(folder): the text to attribute on is not that which it was begun on: \(change). Restore it, or "
-        + "begin another distillation")
+      .changed(path: folder),
+      "\(folder): the text to attribute on differs from the text that it began with: \(change). Restore "
+        + "it, or begin another distillation")
   }
 
   /// Distils to the end, or until told to stop.
@@ -230,7 +241,7 @@ public final class Distillation {
 
   // MARK: A cycle
 
-  /// nil where it was told to stop while it trained.
+  /// nil if it was told to stop while it trained.
   private func runCycle(
     _ number: Int, onProgress: (Progress.Phase) -> Void, shouldStop: () -> Bool
   ) throws -> DistillationCycle? {
@@ -238,19 +249,16 @@ public final class Distillation {
     if !Folder.isFolder("\(run)/\(Trainer.dictionaryFolderName)") {
       let isNew = access("\(run)/\(TrainingConfiguration.fileName)", F_OK) != 0
       if isNew {
-        // Every cycle on the same, also where a harvest goes on.
+        // Every cycle on the same, also if a harvest goes on.
         try RunActivations.check(
-          ActivationDataset(paths: configuration.training.activations), of: folder)
+          ActivationDataset(paths: configuration.training.activations.paths), of: folder)
       }
+      let core = "\(Self.cycleFolder(folder, number - 1))/\(Self.selectedFolderName)"
+      let training = configuration.training(cycle: number, core: number > 1 ? core : nil)
       let trainer =
         isNew
-        ? try Trainer(
-          configuration.training(
-            cycle: number,
-            core: number > 1
-              ? "\(Self.cycleFolder(folder, number - 1))/\(Self.selectedFolderName)" : nil),
-          run: run)
-        : try Trainer(resuming: run)
+        ? try Trainer(training, source: FileActivations(training.activations), run: run)
+        : try Trainer(resuming: run, source: FileActivations(run: run))
       try checkCore(trainer.configuration, of: run)
       guard
         case .finished = try trainer.train(
@@ -268,6 +276,7 @@ public final class Distillation {
     let selected = features(selection, attribution, coreLatents: training.coreLatents)
     guard number == configuration.cycles || selected.count < training.latents else {
       throw TrainingError(
+        .unusable(input: "cycle \(number)"),
         "cycle \(number) selected all \(training.latents) latents, which leaves none to train "
           + "beside them: begin another distillation with a lower --coverage or a smaller first "
           + "granularity")
@@ -303,11 +312,12 @@ public final class Distillation {
     return cycle
   }
 
-  /// - Throws: `TrainingError` where a cycle's run has another core than the cycle before selected.
+  /// - Throws: `TrainingError` if a cycle's run has another core than the cycle before selected.
   private func checkCore(_ training: TrainingConfiguration, of run: String) throws(TrainingError) {
     guard let last = cycles.last, training.coreLatents != last.selected.count else { return }
     let before = "\(Self.cycleFolder(folder, last.number))/\(Self.selectedFolderName)"
     throw TrainingError(
+      .changed(path: run),
       "\(run): has a core of \(training.coreLatents) latents, cycle \(last.number) selected "
         + "\(last.selected.count): to have it made anew, remove it, and \(before) with the cycle.json "
         + "beside it")
@@ -354,134 +364,5 @@ public final class Distillation {
         id: id, latent: latent, attribution: attribution.scores[latent],
         frequency: attribution.frequencies[latent])
     }
-  }
-
-  // MARK: Cores
-
-  /// Writes the core that the rule makes of what the cycles selected.
-  private func finalCore() throws -> SparseAutoencoder {
-    let path = "\(folder)/\(Self.coreFolderName)"
-    if Folder.isFolder(path) { return try SparseAutoencoder(folder: path) }
-    let history = cycles.map(\.selected)
-    let ids = configuration.rule.features(history)
-    guard let last = cycles.last, !ids.isEmpty else {
-      throw TrainingError(
-        "no feature was selected as often as \(configuration.rule.text) asks for: each cycle's own "
-          + "selection is in \(folder)/cycle-N/\(Self.selectedFolderName)")
-    }
-    // Each as the newest dictionary has it: that of the cycle after the last which selected it, whose
-    // core it was in, or the last cycle's.
-    let latents = ids.map { id -> (cycle: Int, latent: Int) in
-      guard let index = history.lastIndex(where: { $0.contains { $0.id == id } }),
-        let place = history[index].firstIndex(where: { $0.id == id })
-      else { preconditionFailure("the rule chooses among what was selected") }
-      return index == history.count - 1
-        ? (index + 1, history[index][place].latent) : (index + 2, place)
-    }
-    let newest = try Self.dictionary(folder, last.number)
-    var core = try Self.core(
-      of: latents, like: newest, found: Self.distilled(ids, history),
-      open: { [folder] in $0 == last.number ? newest : try Self.dictionary(folder, $0) })
-    let (training, heldOut) = try Trainer.split(run: Self.cycleFolder(folder, last.number))
-    core = try Evaluation.calibrated(
-      core, granularities: [core.latents],
-      on: (heldOut ?? training).spread(tokens: configuration.training.validationTokens))
-    try core.write(newFolder: path)
-    return core
-  }
-
-  private static func dictionary(_ folder: String, _ number: Int) throws -> SparseAutoencoder {
-    try SparseAutoencoder(
-      folder: "\(cycleFolder(folder, number))/\(Trainer.dictionaryFolderName)")
-  }
-
-  private static func distilled(
-    _ ids: [Int], _ history: [[DistillationCycle.Feature]]
-  ) -> DistilledCore {
-    var selections: [Int: Int] = [:]
-    var newest: [Int: DistillationCycle.Feature] = [:]
-    for feature in history.joined() {
-      selections[feature.id, default: 0] += 1
-      newest[feature.id] = feature
-    }
-    return DistilledCore(
-      attributions: ids.map { Float(newest[$0]?.attribution ?? 0) },
-      frequencies: ids.map { Float(newest[$0]?.frequency ?? 0) },
-      selections: ids.map { selections[$0] ?? 0 }, cycles: history.count)
-  }
-
-  /// A dictionary of single latents, each as its cycle's dictionary has it, the rest as `like` has.
-  ///
-  /// - Parameter open: reads a cycle's dictionary; asked for one after the other, since all at once
-  ///   may be more than memory holds.
-  private static func core(
-    of latents: [(cycle: Int, latent: Int)], like: SparseAutoencoder, found: DistilledCore,
-    open: (Int) throws -> SparseAutoencoder
-  ) throws -> SparseAutoencoder {
-    let dModel = like.dModel
-    let (encoder, decoder) = (
-      FloatStorage(count: latents.count * dModel), FloatStorage(count: latents.count * dModel)
-    )
-    var biases = [Float](repeating: 0, count: latents.count)
-    var thresholds = biases
-    for cycle in Set(latents.map(\.cycle)).sorted() {
-      let dictionary = try open(cycle)
-      guard case .threshold(let all) = dictionary.selectionRule, dictionary.dModel == dModel,
-        latents.allSatisfy({ $0.cycle != cycle || $0.latent < dictionary.latents })
-      else {
-        throw TrainingError("the dictionary of cycle \(cycle) is not the one that it trained")
-      }
-      for (row, (_, latent)) in latents.enumerated() where latents[row].cycle == cycle {
-        (encoder.pointer + row * dModel)
-          .update(from: dictionary.encoderWeights.pointer + latent * dModel, count: dModel)
-        (decoder.pointer + row * dModel)
-          .update(from: dictionary.decoderWeights.pointer + latent * dModel, count: dModel)
-        biases[row] = dictionary.encoderBias.pointer[latent]
-        thresholds[row] = all[latent]
-      }
-    }
-    var parts = like.parts
-    parts.encoderWeights = encoder
-    parts.decoderWeights = decoder
-    parts.encoderBias = FloatStorage(biases)
-    parts.selectionRule = .threshold(thresholds)
-    parts.granularities = [Granularity(latents: latents.count, k: 0)]
-    parts.latentOrder = nil
-    parts.core = found
-    return SparseAutoencoder(parts)
-  }
-}
-
-/// How much of all cycles is done, and how long the rest takes.
-private struct WorkClock {
-  /// Tokens trained in the time of one attributed, roughly: only the time left depends on it.
-  private static let tokensPerAttributed = 40.0
-
-  private let trainingTokens: Double
-  private let attributionTokens: Double
-  private let total: Double
-  private let start = ContinuousClock.now
-  /// What was done before this process took over; known with the first progress.
-  private var atStart: Double?
-
-  init(_ configuration: DistillationConfiguration, cyclesDone: Int) {
-    trainingTokens = Double(configuration.training.tokens)
-    attributionTokens = Self.tokensPerAttributed * Double(configuration.attributionTokens)
-    total = Double(configuration.cycles) * (trainingTokens + attributionTokens)
-  }
-
-  mutating func advance(
-    cycle: Int, _ phase: Distillation.Progress.Phase
-  ) -> (fraction: Double, secondsLeft: Double) {
-    var done = Double(cycle - 1) * (trainingTokens + attributionTokens)
-    switch phase {
-    case .training(let progress): done += min(Double(progress.tokens), trainingTokens)
-    case .attribution(let share): done += trainingTokens + share * attributionTokens
-    }
-    let before = atStart ?? done
-    atStart = before
-    let seconds = (ContinuousClock.now - start) / .seconds(1)
-    let rate = (done - before) / max(seconds, 1e-9)
-    return (done / total, (total - done) / rate)
   }
 }

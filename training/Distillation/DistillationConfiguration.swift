@@ -12,6 +12,8 @@ public struct DistillationConfiguration: Sendable, Equatable {
 
   /// How each cycle trains; its tokens are a cycle's, its core, if any, the first cycle's.
   public var training: TrainingConfiguration
+  /// Whether cycles train the encoder vectors of the core that they begin with.
+  public var trainsCoreEncoders: Bool
   /// Number of cycles; the paper's, seven.
   public var cycles = 7
   /// The share of all attribution that the latents selected must have.
@@ -33,22 +35,28 @@ public struct DistillationConfiguration: Sendable, Equatable {
   /// The model's name there.
   public var publishedName = ""
 
+  private static let trainsCoreKey = "trains_core_encoders"
   /// The most tokens attributed: every active latent of each is kept, with four bytes.
   public static let attributionTokensMax = 1 << 22
 
   /// Defaults for all but how a cycle trains and which language model the activations are of.
   public init(training: TrainingConfiguration, model: String) {
     self.training = training
+    trainsCoreEncoders = training.objective.core?.trainsEncoders ?? false
     self.model = model
   }
 
-  /// `coreRule`, or the standard one for so many cycles.
+  /// `coreRule`, or the standard rule for this number of cycles.
   public var rule: CoreRule { coreRule ?? .standard(cycles: cycles) }
 
   /// How a cycle trains, counted from 1.
   func training(cycle: Int, core: String?) -> TrainingConfiguration {
     var result = training
-    if let core { result.core = core }
+    if let core {
+      result.objective = .batchtopk(
+        k: training.objective.k ?? 0,
+        core: .init(folder: core, trainsEncoders: trainsCoreEncoders))
+    }
     // Other weights and another order in each; two distillations with seeds next to each other share
     // none.
     result.seed = (training.seed &+ 1) &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(cycle)
@@ -57,35 +65,45 @@ public struct DistillationConfiguration: Sendable, Equatable {
 
   /// - Throws: `TrainingError` naming the option that is out of bounds.
   public func validate() throws(TrainingError) {
-    func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(TrainingError) {
-      if !condition { throw TrainingError(message()) }
-    }
-    try require((1...1000).contains(cycles), "cycles is \(cycles), it must be in 1 … 1000")
+    try TrainingError.require((1...1000).contains(cycles), "cycles", cycles, "in 1 … 1000")
     try CoreSelection.validate(coverage: coverage)
     try aggregation.validate()
-    try require(
-      (TextSequences.attributableTokens...Self.attributionTokensMax).contains(attributionTokens),
-      "attribution tokens is \(attributionTokens), it must be in "
-        + "\(TextSequences.attributableTokens) … \(Self.attributionTokensMax)")
+    let tokens = TextSequences.attributableTokens...Self.attributionTokensMax
+    try TrainingError.require(
+      tokens.contains(attributionTokens), "attribution tokens", attributionTokens,
+      "in \(tokens.lowerBound) … \(tokens.upperBound)")
     try rule.validate(cycles: cycles)
-    try require(
-      training.objective == .batchtopk,
-      "the objective is \(training.objective.rawValue): distillation needs batchtopk, from whose "
-        + "selection a core can be exempt")
-    try require(
-      training.sampledGranularities == nil,
-      "sampled granularities have no innermost one to attribute in: leave the option out")
+    let objective = training.objective.kind
+    guard objective == .batchtopk else {
+      throw TrainingError(
+        .invalid(field: "objective", value: objective.rawValue, limit: "batchtopk"),
+        "the objective is \(objective.rawValue): distillation needs batchtopk, from whose selection "
+          + "a core can be exempt")
+    }
+    if let count = training.sampledGranularities {
+      throw TrainingError(
+        .invalid(field: "sampled granularities", value: "\(count)", limit: "left out"),
+        "sampled granularities have no innermost one to attribute in: leave the option out")
+    }
     if repository != nil {
-      try require(
-        ModelRepository.isValidName(publishedName),
-        "the name \(publishedName) to publish as must be of letters, digits, '.', '_' and '-'")
+      try TrainingError.require(
+        ModelRepository.isValidName(publishedName), "the name to publish as", publishedName,
+        "made of letters, digits, '.', '_' and '-'")
     }
     try training.validate()
   }
 
+  /// A training without a core does not say whether it would train one's encoders; cycles must know.
+  private var trainingJSON: JSONValue {
+    .object(
+      (training.json.members ?? []).map {
+        $0.key == Self.trainsCoreKey ? .init($0.key, .bool(trainsCoreEncoders)) : $0
+      })
+  }
+
   private var json: JSONValue {
     var members: [JSONValue.Member] = [
-      .init("format", 1), .init("training", training.json), .init("cycles", JSONValue(cycles)),
+      .init("format", 1), .init("training", trainingJSON), .init("cycles", JSONValue(cycles)),
       .init("coverage", JSONValue(coverage)),
     ]
     switch aggregation {
@@ -119,8 +137,9 @@ public struct DistillationConfiguration: Sendable, Equatable {
     let path = "\(folder)/\(Self.fileName)"
     let root = try JSONReader(kept: path)
     try root.requireFormat(1)
-    training = try TrainingConfiguration(
-      json: root.required("training").value, source: "\(path): training")
+    let stored = try root.required("training")
+    training = try TrainingConfiguration(json: stored.value, source: "\(path): training")
+    trainsCoreEncoders = try stored[Self.trainsCoreKey]?.bool() ?? false
     cycles = try root.required("cycles").integer()
     coverage = try root.required("coverage").number()
     let aggregation = try root.required("aggregation")

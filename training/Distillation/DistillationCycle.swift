@@ -55,20 +55,20 @@ public struct DistillationCycle: Sendable, Equatable {
   public var kept: Int
   /// The number of latents that reach each of `coverages`.
   public var latentsForCoverage: [Int]
-  /// The dictionary's granularities, the core first where there is one.
+  /// The dictionary's granularities, the core first if there is one.
   public var rows: [Row]
   /// Tokens that were attributed.
   public var attributedTokens: Int
   /// Mean next-token cross-entropy with the innermost reconstruction spliced in, nats.
   public var crossEntropy: Double
-  /// Seconds of training, of all processes that took part in it; nil where an older Granule did.
+  /// Seconds of training, of all processes that took part in it; nil if an older Granule did.
   public var trainingSeconds: Double?
   /// Seconds of the attribution that was not interrupted; nil as `trainingSeconds`.
   public var attributionSeconds: Double?
-  /// The share of steps in which the core alone had so many active latents that the rest was given a
+  /// The share of steps in which the core alone had more active latents than three quarters of k, so that the rest was given a
   /// quarter of k; nil as `trainingSeconds`.
   public var flooredShare: Double?
-  /// As which version the dictionary was published; nil where it was not.
+  /// As which version the dictionary was published; nil if it was not.
   public var publishedVersion: Int?
 
   /// As the file has it, and what scripts are given.
@@ -106,7 +106,7 @@ public struct DistillationCycle: Sendable, Equatable {
 
   /// Reads a cycle's file.
   ///
-  /// - Throws: `TrainingError` or `FileError` where it is damaged.
+  /// - Throws: `TrainingError` or `FileError` if it is damaged.
   init(folder: String) throws {
     let path = "\(folder)/\(Self.fileName)"
     let root = try JSONReader(kept: path)

@@ -1,5 +1,5 @@
 internal import CGranuleKernels
-internal import GranuleData
+internal import GranuleStatistics
 public import GranuleDictionary
 public import GranuleErrors
 internal import GranuleTensors
@@ -13,13 +13,13 @@ public struct EncoderOverlap: Sendable {
 
   /// Compares on all cores.
   ///
-  /// - Throws: `TrainingError` where d_model of both differ.
+  /// - Throws: `TrainingError` if d_model of both differ.
   public init(of first: SparseAutoencoder, in second: SparseAutoencoder) throws(TrainingError) {
     try self.init(
       of: first, rows: second.encoderWeights, count: second.latents, dModel: second.dModel)
   }
 
-  /// With the dictionary's own other latents; nil where there is only one.
+  /// With the dictionary's own other latents; nil if there is only one.
   public static func withinItself(_ dictionary: SparseAutoencoder) -> EncoderOverlap? {
     guard dictionary.latents > 1 else { return nil }
     // It has d_model in common with itself.
@@ -39,14 +39,17 @@ public struct EncoderOverlap: Sendable {
     return try EncoderOverlap(of: first, rows: rows, count: count, dModel: first.dModel)
   }
 
-  /// With so many latents of `pool`, drawn at random: the overlap that any selection would have.
+  /// With `count` latents of `pool`, drawn at random: the overlap that any selection would have.
   ///
-  /// - Throws: `TrainingError` where it has fewer, or another d_model.
+  /// - Throws: `TrainingError` if it has fewer, or another d_model.
   public static func randomLatents(
     of first: SparseAutoencoder, count: Int, from pool: SparseAutoencoder, seed: UInt64
   ) throws(TrainingError) -> EncoderOverlap {
     guard count <= pool.latents else {
-      throw TrainingError("\(count) latents are to be drawn, there are only \(pool.latents)")
+      throw TrainingError(
+        .invalid(
+          field: "count", value: "\(count)", limit: "at most \(pool.latents)"),
+        "\(count) latents are to be drawn, there are only \(pool.latents)")
     }
     var generator = generator(seed)
     var left = Array(0..<pool.latents)
@@ -70,7 +73,7 @@ public struct EncoderOverlap: Sendable {
     skipsOwnRow: Bool = false
   ) throws(TrainingError) {
     guard first.dModel == dModel else {
-      throw TrainingError("one has d_model \(first.dModel), the other \(dModel)")
+      throw TrainingError(.mismatch, "one has d_model \(first.dModel), the other \(dModel)")
     }
     func norm(_ row: UnsafePointer<Float>) -> Float {
       max(gk_dot(row, row, dModel).squareRoot(), .leastNormalMagnitude)

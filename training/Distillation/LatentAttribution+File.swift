@@ -24,7 +24,7 @@ extension LatentAttribution {
 
   /// Reads what `write` wrote.
   ///
-  /// - Throws: `TrainingError` or `FileError` where it is not of `granularity` latents.
+  /// - Throws: `TrainingError` or `FileError` if it is not of `granularity` latents.
   init(path: String, granularity: Int) throws {
     let file = try SafetensorsFile(FileBytes.read(path))
     func values(_ name: String) throws -> [Double] {
@@ -42,7 +42,9 @@ extension LatentAttribution {
     }
     guard let tokens = file.metadata["tokens"].flatMap({ Int($0) }), tokens > 0,
       let bits = file.metadata["cross_entropy_bits"].flatMap({ UInt64($0) })
-    else { throw TrainingError("\(path): the metadata has no tokens or no cross_entropy_bits") }
+    else {
+      throw TrainingError.damaged(path, "the metadata has no tokens or no cross_entropy_bits")
+    }
     self.init(
       scores: try values("score"), frequencies: try values("frequency"), tokens: tokens,
       crossEntropy: Double(bitPattern: bits))

@@ -23,7 +23,7 @@ public struct LatentAttribution: Sendable, Equatable {
   public let tokens: Int
   /// Mean next-token cross-entropy with the reconstructions spliced in, nats a token.
   public let crossEntropy: Double
-  /// How long it took, nil where nobody measured it.
+  /// How long it took, nil if nobody measured it.
   public var seconds: Double?
 
   /// What was measured before.
@@ -38,15 +38,15 @@ public struct LatentAttribution: Sendable, Equatable {
   /// bytes each.
   ///
   /// - Parameters:
-  ///   - granularity: of the dictionary's latents, the first so many are spliced in and attributed.
+  ///   - granularity: number of first latents that are spliced in and attributed.
   ///   - layer: the block before which they are.
   ///   - sequences: tokens, each sequence by itself from position 0 on.
   ///   - endTokens: end-of-text tokens, whose stream is not replaced.
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between passes through the model; true ends with `CancellationError`.
-  /// - Throws: `TrainingError` where dictionary and model do not fit, a token cannot be encoded, or the
+  /// - Throws: `TrainingError` if dictionary and model do not fit, a token cannot be encoded, or the
   ///   loss or its gradient is not finite;
-  ///   `LanguageModelError` where the model cannot take a sequence.
+  ///   `LanguageModelError` if the model cannot take a sequence.
   public init(
     of dictionary: SparseAutoencoder, granularity: Int, in model: LanguageModel, before layer: Int,
     sequences: [[Int32]], endTokens: Set<Int32>,
@@ -68,7 +68,8 @@ public struct LatentAttribution: Sendable, Equatable {
       }
     }
     guard tokens > 0, predicted > 0 else {
-      throw TrainingError("the text has no token whose activation may be replaced")
+      throw TrainingError(
+        .unusable(input: "text"), "the text has no token whose activation may be replaced")
     }
     scores = attributions.map { aggregation.score($0, tokens: tokens) }
     frequencies = attributions.map { Double($0.count) / Double(tokens) }
@@ -95,17 +96,19 @@ public struct LatentAttribution: Sendable, Equatable {
     let shape = model.configuration
     guard dictionary.dModel == shape.dModel else {
       throw TrainingError(
+        .mismatch,
         "the dictionary has d_model \(dictionary.dModel), \(shape.name) has \(shape.dModel)")
     }
     guard (0...shape.blocks).contains(layer) else {
-      throw TrainingError("layer is \(layer), \(shape.name) has 0 … \(shape.blocks)")
+      throw TrainingError.invalid("layer", layer, "in 0 … \(shape.blocks), \(shape.name)'s blocks")
     }
     guard (1...dictionary.latents).contains(granularity) else {
-      throw TrainingError(
-        "granularity is \(granularity), the dictionary has 1 … \(dictionary.latents)")
+      throw TrainingError.invalid(
+        "granularity", granularity, "in 1 … \(dictionary.latents), the dictionary's latents")
     }
     guard dictionary.inputNormalization == .none else {
       throw TrainingError(
+        .unusable(input: "dictionary"),
         "the dictionary normalises its inputs (\(dictionary.inputNormalization.rawValue)), only those "
           + "that do not can be attributed")
     }
@@ -113,7 +116,7 @@ public struct LatentAttribution: Sendable, Equatable {
     let workspace = EncodeWorkspace(threads: Parallel.threads)
     let encoder: SparseEncoder
     do throws(EncodingError) { encoder = try SparseEncoder(dictionary) } catch {
-      throw TrainingError("\(error)")
+      throw TrainingError(.unusable(input: "dictionary"), "\(error)")
     }
     let batches = try SpliceBatches.of(sequences, for: shape)
     for (number, batch) in batches.enumerated() {
@@ -127,7 +130,9 @@ public struct LatentAttribution: Sendable, Equatable {
           EncodeInput(activations: chunk.values, granularity: dictionary.latents), in: workspace
         ).prefix(granularity: granularity)
       } catch {
-        throw TrainingError("an activation before block \(layer) cannot be encoded: \(error)")
+        throw TrainingError(
+          .unusable(input: "block \(layer)"),
+          "an activation before block \(layer) cannot be encoded: \(error)")
       }
       let reconstructions = FloatStorage(count: chunk.count)
       var errors = [Float](repeating: 0, count: rows.count)
@@ -143,6 +148,7 @@ public struct LatentAttribution: Sendable, Equatable {
         scale: Float(loss.crossEntropies.count))
       guard loss.sum.isFinite, attributions.allSatisfy(\.isFinite) else {
         throw TrainingError(
+          .unusable(input: "dictionary"),
           "\(shape.name): with the reconstruction spliced in before block \(layer) the next-token "
             + "loss or its gradient is not finite: nothing can be attributed")
       }

@@ -19,7 +19,7 @@ public struct ActivationMass: Sendable {
 
   /// - Parameters:
   ///   - granularities: ascending, each 1 … latents.
-  ///   - binsPerDecade: at most so many bins for each factor of ten in the index.
+  ///   - binsPerDecade: largest number of bins for each factor of ten in the index.
   public init(_ statistics: LatentStatistics, granularities: [Int], binsPerDecade: Int = 40) {
     let squares = statistics.meanSquaredActivations
     let frequencies = statistics.frequencies
@@ -49,7 +49,7 @@ public struct ActivationMass: Sendable {
       }
   }
 
-  /// The share of all mass that the first latents have; nil where no latent is ever active.
+  /// The share of all mass that the first latents have; nil if no latent is ever active.
   public func share(ofFirst granularity: Int) -> Double? {
     let total = cumulative[cumulative.count - 1]
     return total > 0 ? cumulative[granularity] / total : nil

@@ -12,7 +12,7 @@ extension Evaluation {
   ///     [latents]; nil measures it.
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between chunks of tokens; true ends with `CancellationError`.
-  /// - Throws: `TrainingError` where sizes do not fit or a token cannot be encoded.
+  /// - Throws: `TrainingError` if sizes do not fit or a token cannot be encoded.
   package static func calibrated(
     _ dictionary: SparseAutoencoder, granularities: [Int], on dataset: ActivationDataset,
     activeTokens: [Int]? = nil, onProgress: (Double) -> Void = { _ in },

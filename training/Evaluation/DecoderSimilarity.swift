@@ -14,7 +14,7 @@ public struct DecoderSimilarity: Sendable {
     /// Their indices.
     public var latents: Range<Int>
     /// For this block and each before it, first block first: the mean over this block's latents of
-    /// the largest cosine with a latent of that block, itself apart. nil where that has no other.
+    /// the largest cosine with a latent of that block, itself apart. nil if that has no other.
     public var meanMaximumCosines: [Double?]
     /// Of each latent, its largest cosine with a latent of all earlier blocks, ascending; empty for
     /// the first block.

@@ -20,7 +20,7 @@ public struct Evaluation: Sendable {
     public var granularity: Int
     /// How k was chosen.
     public var sparsity: Sparsity
-    /// Largest number of active latents a token; 0 where the selection rule has no k.
+    /// Largest number of active latents a token; 0 if the selection rule has no k.
     public var k: Int
     /// Mean number of active latents a token.
     public var l0: Double
@@ -31,7 +31,7 @@ public struct Evaluation: Sendable {
     /// The same with one mean over tokens and dimensions, another reading of the paper; smaller.
     public var fvuScalarMean: Double
     /// Representational similarity of activations and reconstructions, on a sample
-    /// (`RepresentationalSimilarity`); nil where it was not asked for or is not defined.
+    /// (`RepresentationalSimilarity`); nil if it was not asked for or is not defined.
     public var similarity: Double?
     /// Latents of the prefix that were active for no token.
     public var deadLatents: Int
@@ -55,7 +55,7 @@ public struct Evaluation: Sendable {
   ///     most `RepresentationalSimilarity.samplesMax`; 0 leaves it out.
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between chunks of tokens; true ends with `CancellationError`.
-  /// - Throws: `TrainingError` where sizes do not fit or a token cannot be encoded.
+  /// - Throws: `TrainingError` if sizes do not fit or a token cannot be encoded.
   public init(
     _ dictionary: SparseAutoencoder, on dataset: ActivationDataset, granularities: [Int]? = nil,
     sparsities: [Sparsity] = Sparsity.allCases, similaritySamples: Int = 0,
@@ -98,6 +98,7 @@ public struct Evaluation: Sendable {
     }
     guard moments.variance > 0 else {
       throw TrainingError(
+        .unusable(input: dataset.paths[0]),
         "\(dataset.paths[0]): every activation is the same, there is no variance to explain")
     }
     for number in rows.indices {
@@ -131,7 +132,7 @@ public struct Evaluation: Sendable {
     rows.contains { $0.k > 0 } ? Sparsity.allCases : [.asTrained]
   }
 
-  /// The rows of one sparsity, granularities ascending: where both sparsities have the same k, the
+  /// The rows of one sparsity, granularities ascending: if both sparsities have the same k, the
   /// one row there is.
   public func rows(_ sparsity: Sparsity) -> [Row] {
     Self.rows(rows, sparsity, granularity: \.granularity, sparsity: \.sparsity)
@@ -155,7 +156,7 @@ public struct Evaluation: Sendable {
 
   /// What is to be measured: a row for each granularity and sparsity, without figures.
   ///
-  /// - Throws: `TrainingError` where a granularity is none of the dictionary's.
+  /// - Throws: `TrainingError` if a granularity is none of the dictionary's.
   static func plan(
     _ dictionary: SparseAutoencoder, granularities: [Int]?,
     sparsities: [Sparsity] = Sparsity.allCases
@@ -165,15 +166,14 @@ public struct Evaluation: Sendable {
     var rows: [Row] = []
     for granularity in granularities {
       guard (1...dictionary.latents).contains(granularity) else {
-        throw TrainingError(
-          "granularity \(granularity) must be in 1 … \(dictionary.latents), the dictionary's latents"
-        )
+        throw TrainingError.invalid(
+          "granularity", granularity, "in 1 … \(dictionary.latents), the dictionary's latents")
       }
       for sparsity in sparsities {
         let k =
           sparsity == .asTrained
           ? dictionary.defaultK(at: granularity) : dictionary.fixedRatioK(at: granularity)
-        // Without a k, or where both agree, there is one row.
+        // Without a k, or if both agree, there is one row.
         if let last = rows.last, last.granularity == granularity, last.k == k { continue }
         rows.append(
           Row(

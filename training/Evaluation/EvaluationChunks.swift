@@ -25,14 +25,15 @@ struct EvaluationChunks {
   private let dataset: ActivationDataset
   private let workspaces = (0..<Parallel.threads).map { _ in EncodeWorkspace() }
 
-  /// - Throws: `TrainingError` where d_model of both differ.
+  /// - Throws: `TrainingError` if d_model of both differ.
   init(_ dictionary: SparseAutoencoder, _ dataset: ActivationDataset) throws(TrainingError) {
     guard dataset.dModel == dictionary.dModel else {
       throw TrainingError(
+        .mismatch,
         "the activations have d_model \(dataset.dModel), the dictionary \(dictionary.dModel)")
     }
     do throws(EncodingError) { encoder = try SparseEncoder(dictionary) } catch {
-      throw TrainingError("\(error)")
+      throw TrainingError(.unusable(input: "dictionary"), "\(error)")
     }
     self.dataset = dataset
   }
@@ -59,7 +60,7 @@ struct EvaluationChunks {
     }
   }
 
-  /// Tokens at even distances over the whole dataset, all of them where there are no more than
+  /// Tokens at even distances over the whole dataset, all of them if there are no more than
   /// `count`.
   func sample(_ count: Int) -> Chunk {
     let (tokens, count) = (dataset.tokens, min(count, dataset.tokens))
@@ -92,12 +93,14 @@ struct EvaluationChunks {
     switch error {
     case .notFinite(let token, let dimension):
       TrainingError(
+        .unusable(input: dataset.describe(token: chunk.token(token))),
         "\(dataset.describe(token: chunk.token(token))): dimension \(dimension) is not finite")
     case .overflow(let token):
       TrainingError(
+        .unusable(input: dataset.describe(token: chunk.token(token))),
         dataset.describeOverflow(
           token: chunk.token(token), encoder: encoder.dictionary.encoderWeights))
-    default: TrainingError("\(error)")
+    default: TrainingError(.mismatch, "\(error)")
     }
   }
 
@@ -105,7 +108,7 @@ struct EvaluationChunks {
   ///
   /// - Parameters:
   ///   - activations: [tokens, d_model]
-  ///   - k: 0 where the selection rule has none.
+  ///   - k: 0 if the selection rule has none.
   ///   - workspaces: one a core.
   ///   - reconstructions: nil, or receives them in raw scale, shaped like `activations`.
   static func reconstruct(

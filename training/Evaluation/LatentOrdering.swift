@@ -22,13 +22,13 @@ public enum LatentOrdering: String, Sendable, CaseIterable {
   /// `dictionary` with its latents in descending order of what this is, measured on `dataset`;
   /// latents that are equal stay in order. Its granularities are calibrated as those of a trained
   /// dictionary, its `latentOrder` refers to the dictionary that was ordered first. A mean and a
-  /// deviation of the activations are stored where it had none.
+  /// deviation of the activations are stored if it had none.
   ///
   /// - Parameters:
   ///   - granularities: ascending, each 1 … latents; nil takes N / 16, N / 8 … N.
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between chunks of tokens; true ends with `CancellationError`.
-  /// - Throws: `TrainingError` where sizes do not fit or a token cannot be encoded.
+  /// - Throws: `TrainingError` if sizes do not fit or a token cannot be encoded.
   public func order(
     _ dictionary: SparseAutoencoder, on dataset: ActivationDataset, granularities: [Int]? = nil,
     onProgress: (Double) -> Void = { _ in }, shouldStop: () -> Bool = { false }
@@ -53,7 +53,7 @@ public enum LatentOrdering: String, Sendable, CaseIterable {
       onProgress: { onProgress((1 + 2 * $0) / 3) }, shouldStop: shouldStop)
   }
 
-  /// N / 16, N / 8, N / 4, N / 2, N; fewer where N is small.
+  /// N / 16, N / 8, N / 4, N / 2, N; fewer if N is small.
   static func defaultGranularities(latents: Int) -> [Int] {
     stride(from: 4, through: 0, by: -1).map { latents >> $0 }.filter { $0 > 0 }
   }

@@ -28,7 +28,7 @@ public struct LatentStatistics: Sendable {
   /// - Parameters:
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between chunks of tokens; true ends with `CancellationError`.
-  /// - Throws: `TrainingError` where sizes do not fit or a token cannot be encoded.
+  /// - Throws: `TrainingError` if sizes do not fit or a token cannot be encoded.
   public init(
     _ dictionary: SparseAutoencoder, on dataset: ActivationDataset,
     onProgress: (Double) -> Void = { _ in }, shouldStop: () -> Bool = { false }

@@ -20,7 +20,7 @@ struct LeastSquares {
     let lengths = columns.map { Self.squares($0).squareRoot() }
     var kept = Array(columns.indices)
     var fit: BLAS.Regression?
-    // Leaves the first dependent column out until there is none; beyond as many as points, all are.
+    // Leaves the first dependent column out until there is none; with more columns than points, some always are.
     while true {
       let tried = Array(kept.prefix(y.count))
       fit = tried.isEmpty ? nil : BLAS.regression(columns: tried.map { columns[$0] }, y)

@@ -8,13 +8,13 @@ public struct MetricCorrelations: Sendable {
   public let granularities: Int
   /// The metrics' names, as in the rows of `granule evaluate --json`.
   public let metrics: [String]
-  /// −1 … 1: [metrics, metrics]; nil where one of the two is the same everywhere.
+  /// −1 … 1: [metrics, metrics]; nil if one of the two is the same everywhere.
   public let values: [[Double?]]
 
   /// Compares what was measured; nil with fewer than three granularities, of which any two metrics
   /// would correlate perfectly.
   ///
-  /// - Parameter recaptured: of the same dictionary at the same granularities, nil where it was not
+  /// - Parameter recaptured: of the same dictionary at the same granularities, nil if it was not
   ///   measured.
   public init?(
     _ evaluation: Evaluation, _ recaptured: RecapturedLoss?, sparsity: Evaluation.Sparsity

@@ -8,7 +8,7 @@ public struct PowerLaw: Sendable {
   public let exponent: Double
   /// c, the line's value at rank 1.
   public let coefficient: Double
-  /// The share of the logarithms' variance that the line explains; nil where they do not vary.
+  /// The share of the logarithms' variance that the line explains; nil if they do not vary.
   public let rSquared: Double?
   /// The ranks that were fitted, counted from 1.
   public let ranks: ClosedRange<Int>
@@ -16,7 +16,7 @@ public struct PowerLaw: Sendable {
   /// The ranks that are fitted unless the caller says others, as shares of those above zero.
   public static let defaultMiddle = 0.01...0.5
 
-  /// Fits `values` in descending order, those above zero only; nil where fewer than three ranks are
+  /// Fits `values` in descending order, those above zero only; nil if fewer than three ranks are
   /// in the range.
   ///
   /// - Parameter middle: first and last rank as shares, within 0 … 1, of the values above zero.

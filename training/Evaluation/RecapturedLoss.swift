@@ -18,7 +18,7 @@ public struct RecapturedLoss: Sendable {
     public var granularity: Int
     /// How k was chosen.
     public var sparsity: Evaluation.Sparsity
-    /// Largest number of active latents a token; 0 where the selection rule has no k.
+    /// Largest number of active latents a token; 0 if the selection rule has no k.
     public var k: Int
     /// Mean number of active latents of a replaced token.
     public var l0: Double
@@ -54,8 +54,8 @@ public struct RecapturedLoss: Sendable {
   ///   - granularities: ascending; nil takes those the dictionary lists, or its full size.
   ///   - onProgress: told the share done, 0 … 1, from the calling thread.
   ///   - shouldStop: asked between passes through the model; true ends with `CancellationError`.
-  /// - Throws: `TrainingError` where dictionary and model do not fit or a token cannot be encoded;
-  ///   `LanguageModelError` where the model cannot take a sequence.
+  /// - Throws: `TrainingError` if dictionary and model do not fit or a token cannot be encoded;
+  ///   `LanguageModelError` if the model cannot take a sequence.
   public init(
     _ dictionary: SparseAutoencoder, in model: LanguageModel, before layer: Int,
     sequences: [[Int32]], endTokens: Set<Int32>, granularities: [Int]? = nil,
@@ -64,10 +64,11 @@ public struct RecapturedLoss: Sendable {
     let shape = model.configuration
     guard dictionary.dModel == shape.dModel else {
       throw TrainingError(
+        .mismatch,
         "the dictionary has d_model \(dictionary.dModel), \(shape.name) has \(shape.dModel)")
     }
     guard (0...shape.blocks).contains(layer) else {
-      throw TrainingError("layer is \(layer), \(shape.name) has 0 … \(shape.blocks)")
+      throw TrainingError.invalid("layer", layer, "in 0 … \(shape.blocks), \(shape.name)'s blocks")
     }
     let plan = try Evaluation.plan(dictionary, granularities: granularities)
     let encoder = try SparseEncoder(dictionary)
@@ -84,30 +85,84 @@ public struct RecapturedLoss: Sendable {
       if shouldStop() { throw CancellationError() }
     }
 
+    let text = Text(model: model, layer: layer, batches: batches, endTokens: endTokens)
     // The mean must be known before anything is replaced by it; activations are computed again
     // rather than kept, so that memory does not grow with the text.
-    var moments = ColumnMoments(columns: shape.dModel)
-    var (replaced, predicted) = (0, 0)
-    for batch in batches {
-      let stream = model.residual(of: batch, before: layer)
-      let chunk = SpliceBatches.gather(
-        batch.replaceableRows(endTokens: endTokens), of: stream, dModel: shape.dModel)
-      let count = chunk.count / shape.dModel
-      if count > 0 { moments.add(chunk.pointer, rows: count) }
-      replaced += count
-      predicted += batch.predictingRows.count
-      try advance(layer)
-    }
-    guard replaced > 0, predicted > 0 else {
-      throw TrainingError("the text has no token whose activation may be replaced")
-    }
+    let (moments, replaced, predicted) = try text.moments(advance: advance)
     let mean = moments.means.map { Float($0) }
-
-    var sums = [(squaredError: Double, active: Int, loss: Double)](
-      repeating: (0, 0, 0), count: plan.count)
-    var (clean, meanLoss, zeroLoss) = (0.0, 0.0, 0.0)
+    var sums = Sums(rows: plan.count)
     let workspaces = (0..<Parallel.threads).map { _ in EncodeWorkspace() }
     for batch in batches {
+      try text.addLosses(
+        of: batch, plan, encoder, mean: mean, workspaces: workspaces, to: &sums, advance: advance,
+        onwards: onwards)
+    }
+
+    let tokens = Double(predicted)
+    (self.clean, meanBaseline, zeroBaseline) = (
+      sums.clean / tokens, sums.mean / tokens, sums.zero / tokens
+    )
+    let variance = moments.variance
+    self.rows = zip(plan, sums.rows).map { row, sum in
+      Row(
+        granularity: row.granularity, sparsity: row.sparsity, k: row.k,
+        l0: Double(sum.active) / Double(replaced), fvu: sum.squaredError / variance,
+        crossEntropy: sum.loss / tokens, ratio: sums.clean / sum.loss,
+        recovered: 1 - (sum.loss - sums.clean) / (sums.mean - sums.clean))
+    }
+    predictedTokens = predicted
+    replacedTokens = replaced
+  }
+
+  /// What is summed over batches: losses, and each row's figures.
+  private struct Sums {
+    var (clean, mean, zero) = (0.0, 0.0, 0.0)
+    var rows: [(squaredError: Double, active: Int, loss: Double)]
+
+    init(rows count: Int) { rows = Array(repeating: (0, 0, 0), count: count) }
+  }
+
+  /// Text that goes through the model up to a layer and, with replacements, on from there.
+  private struct Text {
+    let model: LanguageModel
+    let layer: Int
+    let batches: [TokenBatch]
+    let endTokens: Set<Int32>
+
+    private var shape: LlamaConfiguration { model.configuration }
+
+    /// Moments of all activations that may be replaced.
+    ///
+    /// - Throws: `TrainingError` if there are none.
+    func moments(
+      advance: (Int) throws -> Void
+    ) throws -> (moments: ColumnMoments, replaced: Int, predicted: Int) {
+      var moments = ColumnMoments(columns: shape.dModel)
+      var (replaced, predicted) = (0, 0)
+      for batch in batches {
+        let stream = model.residual(of: batch, before: layer)
+        let chunk = SpliceBatches.gather(
+          batch.replaceableRows(endTokens: endTokens), of: stream, dModel: shape.dModel)
+        let count = chunk.count / shape.dModel
+        if count > 0 { moments.add(chunk.pointer, rows: count) }
+        replaced += count
+        predicted += batch.predictingRows.count
+        try advance(layer)
+      }
+      guard replaced > 0, predicted > 0 else {
+        throw TrainingError(
+          .unusable(input: "text"), "the text has no token whose activation may be replaced")
+      }
+      return (moments, replaced, predicted)
+    }
+
+    /// Adds a batch's losses: unchanged, with zeros, with the mean, and with each row's
+    /// reconstructions.
+    func addLosses(
+      of batch: TokenBatch, _ plan: [Evaluation.Row], _ encoder: SparseEncoder, mean: [Float],
+      workspaces: [EncodeWorkspace], to sums: inout Sums, advance: (Int) throws -> Void,
+      onwards: Int
+    ) throws {
       let stream = model.residual(of: batch, before: layer)
       let rows = batch.replaceableRows(endTokens: endTokens)
       let chunk = SpliceBatches.gather(rows, of: stream, dModel: shape.dModel)
@@ -120,43 +175,30 @@ public struct RecapturedLoss: Sendable {
         try advance(onwards)
         return loss
       }
-      clean += try loss(nil)
+      sums.clean += try loss(nil)
       let replacements = FloatStorage(count: chunk.count)
-      zeroLoss += try loss(replacements)
+      sums.zero += try loss(replacements)
       for row in rows.indices {
         (replacements.pointer + row * shape.dModel).update(from: mean, count: shape.dModel)
       }
-      meanLoss += try loss(replacements)
+      sums.mean += try loss(replacements)
       for (number, row) in plan.enumerated() {
         do throws(EncodingError) {
           for part in try EvaluationChunks.reconstruct(
             encoder, chunk, granularity: row.granularity, k: row.k, workspaces: workspaces,
             reconstructions: replacements)
           {
-            sums[number].squaredError += part.squaredError
-            sums[number].active += part.codes.indices.count
+            sums.rows[number].squaredError += part.squaredError
+            sums.rows[number].active += part.codes.indices.count
           }
         } catch {
-          throw TrainingError("an activation before block \(layer) cannot be encoded: \(error)")
+          throw TrainingError(
+            .unusable(input: "block \(layer)"),
+            "an activation before block \(layer) cannot be encoded: \(error)")
         }
-        sums[number].loss += try loss(replacements)
+        sums.rows[number].loss += try loss(replacements)
       }
     }
-
-    let tokens = Double(predicted)
-    (self.clean, meanBaseline, zeroBaseline) = (
-      clean / tokens, meanLoss / tokens, zeroLoss / tokens
-    )
-    let variance = moments.variance
-    self.rows = zip(plan, sums).map { row, sum in
-      Row(
-        granularity: row.granularity, sparsity: row.sparsity, k: row.k,
-        l0: Double(sum.active) / Double(replaced), fvu: sum.squaredError / variance,
-        crossEntropy: sum.loss / tokens, ratio: clean / sum.loss,
-        recovered: 1 - (sum.loss - clean) / (meanLoss - clean))
-    }
-    predictedTokens = predicted
-    replacedTokens = replaced
   }
 
   /// As `Evaluation.rows(_:)`.

@@ -22,7 +22,7 @@ public struct RepresentationalSimilarity {
     self.originals = Points(originals, dModel: dModel)
   }
 
-  /// The similarity of the originals and their reconstructions; nil where either's distances are all
+  /// The similarity of the originals and their reconstructions; nil if either's distances are all
   /// the same, or there are fewer than three samples.
   ///
   /// - Parameter reconstructions: shaped as the originals.

@@ -33,9 +33,9 @@ public struct ScalingLaw: Sendable {
   public struct Term: Sendable {
     /// Such as "log K · log N".
     public var name: String
-    /// nil where the points cannot tell it from the terms before: it is left out.
+    /// nil if the points cannot tell it from the terms before: it is left out.
     public var coefficient: Double?
-    /// From the residuals, nil where there are too few points; of a law with a floor, of the fit
+    /// From the residuals, nil if there are too few points; of a law with a floor, of the fit
     /// linearised at its end.
     public var standardError: Double?
   }
@@ -44,7 +44,7 @@ public struct ScalingLaw: Sendable {
   public let terms: [Term]
   /// ζ and η, empty for a law without a floor.
   public let floor: [Term]
-  /// The share of the variance of log L that is explained; nil where that does not vary.
+  /// The share of the variance of log L that is explained; nil if that does not vary.
   public let rSquared: Double?
   /// The points that were fitted.
   public let points: [Point]

@@ -6,7 +6,7 @@ package enum SpliceBatches {
   /// Tokens that go through the model together, at most, but for a single sequence.
   private static let tokensMax = 2048
 
-  /// - Throws: `LanguageModelError` where the model cannot take a sequence.
+  /// - Throws: `LanguageModelError` if the model cannot take a sequence.
   package static func of(_ sequences: [[Int32]], for shape: LlamaConfiguration) throws
     -> [TokenBatch]
   {

@@ -13,7 +13,7 @@ struct Checkpoint {
   /// Beyond any run, and small enough that its tokens fit 63 bits.
   private static let stepsMax = 1 << 40
   private static let stateName = "state.safetensors"
-  /// SHA-256 of the state: a checkpoint with a bit flipped is not taken up.
+  /// SHA-256 of the state: a checkpoint with a flipped bit is not used.
   private static let digestName = "state.sha256"
 
   /// Steps done.
@@ -99,10 +99,10 @@ struct Checkpoint {
       .filter { (0...stepsMax).contains($0) }.sorted()
   }
 
-  /// Reads the newest checkpoint of a run that can be read, nil where there is none at all.
+  /// Reads the newest checkpoint of a run that can be read, nil if there is none at all.
   ///
-  /// - Parameter onDamaged: told why the newest cannot be read, where an older one can.
-  /// - Throws: `FileError` or `TrainingError` of the newest where none can be read.
+  /// - Parameter onDamaged: told why the newest cannot be read, if an older one can.
+  /// - Throws: `FileError` or `TrainingError` of the newest if none can be read.
   static func latest(
     run: String, latents: Int, dModel: Int, hasThresholds: Bool, onDamaged: (String) -> Void
   ) throws -> Checkpoint? {
@@ -129,7 +129,7 @@ struct Checkpoint {
     let bytes = try FileBytes.read(path)
     let digest = try FileBytes.read("\(folder)/\(digestName)", byteCountMax: 1 << 10).text
     guard digest == Digest.sha256(bytes) + "\n" else {
-      throw TrainingError("\(path): its bytes are not those that \(digestName) was made of")
+      throw TrainingError.damaged(path, "its bytes are not those that \(digestName) was made of")
     }
     let file = try SafetensorsFile(bytes)
     let weights = DictionaryWeights(
@@ -150,7 +150,7 @@ struct Checkpoint {
     }
     guard let optimizerSteps = file.metadata["optimizer_steps"].flatMap(Int.init),
       (0...stepsMax).contains(optimizerSteps)
-    else { throw TrainingError("\(path): the metadata has no optimizer_steps in 0 … 2^40") }
+    else { throw TrainingError.damaged(path, "the metadata has no optimizer_steps in 0 … 2^40") }
     optimizer.steps = optimizerSteps
     let ages = try file.tensor("tokens_since_active")
     let mean = try file.tensor("activation_mean").float32().array
@@ -158,7 +158,7 @@ struct Checkpoint {
     let scale = try file.tensor("activation_scale")
     guard ages.shape == [latents], mean.count == dModel, deviation.count == dModel,
       scale.type == .float64, scale.count == 1
-    else { throw TrainingError("\(path): does not fit the run's configuration") }
+    else { throw TrainingError.damaged(path, "does not fit the run's configuration") }
     let tokensSinceActive = try ages.integers()
     guard tokensSinceActive.allSatisfy({ (0...1 << 50).contains($0) }) else {
       throw ages.fault("has a count that no run reaches")

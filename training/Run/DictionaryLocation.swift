@@ -20,6 +20,7 @@ package struct DictionaryLocation {
     if exists(DictionaryFiles.configName) {
       guard exists(DictionaryFiles.weightsName) else {
         throw TrainingError(
+          .unusable(input: path),
           "\(path) has no \(DictionaryFiles.weightsName): convert other libraries' files with granule "
             + "import")
       }
@@ -28,10 +29,11 @@ package struct DictionaryLocation {
       return
     }
     guard access(path, F_OK) == 0 else {
-      throw TrainingError("\(path) does not exist")
+      throw TrainingError(.missing(path: path), "\(path) does not exist")
     }
     guard exists("config.json") else {
       throw TrainingError(
+        .unusable(input: path),
         exists("distillation.json")
           ? "\(path) is a distillation: name its core/, or one of its cycles"
           : "\(path) is neither a dictionary folder (it has no cfg.json) nor a training run (it has "
@@ -40,6 +42,7 @@ package struct DictionaryLocation {
     let dictionary = "\(path)/\(Trainer.dictionaryFolderName)"
     guard access(dictionary, F_OK) == 0 else {
       throw TrainingError(
+        .unfinished(path: path),
         "\(path) is a run that has not finished: continue it with granule train --resume --out "
           + path)
     }
@@ -50,8 +53,8 @@ package struct DictionaryLocation {
   /// Whether the run was trained on any of these activations; nil if that is not known: for a
   /// dictionary folder, and for a run whose activations are gone or have changed.
   package func wasTrained(on dataset: ActivationDataset) -> Bool? {
-    guard let run, let split = try? Trainer.split(run: run) else { return nil }
-    return split.training.overlaps(dataset)
+    guard let run, let own = try? FileActivations(run: run) else { return nil }
+    return own.trained.overlaps(dataset)
   }
 
   /// The activations to evaluate on: those at `paths`, otherwise those that the run held out, or all
@@ -62,14 +65,15 @@ package struct DictionaryLocation {
   package func activations(paths: [String], sequences: Range<Int>?) throws -> ActivationDataset {
     if paths.isEmpty, let run {
       if let sequences {
-        let paths = try TrainingConfiguration(run: run).activations
+        let paths = try TrainingConfiguration(run: run).activations.paths
         return try ActivationDataset(paths: paths).selecting(sequences: sequences)
       }
-      let split = try Trainer.split(run: run)
-      return split.heldOut ?? split.training
+      let own = try FileActivations(run: run)
+      return own.heldOut ?? own.trained
     }
     guard !paths.isEmpty else {
       throw TrainingError(
+        .missing(path: "activations"),
         "--activations: a dictionary folder has no activations of its own, name some")
     }
     let dataset = try ActivationDataset(paths: paths)

@@ -2,7 +2,7 @@ internal import GranuleStatistics
 
 /// Notices a loss that will not come back.
 package struct DivergenceWatch {
-  /// A loss of more than so many times the running median is suspect.
+  /// Multiple of the running median above which a loss is suspect.
   static let factor = 10.0
   /// Steps that the median is of.
   static let window = 101
@@ -13,7 +13,7 @@ package struct DivergenceWatch {
   private var next = 0
   private var suspects = 0
 
-  /// Whether the last loss may be the begin of an end.
+  /// Whether the last loss may be the first sign of divergence.
   package var isSuspect: Bool { suspects > 0 }
 
   /// The losses that the median is of, the oldest first: what a watch that goes on must know.
@@ -25,7 +25,7 @@ package struct DivergenceWatch {
     recent = recentLosses
   }
 
-  /// Takes a step's loss; false where training has diverged.
+  /// Takes a step's loss; false if training has diverged.
   package mutating func isSound(_ loss: Double) -> Bool {
     guard loss.isFinite else { return false }
     if let median, loss > Self.factor * median {

@@ -4,8 +4,8 @@ internal import Glibc
 package import GranuleFiles
 internal import GranuleTensors
 
-/// A file of scalars that TensorBoard reads: records of a length, its masked CRC-32C, a protobuf Event
-/// and that one's, as TensorFlow's TFRecord format has them.
+/// A file of scalars that TensorBoard reads, in TensorFlow's TFRecord format: each record is a length,
+/// the length's masked CRC-32C, a protobuf Event and the Event's masked CRC-32C.
 package final class EventFile {
   private let file: UnsafeMutablePointer<FILE>
   private let path: String
@@ -30,30 +30,31 @@ package final class EventFile {
 
   deinit { fclose(file) }
 
-  /// Appends the numbers of a line of metrics, under their keys; those within objects under both
-  /// keys with a slash between. Without a step and a time there is nothing to append.
+  /// Appends a record's numbers under their keys; each prefix's FVU has the prefix after a slash.
   ///
-  /// - Throws: `FileError` with the system's reason, say a full disk.
-  package func append(_ line: JSONValue) throws(FileError) {
-    guard let members = line.members, let step = line["step"]?.integer,
-      let seconds = line["time"]?.number
-    else { return }
+  /// - Throws: `FileError` with the system's reason, such as a full disk.
+  func append(_ record: MetricsRecord, seconds: Double) throws(FileError) {
     var scalars: [(tag: String, value: Double)] = []
-    for member in members where member.key != "step" && member.key != "time" {
-      if let number = member.value.number { scalars.append((member.key, number)) }
-      for inner in member.value.members ?? [] {
-        if let number = inner.value.number {
-          scalars.append(("\(member.key)/\(inner.key)", number))
-        }
+    for (key, value) in record.entries {
+      switch value {
+      case .count(let count): scalars.append((key, Double(count)))
+      case .number(let number): scalars.append((key, number))
+      case .prefixes(let prefixes):
+        scalars += prefixes.map { ("\(key)/\($0.latents)", $0.fvu) }
+      case .flag, .drawnPrefixes: break
       }
     }
-    guard !scalars.isEmpty else { return }
-    try append(scalars, step: step, seconds: seconds)
+    try append(scalars, step: record.step, seconds: seconds)
   }
 
-  private func append(
+  /// Appends values under tags; nothing if there are none.
+  ///
+  /// - Parameter seconds: since 1970.
+  /// - Throws: `FileError` with the system's reason, such as a full disk.
+  package func append(
     _ scalars: [(tag: String, value: Double)], step: Int, seconds: Double
   ) throws(FileError) {
+    guard !scalars.isEmpty else { return }
     typealias Value = Granule__TensorBoard__Summary__Value
     let tags = scalars.map { strdup($0.tag) }
     defer { for tag in tags { free(tag) } }

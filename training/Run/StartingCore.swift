@@ -20,8 +20,8 @@ package struct StartingCore {
 
   /// Reads the core of a dictionary folder, of a run's dictionary, or of a distillation.
   ///
-  /// - Throws: `TrainingError` where the dictionary has no core, or what is to make it has not finished;
-  ///   `FileError` where it cannot be read.
+  /// - Throws: `TrainingError` if the dictionary has no core, or what is to make it has not finished;
+  ///   `FileError` if it cannot be read.
   init(folder path: String) throws {
     func has(_ name: String) -> Bool { access("\(path)/\(name)", F_OK) == 0 }
     // A run has a `core`, too, its copy of the one that it began with.
@@ -31,31 +31,38 @@ package struct StartingCore {
     let isNeither = !isInner && !has(DictionaryFiles.configName)
     if isDistillation, isNeither {
       throw TrainingError(
-        "\(path): is a distillation that has not finished: go on with granule distill --resume "
+        .unfinished(path: path),
+        "\(path): is a distillation that has not finished: resume it with granule distill --resume "
           + "--out \(path), or name a cycle's selected-core")
     }
     if has(TrainingConfiguration.fileName), isNeither {
       throw TrainingError(
-        "\(path): is a run that has not finished: go on with granule train --resume --out \(path)")
+        .unfinished(path: path),
+        "\(path): is a run that has not finished: resume it with granule train --resume --out \(path)"
+      )
     }
     let folder = isInner ? "\(path)/\(inner)" : path
     let whole = try SparseAutoencoder(folder: folder)
     guard let latents = whole.core?.latents else {
       throw TrainingError(
+        .unusable(input: folder),
         "\(folder) has no core: name a core that granule distill wrote, or a dictionary that was "
           + "trained with one")
     }
     dictionary = whole.standalone(granularity: latents)
-    guard let distilled = dictionary.core else { preconditionFailure("a prefix keeps its core") }
+    guard let distilled = dictionary.core else {
+      throw TrainingError(.unusable(input: folder), "\(folder): the core is not a prefix")
+    }
     self.distilled = distilled
     self.folder = folder
   }
 
-  /// - Throws: `TrainingError` where it is not of the same place in the same language model as these
+  /// - Throws: `TrainingError` if it is not of the same place in the same language model as these
   ///   activations, as far as both say where they come from.
   func check(dModel: Int, languageModel: String, hook: HookPoint) throws(TrainingError) {
     guard dictionary.dModel == dModel else {
       throw TrainingError(
+        .mismatch,
         "\(folder): the core has d_model \(dictionary.dModel), the activations have \(dModel)")
     }
     let provenance = dictionary.provenance
@@ -64,6 +71,7 @@ package struct StartingCore {
       ("language model", provenance.languageModel, languageModel),
     ] where !own.isEmpty && !theirs.isEmpty && own != theirs {
       throw TrainingError(
+        .mismatch,
         "\(folder): the core's \(what) is \(own), the activations' is \(theirs): a core is of use "
           + "only where it was found")
     }

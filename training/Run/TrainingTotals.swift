@@ -5,29 +5,31 @@ internal import GranuleTensors
 package struct TrainingTotals {
   /// Steps done.
   package private(set) var steps = 0
-  /// Steps in which the core alone had so many active latents that the others were given a quarter of k.
+  /// Steps in which the core alone had more active latents than three quarters of k.
   package private(set) var flooredSteps = 0
   /// Seconds of training, without those between processes.
   package private(set) var seconds = 0.0
   /// The last validation.
-  package private(set) var heldOut: (step: Int, fvu: Double)?
+  package private(set) var heldOut: ValidationMetrics?
 
   init() {}
 
-  /// - Throws: `FileError` where the log cannot be read.
+  /// - Throws: `FileError` if the log cannot be read.
   package init(run: String) throws(FileError) {
     for line in try FileBytes.read("\(run)/\(MetricsLog.fileName)").text.split(separator: "\n") {
-      if let parsed = try? StrictJSON.parse(String(line)) { add(parsed) }
+      if let json = try? StrictJSON.parse(String(line)), let record = MetricsRecord(json: json) {
+        add(record)
+      }
     }
   }
 
-  mutating func add(_ line: JSONValue) {
-    if let total = line["seconds"]?.number { seconds = total }
-    if let step = line["step"]?.integer, let fvu = line["held_out_fvu"]?.number {
-      heldOut = (step, fvu)
+  mutating func add(_ record: MetricsRecord) {
+    switch record {
+    case .validation(let metrics): heldOut = metrics
+    case .step(let metrics):
+      steps += 1
+      seconds = metrics.seconds
+      if metrics.core?.exceedsK == true { flooredSteps += 1 }
     }
-    guard line["loss"] != nil else { return }
-    steps += 1
-    if line["core_exceeds_k"]?.bool == true { flooredSteps += 1 }
   }
 }

@@ -46,7 +46,7 @@ package struct AdamOptimizer {
   /// passing, so that a latent's rows are read and written once.
   ///
   /// - Parameters:
-  ///   - frozenEncoders: the encoder rows of so many first latents stay as they are.
+  ///   - frozenEncoders: number of first latents whose encoder rows stay as they are.
   ///   - afterPanel: called for each panel of latents (`LiveEncoder.panelLatents`), on the thread
   ///     that has just changed its weights.
   /// - Returns: the gradient's norm before it was scaled, without what is along decoder rows.

@@ -1,6 +1,6 @@
 internal import CGranuleKernels
 package import GranuleEncoder
-internal import GranuleData
+internal import GranuleStatistics
 package import GranuleTensors
 
 /// The parameters of a dictionary, or anything that has their shapes: gradients, moments.

@@ -16,12 +16,12 @@ final class LatentEntries {
   /// A code's latents with what each receives: [nonzeros], in order of tokens.
   struct Codes {
     var codes: SparseCodes
-    /// z, 0 where a latent is listed for its threshold's sake only.
+    /// z, 0 if a latent is listed only because of its threshold.
     var values: UnsafePointer<Float>
     /// ∂loss/∂h
     var gradients: UnsafePointer<Float>
     var products: UnsafePointer<Float>
-    /// nil where there are no thresholds.
+    /// nil if there are no thresholds.
     var thresholds: UnsafePointer<Float>?
     /// The dictionary's index of each latent of the codes; nil: the same.
     var latentIndices: [UInt32]?

@@ -14,7 +14,9 @@ public struct Tensor: Sendable {
   let byteRange: Range<Int>
 
   /// A view of `byteRange` of `file`, whose length must be what shape and type say.
-  init(name: String, type: ElementType, shape: [Int], file: FileBytes, byteRange: Range<Int>) {
+  package init(
+    name: String, type: ElementType, shape: [Int], file: FileBytes, byteRange: Range<Int>
+  ) {
     precondition(byteRange.count == shape.reduce(type.byteCount, *))
     self.name = name
     self.type = type

@@ -36,7 +36,8 @@ struct EvaluationFigures {
       },
       byGranularity(
         "loss-recovered", "Language-model loss recovered", "loss recovered", isLogarithmic: false,
-        caption: "0 is the loss with every replaced activation set to their mean, 1 that of the clean "
+        caption:
+          "0 is the loss with every replaced activation set to their mean, 1 that of the clean "
           + "model."
       ) { report, sparsity in
         report.recaptured?.rows(sparsity).map { ($0.granularity, $0.recovered) }
@@ -187,7 +188,8 @@ struct EvaluationFigures {
         x: .init(label: "latent, counted from 1", isLogarithmic: true),
         y: .init(label: label, isLogarithmic: true), series: series, guides: granularities
       ).svg,
-      caption: "Means over bins that widen with the index, for full-width codes. Dotted lines are the "
+      caption:
+        "Means over bins that widen with the index, for full-width codes. Dotted lines are the "
         + "granularities. Bins in which no latent is ever active are left out.")
   }
 

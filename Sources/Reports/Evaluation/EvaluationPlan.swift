@@ -80,6 +80,7 @@ package struct EvaluationPlan {
         let other = subjects.first(where: { $0.dataset?.isSame(as: dataset) == false })
       {
         throw TrainingError(
+          .mismatch,
           "\(other.folder) and \(subject.folder) held out different activations: name some with "
             + "--activations, so that both are measured on the same")
       }
@@ -100,6 +101,7 @@ package struct EvaluationPlan {
     let dictionary = try SparseAutoencoder(folder: location.folder)
     if let dataset, dataset.dModel != dictionary.dModel {
       throw TrainingError(
+        .mismatch,
         "\(location.folder) has d_model \(dictionary.dModel), but the activations have "
           + "\(dataset.dModel): name activations of the layer that it was trained on")
     }
@@ -108,6 +110,9 @@ package struct EvaluationPlan {
     if !isAlone { wanted.removeAll { $0 > dictionary.latents } }
     guard let largest = wanted.last, largest <= dictionary.latents else {
       throw TrainingError(
+        .invalid(
+          field: "granularities", value: "\(wanted.last ?? 0)",
+          limit: "in 1 … \(dictionary.latents)"),
         "--granularities: \(location.folder) has \(dictionary.latents) latents, name some of 1 … "
           + "\(dictionary.latents)")
     }
@@ -124,6 +129,7 @@ package struct EvaluationPlan {
     if let layer = options.layer { return layer }
     if case .block(let layer, .residual) = dictionary.provenance.hook { return layer }
     throw TrainingError(
+      .missing(path: "layer"),
       "\(folder) does not say that it encodes the residual stream before a block: name the block "
         + "with --layer")
   }
