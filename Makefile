@@ -1,6 +1,6 @@
 # `make demo` and `make test` are enough to begin with; both install missing dependencies and can be
 # run again at any time.
-.PHONY: help demo test check-deep check-threads check-memory check-peers check-python build lint dependencies clean
+.PHONY: help demo test check-deep check-threads check-memory check-peers check-embedding check-python build lint dependencies clean
 
 help:
 	@echo "make demo    train a dictionary on a real model's activations, publish, serve, encode, swap"
@@ -15,6 +15,8 @@ help:
 	@echo "             run the tests of kernels, threads and server under the thread sanitizer"
 	@echo "make check-memory"
 	@echo "             run all but MemoryTests under the address sanitizer"
+	@echo "make check-embedding"
+	@echo "             build a program outside the tree that embeds the libraries, and run it"
 	@echo "make check-peers"
 	@echo "             check that SAELens and sparsify load granule's exports and compute the same codes"
 	@echo "             (GRANULE_PYTHON=PATH names a Python that has them; otherwise they are installed)"
@@ -50,6 +52,9 @@ check-threads: dependencies
 
 check-memory: dependencies
 	scripts/check-memory
+
+check-embedding: dependencies
+	scripts/check-embedding
 
 check-peers: build
 	scripts/check-peers

@@ -167,7 +167,7 @@ struct EvaluateTests {
       try #require(frontier[0]["l0"]?.number), try #require(frontier[0]["fvu"]?.number)
     )
     #expect(abs(drawn.x / l0 - 1) < 0.02 && abs(drawn.y / fvu - 1) < 0.02, "\(drawn)")
-    // Granularities that only some have are measured where they are.
+    // A granularity is measured for the dictionaries that have it.
     let chosen = try json(
       paths + ["--activations", path("x.npy"), "--granularities", "16,64", "--without-decoder"])
     #expect(

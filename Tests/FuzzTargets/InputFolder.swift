@@ -11,7 +11,7 @@ struct InputFolder {
   /// An empty folder.
   init() throws { folder = try TemporaryFolder() }
 
-  /// Writes a file, whose folder is made where it is missing.
+  /// Writes a file, and makes its folder if that is missing.
   func write(_ bytes: UnsafeRawBufferPointer, to name: String) throws {
     let url = URL(fileURLWithPath: "\(path)/\(name)")
     if name.contains("/") {
@@ -21,7 +21,7 @@ struct InputFolder {
     try Data(bytes).write(to: url)
   }
 
-  /// Writes a file, whose folder is made where it is missing.
+  /// Writes a file, and makes its folder if that is missing.
   func write(_ bytes: [UInt8], to name: String) throws {
     try bytes.withUnsafeBytes { try write($0, to: name) }
   }

@@ -42,7 +42,7 @@ extension FuzzTarget {
       try folder.write(Array("\(digest)\n".utf8), to: "\(checkpoint)/state.sha256")
       do {
         let configuration = try TrainingConfiguration(run: "\(folder.path)/run")
-        // What a configuration asks for it is given, and the fuzzer has only so much memory.
+        // A run takes the memory that its configuration asks for, which the fuzzer does not have.
         guard configuration.latents <= 256, configuration.batchTokens <= 256 else {
           return .containerAccepted
         }

@@ -6,7 +6,7 @@ import GranuleWire
 import TestSupport
 import Testing
 
-/// Encodes some hundred tokens in milliseconds, not at once.
+/// A dictionary that takes milliseconds for 100 tokens.
 private let slow = SparseAutoencoder.random(
   dModel: 64, latents: 8192, rule: .topk(k: 16), seed: 71)
 

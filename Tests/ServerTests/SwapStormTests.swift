@@ -26,7 +26,7 @@ import Testing
       var isDone = false
       var answered = 0
       var refused = 0
-      /// Of those answered: at a granularity, or by a version, that may not be resident.
+      /// Number of answers at a granularity, or by a version, that need not be resident.
       var answeredLarge = 0
       var answeredNamed = 0
       var byVersion: [UInt64: Int] = [:]

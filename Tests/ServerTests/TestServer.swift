@@ -140,7 +140,7 @@ final class RawSocket {
     }
   }
 
-  /// The next response; nil where the server has closed.
+  /// The next response; nil once the server has closed.
   func receive() throws -> Response? {
     while true {
       if let payload = try decoder.nextFrame() {

@@ -2,6 +2,7 @@ public import Foundation
 
 /// An executable of this package, built with the tests, as a process.
 public final class CommandProcess {
+  /// The running program.
   public let process = Process()
   private let output = Pipe()
   private let errors = Pipe()
