@@ -100,7 +100,8 @@ struct ServeCommand: AsyncParsableCommand {
     while ContinuousClock.now < end {
       let status = try await client.status(timeout: .seconds(60))
       if status.queuedRequests == 0, status.pressure == 0 { return }
-      try await Task.sleep(for: .milliseconds(20))  // without a pause, asking would be a load itself
+      // Without a pause, asking would be a load itself.
+      try await Task.sleep(for: .milliseconds(20))
     }
     throw CommandError.refused(
       "the server has had waiting requests of other clients for 60 s; measure a server that is idle"
@@ -173,7 +174,8 @@ struct ServeCommand: AsyncParsableCommand {
       for number in 0..<max(Int(rate * seconds), 1) {
         let due = begin + .seconds(Double(number) / rate)
         // An open loop: a request is sent when it is due, however many wait for answers.
-        try await Task.sleep(until: due)  // the time is the measurement's own, not a synchronisation
+        // The time is the measurement's own, not a synchronisation.
+        try await Task.sleep(until: due)
         let client = clients[number % clients.count]
         group.addTask {
           do {
