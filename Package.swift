@@ -12,6 +12,7 @@ let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let deques = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
+let histograms = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 let heaps = Target.Dependency.product(name: "HeapModule", package: "swift-collections")
 
 /// A module of this package. Modules carry the package's name, since SwiftPM wants target names to be
@@ -45,6 +46,7 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
   ],
   targets: [
     // System libraries, from Debian's -dev packages.
@@ -174,7 +176,7 @@ let package = Package(
       "Sources/Products/GranuleTraining",
       [
         "GranuleErrors", "GranuleData", "GranuleObjective", "GranuleEvaluation", "GranuleRun",
-        "GranuleDistillation",
+        "GranuleDistillation", "GranuleDictionary",
       ], as: "GranuleTraining"),
 
     // The command line.
@@ -205,7 +207,7 @@ let package = Package(
         "GranuleClient", "GranuleLanguageModel", "GranuleEncoder", "GranuleDictionary",
         "GranuleTensors",
         "GranuleThreads", "GranuleFiles", "GranuleBLAS", "CGranuleKernels", "GranuleWire",
-        argumentParser,
+        "GranuleStatistics", argumentParser, histograms,
       ],
       path: "Sources/granule-bench", swiftSettings: strict),
 

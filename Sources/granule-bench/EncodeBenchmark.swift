@@ -1,6 +1,7 @@
 import Foundation
 import GranuleDictionary
 import GranuleEncoder
+import GranuleStatistics
 import GranuleTensors
 
 /// Measures encoding of a dictionary's activations, and the dense baseline's, in turns.
@@ -91,8 +92,8 @@ struct EncodeBenchmark {
     let screened = after.screenedTokens - before.screenedTokens
     return Row(
       batch: batch, granularity: granularity, k: k,
-      milliseconds: 1000 * Self.median(ourSeconds),
-      denseMilliseconds: 1000 * Self.median(theirSeconds),
+      milliseconds: 1000 * (Quantile.median(ourSeconds) ?? 0),
+      denseMilliseconds: 1000 * (Quantile.median(theirSeconds) ?? 0),
       survivorsPerToken: screened > 0
         ? Double(after.survivors - before.survivors) / Double(screened) : nil,
       fallbacks: after.fallbacks - before.fallbacks, checkedTokens: comparison.tokens,
@@ -116,10 +117,5 @@ struct EncodeBenchmark {
   private static func callsInTurn(_ seconds: Double) -> Int {
     let calls = Int((turnSeconds / max(seconds, 1e-6)).rounded())
     return calls > 1 ? calls + 1 : 1
-  }
-
-  private static func median(_ values: [Double]) -> Double {
-    let sorted = values.sorted()
-    return sorted[sorted.count / 2]
   }
 }

@@ -5,6 +5,7 @@ import GranuleFiles
 import GranuleReports
 import GranuleTensors
 import GranuleWire
+import Histogram
 
 struct ServeCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -113,17 +114,21 @@ struct ServeCommand: AsyncParsableCommand {
   ) -> LoadCurve.Point {
     // Answers after the load has ended do not measure the rate.
     let inTime = tally.answers.filter { $0.end <= seconds }.count
-    let latencies = tally.answers.map(\.latency).sorted()
-    func latency(_ share: Double) -> Double? {
-      latencies.isEmpty
-        ? nil : latencies[min(Int(share * Double(latencies.count)), latencies.count - 1)]
+    // Microseconds up to an hour, to three digits.
+    var latencies = Histogram<UInt32>(
+      highestTrackableValue: 3_600_000_000, numberOfSignificantValueDigits: .three)
+    for answer in tally.answers {
+      _ = latencies.record(min(UInt64(answer.latency * 1e6), 3_600_000_000))
+    }
+    func latency(_ percentile: Double) -> Double? {
+      latencies.totalCount == 0 ? nil : Double(latencies.valueAtPercentile(percentile)) * 1e-6
     }
     let granularities = tally.answers.reduce(0) { $0 + Double($1.granularity) }
     return LoadCurve.Point(
       load: load, minGranularity: minGranularity == 0 ? nil : Int(minGranularity),
       offered: rate * Double(tokens), goodput: Double(inTime * tokens) / seconds,
-      answered: tally.answers.count, refused: tally.refused, p50: latency(0.5),
-      p99: latency(0.99), meanGranularity: granularities / Double(max(tally.answers.count, 1)))
+      answered: tally.answers.count, refused: tally.refused, p50: latency(50),
+      p99: latency(99), meanGranularity: granularities / Double(max(tally.answers.count, 1)))
   }
 
   private func request(_ client: Client) async throws -> EncodeRequest {
