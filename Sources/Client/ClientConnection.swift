@@ -92,7 +92,7 @@ final class ClientConnection: ByteStreamHandler {
     stream.write(frame.bytes, owner: frame)
   }
 
-  /// Tells the server that request `id` is no longer wanted; nobody waits for the answer to this.
+  /// Cancels request `id` at the server, without waiting for the answer.
   func cancel(_ id: UInt64, with cancelID: UInt64) {
     guard let request = inFlight.removeValue(forKey: id) else { return }
     request.timer?.close()

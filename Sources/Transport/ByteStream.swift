@@ -3,7 +3,7 @@ import Glibc
 
 /// What a stream tells its user, always on the loop's thread.
 public protocol ByteStreamHandler: AnyObject {
-  /// Where the next bytes belong; empty if there is no memory for them.
+  /// Memory for the next bytes; empty if the system refuses it.
   func space(for stream: ByteStream) -> UnsafeMutableRawBufferPointer
   /// There was no space; a stream that the handler does not finish now is closed.
   func streamLacksSpace(_ stream: ByteStream)

@@ -51,7 +51,7 @@ public final class Listener: LoopHandle {
     if case .unix(let path) = address {
       try removeStaleSocket(at: path, operation: operation)
       try check(uv_pipe_bind(cast(to: uv_pipe_t.self), path), operation)
-      // Nobody can connect before listen, so there is no moment at which others could.
+      // Connections are possible only after listen, so other users can never connect.
       if ownerOnly, chmod(path, 0o600) != 0 {
         throw EventLoopError(operation: operation, reason: String(cString: strerror(errno)))
       }

@@ -73,7 +73,7 @@ public struct FrameDecoder: ~Copyable {
   /// that was only announced is reserved, but the system does not provide it before it is written to.
   public var countedBytes: Int { min(storage.count, 2 * touched + Self.readBytesMin) }
 
-  /// Where the next received bytes belong; empty only if there is no memory for more.
+  /// Memory for the next received bytes; empty only if the system refuses more.
   public mutating func space() -> UnsafeMutableRawBufferPointer {
     if start == end {
       start = 0
@@ -136,7 +136,7 @@ public struct FrameDecoder: ~Copyable {
     resize(to: max(min(most, used + wanted), used + Self.readBytesMin))
   }
 
-  /// Does nothing if there is no memory.
+  /// Changes nothing if the system refuses the memory.
   private mutating func resize(to capacity: Int) {
     var block: UnsafeMutableRawPointer?
     guard capacity == 0 || posix_memalign(&block, 64, capacity) == 0 else { return }

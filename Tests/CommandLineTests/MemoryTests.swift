@@ -37,7 +37,7 @@ struct MemoryTests {
     return server
   }
 
-  /// Lets a process have so many bytes of address space beyond what it has; nil: any number.
+  /// Limits a process to `bytesMore` bytes of address space beyond its present ones; nil lifts the limit.
   func bound(_ process: Process, bytesMore: Int?) throws {
     var limit = "unlimited"
     if let bytesMore {

@@ -24,7 +24,7 @@ extension DistillationTests {
     return "\(folder)/\(try #require(names.last))"
   }
 
-  /// A core of so many latents, d_model 8.
+  /// A core with this number of latents, d_model 8.
   private func core(_ name: String, latents: Int, languageModel: String = "") throws -> String {
     try Folder.make(path(name))
     try SparseAutoencoder.random(dModel: 8, latents: latents, rule: .relu, seed: 1) {
@@ -244,7 +244,7 @@ extension DistillationTests {
       #expect(error.map { "\($0)".contains(fault) } == true, "\(String(describing: error))")
     }
 
-    // Another core than the one that cycle 1 selected.
+    // A core that differs from the selection of cycle 1.
     try FileManager.default.removeItem(atPath: path("out/cycle-2"))
     try FileManager.default.removeItem(atPath: path("out/cycle-1/selected-core"))
     _ = try self.core("out/cycle-1/selected-core", latents: core + 5)

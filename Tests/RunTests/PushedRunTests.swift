@@ -40,7 +40,7 @@ struct PushedRunTests {
     return configuration
   }
 
-  /// Pushes rows from another thread until the run takes no more, or so many were pushed.
+  /// Pushes rows from another thread until the run takes no more, or `rows` rows were pushed.
   func produce(_ source: PushedActivations, rows: Int = .max) {
     let batches = (0..<8).map { self.rows(500, seed: $0) }
     DispatchQueue.global().async {

@@ -145,7 +145,8 @@ private let slow = SparseAutoencoder.random(
     var cancelled: UInt64 = 0
     for attempt in 0..<50 where cancelled == 0 {
       let task = Task { try await client.encode(long) }
-      // Cancelled too early it is never sent, too late it is answered: at another moment each time.
+      // Not a synchronisation: cancelled too early the request is never sent, too late it is answered,
+      // so each attempt cancels 1 ms later than the one before.
       try await Task.sleep(for: .milliseconds(attempt))
       task.cancel()
       do { _ = try await task.value } catch is CancellationError {}

@@ -43,6 +43,7 @@ public func eventually(
   isolation: isolated (any Actor)? = #isolation, _ holds: () async throws -> Bool
 ) async throws {
   var pause = Pause(what, within: limit)
+  // Polling is for conditions that nothing signals; the pause leaves the cores to what is waited for.
   while try await !holds() { try await Task.sleep(for: pause.take()) }
 }
 

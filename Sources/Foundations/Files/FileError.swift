@@ -17,7 +17,7 @@ public struct FileError: Error, CustomStringConvertible, Sendable {
     case tooLarge(limit: Int)
     /// The contents differ from what was recorded about them.
     case changed
-    /// Another process is at work there.
+    /// The folder is locked by a process that works in it.
     case busy
     /// The caller asked for the transfer to stop.
     case interrupted

@@ -26,13 +26,15 @@ struct Embedding {
 
   /// Uses the libraries, and compares the process before and after.
   static func check() async throws {
-    // The threads of Swift's own pool come with the first tasks, and stay.
+    // The threads of Swift's own pool come with the first tasks, and stay. Tasks that block for a
+    // moment make the pool grow to its full size, so that later tasks add no thread.
     await withTaskGroup(of: Void.self) { group in
       for _ in 0..<256 { group.addTask { usleep(1000) } }
     }
     let before = ProcessState()
     try await useLibraries()
-    // Threads that were told to end may need a moment.
+    // The system reports a thread for a moment after it was joined, and nothing signals that it is
+    // gone: so this asks again, at most 200 times.
     var changes = ProcessState().changes(since: before)
     for _ in 0..<200 where !changes.isEmpty {
       try await Task.sleep(for: .milliseconds(50))
