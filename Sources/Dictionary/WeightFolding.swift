@@ -8,14 +8,18 @@ extension SparseAutoencoder.Parts {
   private var dModel: Int { decoderBias.count }
 
   /// Copies weights that are shared, before they are written.
-  private mutating func unshareWeights() {
-    func unshare(_ weights: inout FloatStorage) {
-      if !isKnownUniquelyReferenced(&weights) { weights = FloatStorage(weights.values) }
+  ///
+  /// - Throws: `FileError` that names the tensor's file if there is no memory for a copy.
+  private static func unshare(
+    _ weights: inout FloatStorage, _ tensor: StoredTensor
+  ) throws(FileError) {
+    guard !isKnownUniquelyReferenced(&weights) else { return }
+    guard Memory.canBeHad(4 * weights.count) else {
+      throw FileError(
+        file: tensor.file, kind: .outOfMemory,
+        fault: "its folded copy takes \(4 * weights.count) bytes, which cannot be had")
     }
-    unshare(&encoderWeights)
-    unshare(&encoderBias)
-    unshare(&decoderWeights)
-    unshare(&decoderBias)
+    weights = FloatStorage(copying: weights)
   }
 
   /// Folds ‖W_dec[j]‖, by which pre-activations are multiplied before the selection and divided when
@@ -25,7 +29,9 @@ extension SparseAutoencoder.Parts {
   /// - Parameter tensor: the decoder's, for messages.
   /// - Throws: `FileError` if a scaled weight overflows float32.
   package mutating func foldDecoderNorms(tensor: StoredTensor) throws(FileError) {
-    unshareWeights()
+    try Self.unshare(&encoderWeights, tensor)
+    try Self.unshare(&encoderBias, tensor)
+    try Self.unshare(&decoderWeights, tensor)
     for latent in 0..<encoderBias.count {
       let row = decoderWeights.pointer + latent * dModel
       var squares = 0.0
@@ -54,7 +60,7 @@ extension SparseAutoencoder.Parts {
   package mutating func foldGate(
     bias: FloatStorage, magnitude: FloatStorage, tensor: StoredTensor
   ) throws(FileError) {
-    unshareWeights()
+    try Self.unshare(&encoderWeights, tensor)
     var thresholds: [Float] = []
     for latent in 0..<encoderBias.count {
       let factor = exp(Double(magnitude.pointer[latent]))
@@ -91,7 +97,9 @@ extension SparseAutoencoder.Parts {
           "has inputs normalised by \(inputNormalization.rawValue): a scale beside has no effect"
       )
     }
-    unshareWeights()
+    try Self.unshare(&encoderWeights, tensor)
+    try Self.unshare(&decoderWeights, tensor)
+    try Self.unshare(&decoderBias, tensor)
     for latent in 0..<encoderBias.count {
       guard scaleEncoder(latent, by: Float(scale), scalesBias: false) else {
         throw FileError(

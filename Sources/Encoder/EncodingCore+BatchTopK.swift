@@ -22,7 +22,7 @@ extension EncodingCore {
     let input = EncodeInput(activations: activations, granularity: granularity)
     let tokens = try tokens(input)
     let wanted = count ?? k * tokens
-    guard wanted > 0 else { return (SparseCodes(), 0) }
+    guard wanted > 0 else { return (SparseCodes(emptyTokens: tokens), 0) }
     var floor = guess(input, tokens: tokens, wanted: wanted, exempt: exempt, workspace)
     while true {
       var codes = try encodeSplittingTokens(input, floor: floor, workspace.scratch)

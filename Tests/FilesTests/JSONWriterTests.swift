@@ -1,6 +1,6 @@
 import CJansson
 import Foundation
-import GranuleFiles
+@testable import GranuleFiles
 import Testing
 
 @Suite("JSON text")
@@ -28,6 +28,14 @@ struct JSONWriterTests {
     #expect(try dumped(text, indented: indented) == text)
     #expect(try StrictJSON.parse(text) == value)
     #expect(StrictJSON.text(.real(.infinity)) == "null")
+  }
+
+  @Test("has a point in real numbers, whatever the process's locale has")
+  func locales() {
+    #expect(JSONWriter.text(printed: Array("0.5".utf8)) == "0.5")
+    #expect(JSONWriter.text(printed: Array("0,5".utf8)) == "0.5")
+    #expect(JSONWriter.text(printed: Array("-1\u{66b}25e-07".utf8)) == "-1.25e-7")
+    #expect(JSONWriter.text(printed: Array("3".utf8)) == "3.0")
   }
 
   @Test("has a real number's digits as libjansson has them")

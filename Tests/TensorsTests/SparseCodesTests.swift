@@ -68,6 +68,10 @@ struct SparseCodesTests {
       #expect(throws: CodesError.self) { try view.check(latents: 5) }
       #expect(throws: CodesError.self) { try view.check(tokens: 1..<3, latents: 4) }
     }
+    // The offset of no token is looked at, wherever it leads.
+    try withView(([0, 9, 1], [3], [1])) { (view) throws in
+      #expect(try SparseCodes(copying: view, tokens: 1..<1) == SparseCodes())
+    }
     #expect(codes.tokens(1..<3).rowOffsets == [0, 0, 1])
     var joined = codes.tokens(0..<1)
     joined.append(codes.tokens(1..<3))

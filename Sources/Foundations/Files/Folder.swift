@@ -43,8 +43,10 @@ public enum Folder {
     let target = absolute(path)
     let components = target.split(separator: "/")
     let parent = components.dropLast().reduce("") { $0 + "/" + $1 }
-    let temporary = "\(parent)/.\(components.last ?? "").\(getpid())"
-    try make(temporary)
+    // A number that neither another thread's folder has nor one that a crash has left.
+    let temporary = "\(parent)/.\(components.last ?? "").\(UInt64.random(in: 0 ... .max))"
+    if !parent.isEmpty { try make(parent) }
+    guard mkdir(temporary, 0o755) == 0 else { throw FileError.system(temporary) }
     do throws(FileError) {
       try fill(temporary)
       guard rename(temporary, target) == 0 else { throw FileError.system(path) }

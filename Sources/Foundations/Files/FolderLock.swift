@@ -18,12 +18,14 @@ package final class FolderLock: Sendable {
     let operation = waits ? LOCK_EX : LOCK_EX | LOCK_NB
     var code = flock(descriptor, operation)
     while code != 0, errno == EINTR { code = flock(descriptor, operation) }
-    guard code == 0 || errno != EWOULDBLOCK else {
-      close(descriptor)
+    let lacksLocks = code != 0 && [ENOLCK, ENOSYS, EOPNOTSUPP].contains(errno)
+    guard code == 0 || lacksLocks else {
+      defer { close(descriptor) }
+      guard errno == EWOULDBLOCK else { throw FileError.system(folder) }
       throw FileError(file: folder, kind: .busy, fault: "another process is at work in it")
     }
     self.descriptor = descriptor
-    isEnforced = code == 0
+    isEnforced = !lacksLocks
   }
 
   deinit { close(descriptor) }

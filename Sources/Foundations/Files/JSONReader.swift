@@ -50,8 +50,9 @@ public struct JSONReader: Sendable {
   }
 
   private func mismatch(_ needed: String) -> FileError {
-    let isUnshown = path.isEmpty || excerpt.count > 60
-    return fault("is \(isUnshown ? value.kind : excerpt), \(needed) is needed")
+    // A file as a whole would be written out only to be cut.
+    let shown = path.isEmpty ? value.kind : excerpt
+    return fault("is \(shown.count > 60 ? value.kind : shown), \(needed) is needed")
   }
 
   // MARK: Objects and arrays

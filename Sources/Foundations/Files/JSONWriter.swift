@@ -70,7 +70,20 @@ struct JSONWriter {
   private static func text(_ real: Double) -> String {
     var buffer = [CChar](repeating: 0, count: 32)
     withVaList([real]) { _ = vsnprintf(&buffer, buffer.count, "%.17g", $0) }
-    let digits = String(decoding: buffer.prefix { $0 != 0 }.map(UInt8.init), as: UTF8.self)
+    return text(printed: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) })
+  }
+
+  /// The JSON of a real that C has printed. C writes the decimal point of the process's locale, of one
+  /// or more bytes, which an embedding program may have set; JSON's is a point.
+  static func text(printed: [UInt8]) -> String {
+    var digits = ""
+    for byte in printed {
+      if "+-0123456789e".utf8.contains(byte) {
+        digits.unicodeScalars.append(Unicode.Scalar(byte))
+      } else if digits.last != "." {
+        digits += "."
+      }
+    }
     guard let e = digits.firstIndex(of: "e") else {
       return digits.contains(".") ? digits : digits + ".0"
     }

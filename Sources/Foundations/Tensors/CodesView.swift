@@ -39,6 +39,7 @@ public struct CodesView {
 
   /// Checks that codes are sound.
   ///
+  /// - Precondition: `range` lies within 0 ..< tokens.
   /// - Parameters:
   ///   - range: the tokens to check; nil checks all.
   ///   - latents: indices must be less than this; nil does not bound them.
@@ -47,6 +48,7 @@ public struct CodesView {
     tokens range: Range<Int>? = nil, latents: Int? = nil
   ) throws(CodesError) {
     let range = range ?? 0..<tokens
+    precondition(range.lowerBound >= 0 && range.upperBound <= tokens)
     guard offset(0) == 0, offset(tokens) == active else {
       throw .ends(first: offset(0), last: offset(tokens), active: active)
     }
@@ -78,6 +80,8 @@ public struct CodesView {
   func rows(
     _ range: Range<Int>
   ) -> (rowOffsets: [UInt32], indices: [UInt32], values: [Float]) {
+    // The offset of no token has been checked.
+    guard !range.isEmpty else { return ([0], [], []) }
     let (start, end) = (offset(range.lowerBound), offset(range.upperBound))
     func copy<Element>(_ bytes: UnsafeRawBufferPointer, of type: Element.Type) -> [Element] {
       [Element](unsafeUninitializedCapacity: end - start) { target, count in

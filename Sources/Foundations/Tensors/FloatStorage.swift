@@ -45,6 +45,12 @@ public final class FloatStorage: @unchecked Sendable {
     }
   }
 
+  /// A copy of another block.
+  package convenience init(copying other: FloatStorage) {
+    self.init(uninitializedCount: other.count)
+    memcpy(pointer, other.pointer, count * MemoryLayout<Float>.stride)
+  }
+
   deinit { free(pointer) }
 
   /// A copy of all values.

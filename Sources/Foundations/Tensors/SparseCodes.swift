@@ -86,6 +86,11 @@ public struct SparseCodes: Sendable, Equatable {
     return (codes, kth)
   }
 
+  /// Codes of tokens without active latents.
+  package init(emptyTokens tokens: Int) {
+    rowOffsets = [UInt32](repeating: 0, count: tokens + 1)
+  }
+
   /// Adds a token. indices ascend; indices, values: [active]
   package mutating func append(
     indices newIndices: UnsafeBufferPointer<UInt32>, values newValues: UnsafeBufferPointer<Float>
@@ -96,6 +101,8 @@ public struct SparseCodes: Sendable, Equatable {
   }
 
   /// Adds the tokens of `other` after these.
+  ///
+  /// - Precondition: together they have fewer than 2³² active latents.
   public mutating func append(_ other: SparseCodes) {
     let base = UInt32(indices.count)
     indices.append(contentsOf: other.indices)
@@ -105,21 +112,7 @@ public struct SparseCodes: Sendable, Equatable {
 
   /// The codes without their first `count` latents.
   package func droppingLatents(_ count: Int) -> SparseCodes {
-    var result = SparseCodes()
-    result.indices.reserveCapacity(indices.count)
-    result.values.reserveCapacity(values.count)
-    indices.withUnsafeBufferPointer { indices in
-      values.withUnsafeBufferPointer { values in
-        for token in 0..<tokens {
-          let (start, end) = (Int(rowOffsets[token]), Int(rowOffsets[token + 1]))
-          let first = start + indices[start..<end].prefix { $0 < UInt32(count) }.count
-          result.append(
-            indices: UnsafeBufferPointer(rebasing: indices[first..<end]),
-            values: UnsafeBufferPointer(rebasing: values[first..<end]))
-        }
-      }
-    }
-    return result
+    part(split: count) { _, split, end in split..<end }
   }
 
   /// The codes with the latents of `others`, all of which are higher, appended to each token's.
@@ -143,15 +136,28 @@ public struct SparseCodes: Sendable, Equatable {
 
   /// The codes' latents among the first G: the full-width code's share of that prefix.
   public func prefix(granularity: Int) -> SparseCodes {
+    part(split: granularity) { start, split, _ in start..<split }
+  }
+
+  /// A part of each token's latents.
+  ///
+  /// - Parameter keeping: the positions to keep, given where a token's latents start, where those begin
+  ///   whose index is at least `latent`, and where they end.
+  private func part(
+    split latent: Int, _ keeping: (_ start: Int, _ split: Int, _ end: Int) -> Range<Int>
+  ) -> SparseCodes {
     var result = SparseCodes()
+    result.indices.reserveCapacity(indices.count)
+    result.values.reserveCapacity(values.count)
     indices.withUnsafeBufferPointer { indices in
       values.withUnsafeBufferPointer { values in
         for token in 0..<tokens {
           let (start, end) = (Int(rowOffsets[token]), Int(rowOffsets[token + 1]))
-          let kept = start + indices[start..<end].prefix { $0 < UInt32(granularity) }.count
+          let split = start + indices[start..<end].prefix { $0 < UInt32(latent) }.count
+          let kept = keeping(start, split, end)
           result.append(
-            indices: UnsafeBufferPointer(rebasing: indices[start..<kept]),
-            values: UnsafeBufferPointer(rebasing: values[start..<kept]))
+            indices: UnsafeBufferPointer(rebasing: indices[kept]),
+            values: UnsafeBufferPointer(rebasing: values[kept]))
         }
       }
     }
